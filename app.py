@@ -1,0 +1,32 @@
+"""Serve the page that tells a dog's breed from a photo.
+
+    python app.py
+    python app.py --run-dir runs/vit runs/mobilenet_v2 --host 0.0.0.0 --port 8000
+
+Needs no GPU, no torch and no network: by default the checkpoint that comes with the project answers.
+"""
+
+from pathlib import Path
+
+import tyro
+
+from dogbreeds.errors import one_line_errors
+from dogbreeds.run_folder import DEFAULT_RUN
+
+
+def main(run_dir: tuple[Path, ...] = (DEFAULT_RUN,), host: str | None = None, port: int | None = None) -> None:
+    """Serve the page.
+
+    Args:
+        run_dir: Run folders that can answer; with several, the person chooses.
+        host: Address to listen on; 0.0.0.0 for every machine that reaches this one. By default this machine alone.
+        port: Port to listen on. By default the first free one from 7860 on.
+    """
+    with one_line_errors():
+        from dogbreeds.serving.demo import serve  # takes seconds, which --help need not wait for
+
+        serve(run_dir, host, port)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,0 +1,136 @@
+"""The only place that opens an image: a path, bytes or a PIL image in, one upright RGB image out."""
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dogbreeds.errors import UserError
+
+PhotoSource = str | os.PathLike[str] | bytes | Image.Image
+
+MAX_PIXELS = 64_000_000
+"""Larger photos are refused before they are decoded: 64 megapixels hold any phone's usual photo (50 MP) in 192 MB."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+"""What a photo may be, besides HEIF; JPEG includes MPO. Pillow opens more, but some of those formats run other programs
+(EPS runs Ghostscript)."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the stricter limit
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+class BadImage(UserError):
+    """This is no photo that can be read; the message is a sentence for the person who brought it."""
+
+
+def open_image(source: PhotoSource) -> Image.Image:
+    """Open a photo as the person sees it: upright, RGB, 8 bits, first frame, transparency on white.
+
+    Args:
+        source: A path, the file's bytes, or a PIL image.
+
+    Returns:
+        A loaded RGB image, turned as its EXIF orientation says.
+
+    Raises:
+        BadImage: The file is missing, empty, no image, of a kind not in `FORMATS`, cut short, damaged, or larger
+            than `MAX_PIXELS`.
+    """
+    if isinstance(source, Image.Image):
+        image = source
+    else:
+        image = _identify(source if isinstance(source, bytes) else _read(Path(source)))
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage(
+            f"This image is too large ({width} x {height} pixels). "
+            f"Please choose one of at most {MAX_PIXELS // 1_000_000} megapixels."
+        )
+    return _upright_rgb(image)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BadImage(f"There is no file {str(path)!r}.") from None
+    except (OSError, ValueError) as error:
+        raise BadImage(f"The file {str(path)!r} can't be read ({getattr(error, 'strerror', None) or error}).") from None
+
+
+def _identify(data: bytes) -> Image.Image:
+    """Read the header only."""
+    if not data:
+        raise BadImage("This file is empty. Please choose a photo.")
+    formats: tuple[str, ...] = FORMATS
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[12:64]:
+        _register_heif()
+        formats = ("HEIF",)
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        raise BadImage("This file is not a photo (JPEG, PNG, WebP, HEIC and the like can be read).") from None
+    except Image.DecompressionBombError:
+        limit = MAX_PIXELS // 1_000_000
+        raise BadImage(f"This image is too large. Please choose one of at most {limit} megapixels.") from None
+    except Exception as error:  # Pillow's decoders raise what they like on a damaged header
+        raise BadImage(_damaged(error)) from None
+
+
+def _register_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise BadImage(
+            "This is a HEIC photo, which needs the package pillow-heif (pip install pillow-heif). "
+            "Please install it, or save the photo as JPEG."
+        ) from None
+    register_heif_opener()
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise BadImage(_damaged(error)) from None
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block must not cost the photo; without it nobody knows which side is up
+        pass
+    try:
+        return _rgb(image)
+    except Exception as error:
+        raise BadImage(_damaged(error)) from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale the values of deep grey images to 0..255; Pillow's own `convert` clips them to white."""
+    values = np.asarray(image).astype(np.float32)
+    # "I;16" is 16-bit by its name; "I" and "F" do not say their scale, so the values must
+    full_scale = 65535.0
+    if image.mode == "F" and values.max() <= 1:
+        full_scale = 1.0
+    elif image.mode in ("I", "F") and values.max() <= 255:
+        full_scale = 255.0
+    return Image.fromarray((values.clip(0, full_scale) * (255.0 / full_scale)).round().astype(np.uint8), mode="L")
+
+
+def _damaged(error: Exception) -> str:
+    if "truncated" in str(error).lower():
+        return "This photo is incomplete: the file was cut short. Please choose another copy."
+    return "This photo is damaged and can't be read. Please choose another copy."

@@ -1,0 +1,1 @@
+"""Research: what the models are worth."""

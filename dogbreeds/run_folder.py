@@ -1,0 +1,229 @@
+"""The run folder: what training writes and serving reads. Nothing else passes between the two.
+
+    config.json, preprocessor_config.json   the model and its view, in the format of transformers
+    model.safetensors                       the weights, for transformers; serving does without
+    onnx/model.onnx                         the same model for ONNX Runtime: logits and heat maps
+    run.json                                options, data, figures, calibration, versions, hashes of the files above
+    history.csv                             one row per epoch
+    predictions-<split>.parquet             image id, label, calibrated probabilities
+    README.md                               the model card, written from run.json
+
+A run is made in ``<name>.partial`` beside its final place and renamed when it is complete, so a run folder is whole or
+absent. `state/` in the partial folder holds what ``--resume`` needs.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dogbreeds.calibration import Calibration
+from dogbreeds.errors import UserError
+from dogbreeds.view import View
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+ONNX = "onnx/model.onnx"
+RECORD = "run.json"
+HISTORY = "history.csv"
+CARD = "README.md"
+STATE = "state"
+
+SERVING_FILES = (CONFIG, PREPROCESSOR, ONNX)
+"""What an answer is computed from, besides run.json."""
+
+FORMAT = 1
+"""Raised when older code could no longer read the folder."""
+
+PRETRAINED = Path(__file__).with_name("pretrained")
+"""The run folders that come with the project, without their `model.safetensors`."""
+
+DEFAULT_RUN = PRETRAINED / "mobilenet_v2"
+"""What answers when no run folder is named."""
+
+
+def predictions_file(split: str) -> str:
+    """The name of the file with one split's probabilities."""
+    return f"predictions-{split}.parquet"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A complete run folder, checked on opening."""
+
+    path: Path
+    config: dict[str, Any]
+    """config.json, of transformers."""
+    record: dict[str, Any]
+    """run.json."""
+    labels: tuple[str, ...]
+    """The name of each class, in the order of the logits."""
+    view: View
+    calibration: Calibration
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, such as ``mobilenet_v2``."""
+        return self.path.name
+
+    @property
+    def onnx(self) -> Path:
+        """The model for ONNX Runtime."""
+        return self.path / ONNX
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
+        """Open a run folder and verify the files that answers are computed from.
+
+        Raises:
+            UserError: The folder or one of its files is missing, damaged, or written by a newer version.
+        """
+        path = Path(path).resolve()
+        if not path.is_dir():
+            hint = "name one with --run-dir"
+            if partial_path(path).is_dir():
+                hint = "its training is unfinished; continue it with --resume"
+            if _replaced_path(path).is_dir():
+                hint = f"replacing it was interrupted; the run before is in {str(_replaced_path(path))!r}"
+            raise UserError(f"there is no run folder {str(path)!r}: {hint}")
+        record = _read_json(path / RECORD)
+        if record.get("format") != FORMAT:
+            raise UserError(f"{path / RECORD} has format {record.get('format')!r}, this version reads {FORMAT}")
+        for name in SERVING_FILES:
+            expected = record.get("sha256", {}).get(name)
+            if not (path / name).is_file():
+                raise UserError(f"run folder {str(path)!r} is damaged: {name} is missing; copy it anew or train again")
+            if expected != sha256(path / name):
+                raise UserError(
+                    f"run folder {str(path)!r} is damaged: {name} is not the file that run.json describes; "
+                    "copy it anew or train again"
+                )
+        config = _read_json(path / CONFIG)
+        return cls(
+            path=path,
+            config=config,
+            record=record,
+            labels=_labels(config, path),
+            view=View.from_preprocessor_config(_read_json(path / PREPROCESSOR)),
+            calibration=Calibration.from_dict(record.get("calibration", {})),
+        )
+
+
+def partial_path(output_dir: Path) -> Path:
+    """Where the run that will become `output_dir` is made."""
+    return output_dir.with_name(output_dir.name + ".partial")
+
+
+def check_output(output_dir: Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuse what would touch something that exists already, before any work is done.
+
+    Raises:
+        UserError: The run or an unfinished one exists and neither option is given; there is nothing to resume; or what
+            would be overwritten is no run.
+    """
+    partial = partial_path(output_dir)
+    if overwrite and resume:
+        raise UserError("--overwrite and --resume exclude each other: give one of them")
+    if resume:
+        if not partial.is_dir():
+            done = (
+                f"the run {str(output_dir)!r} is complete" if output_dir.exists() else f"there is no {str(partial)!r}"
+            )
+            raise UserError(f"nothing to resume: {done}")
+    elif overwrite:
+        if output_dir.exists() and not (output_dir / RECORD).is_file():
+            raise UserError(f"{str(output_dir)!r} is no run folder and is not replaced: give another --output-dir")
+    elif output_dir.exists():
+        raise UserError(f"{str(output_dir)!r} exists already: give another --output-dir, or --overwrite to replace it")
+    elif partial.exists():
+        raise UserError(f"{str(partial)!r} holds an unfinished run: --resume continues it, --overwrite starts anew")
+
+
+def begin(output_dir: Path, *, resume: bool) -> Path:
+    """Make the partial folder of a run that `check_output` has let pass; with `resume` it is there.
+
+    Raises:
+        UserError: The folder can't be made.
+    """
+    partial = partial_path(output_dir)
+    if not resume:
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"can't make the folder {str(partial)!r}: {error.strerror}") from None
+    return partial
+
+
+def commit(partial: Path, output_dir: Path, record: dict[str, Any]) -> None:
+    """Complete a run: hash its files, write run.json, and put the folder in its final place.
+
+    Args:
+        partial: The folder from `begin`, with all other files written.
+        output_dir: The final place; a run that stands there is replaced.
+        record: What run.json shall say; format and hashes are added here.
+    """
+    hashed = [name for name in (*SERVING_FILES, WEIGHTS) if (partial / name).is_file()]
+    assert set(SERVING_FILES) <= set(hashed), hashed
+    hashes = {name: sha256(partial / name) for name in hashed}
+    write_json(partial / RECORD, {"format": FORMAT, **record, "sha256": hashes})
+    for file in partial.rglob("*"):
+        if file.is_file():
+            _flush(file)
+    replaced = _replaced_path(output_dir)
+    if output_dir.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        output_dir.rename(replaced)
+    partial.rename(output_dir)
+    _flush(output_dir.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(output_dir / STATE, ignore_errors=True)
+
+
+def _replaced_path(output_dir: Path) -> Path:
+    return output_dir.with_name(output_dir.name + ".replaced")
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{str(path.parent)!r} is no run folder: {path.name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)!r} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{str(path)!r} is damaged: it holds no JSON object")
+    return value
+
+
+def _labels(config: dict[str, Any], path: Path) -> tuple[str, ...]:
+    names = config.get("id2label", {})
+    try:
+        return tuple(names[str(index)] for index in range(len(names)))
+    except KeyError as error:
+        raise UserError(f"{str(path / CONFIG)!r} is damaged: id2label has no class {error}") from None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Serving: from a run folder to answers, without torch."""

@@ -1,0 +1,37 @@
+"""The picture that shows where a model looked."""
+
+import numpy as np
+from PIL import Image
+
+from dogbreeds.serving.predictor import Prediction
+
+MAX_SIDE = 800
+"""The picture is made for a screen: at most this many pixels on its longer side."""
+
+_COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
+"""Five points of the colour map "inferno", from cold to hot; its lightness rises evenly, so it reads without colour."""
+
+_OPACITY = (0.15, 0.7)
+"""Of the colours over the photo, where the heat is 0 and where it is 1."""
+
+
+def overlay(photo: Image.Image, prediction: Prediction) -> Image.Image:
+    """Lay the heat map over the photo; what lies outside the model's view is greyed.
+
+    Args:
+        photo: The upright RGB photo that was predicted.
+        prediction: The answer to it.
+    """
+    scale = min(1.0, MAX_SIDE / max(photo.size))
+    small = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
+    left, top, right, bottom = (round(edge * scale) for edge in prediction.region)
+    size = (max(1, right - left), max(1, bottom - top))
+    heat = np.asarray(Image.fromarray(prediction.heat_map).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    stops = np.linspace(0, 1, len(_COLOURS))
+    colours = np.stack([np.interp(heat, stops, _COLOURS[:, channel]) for channel in range(3)], axis=-1)
+    seen = small.crop((left, top, left + size[0], top + size[1]))
+    opacity = np.interp(heat, (0, 1), _OPACITY)[..., None]
+    blended = np.asarray(seen, np.float32) * (1 - opacity) + colours * opacity
+    picture = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size, "white"), 0.6)
+    picture.paste(Image.fromarray(blended.round().astype(np.uint8)), (left, top))
+    return picture

@@ -1,0 +1,1 @@
+"""Training: from labelled photos to a run folder."""

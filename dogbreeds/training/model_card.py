@@ -1,0 +1,63 @@
+"""The model card of a run, written from its run.json."""
+
+from pathlib import Path
+from typing import Any
+
+
+def model_card(name: str, record: dict[str, Any], labels: tuple[str, ...]) -> str:
+    """The README.md of a run folder, with the metadata that the Hugging Face Hub reads.
+
+    Args:
+        name: The run's name.
+        record: What run.json says.
+        labels: The name of each class.
+    """
+    config, data, calibration = record["config"], record["data"], record["calibration"]
+    rows = [
+        f"| {split} | {f['n']} | {f['top1']:.1%} | {f['top3']:.1%} | {f['macro_f1']:.3f} | {f['log_loss']:.3f} "
+        f"| {f['ece']:.1%} | {f['verdicts']['not_a_dog']:.1%} |"
+        for split, f in record["figures"].items()
+    ]
+    trained = "the classifier alone, on a frozen backbone" if config["freeze_backbone"] else "all weights"
+    trained += ", from scratch" if config["from_scratch"] else ""
+    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in record["seconds"].items())
+    from_hub = "/" in config["model"] and not Path(config["model"]).is_dir()
+    base_model = f"\nbase_model: {config['model']}" if from_hub and not config["from_scratch"] else ""
+    size = config["image_size"]
+    versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+    return f"""---
+library_name: transformers
+pipeline_tag: image-classification
+tags: [dogs, onnx]{base_model}
+---
+# {name}
+
+Tells {len(labels)} dog breeds from a photo. It says what a dog looks like, not what its ancestry is.
+
+| split | n | top-1 | top-3 | macro F1 | log-loss | ECE | called not a dog |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{chr(10).join(rows)}
+
+Probabilities are calibrated by a temperature of {calibration["temperature"]:.3f}. It and the thresholds were fitted on
+the validation photos, on which the best epoch was chosen too: read their row as slightly too good. An answer is called
+confident from a probability of {calibration["confident_threshold"]:.3f} on, and a photo is called not a dog when its
+largest logit is less than {calibration["not_a_dog_threshold"]:.3f} above the mean of its logits.
+
+## How it was made
+
+- `{record["command"]}`
+- base: `{config["model"]}`; trained: {trained} ({record["num_trained_parameters"]:,} of {record["num_parameters"]:,}
+  parameters), best of {record["num_epochs"]} epochs: {record["best_epoch"]}, seed {config["seed"]}
+- data: `{config["data"]}`; {data["num_train"]:,} training, {data["num_validation"]:,} validation and
+  {data["num_test"]:,} test photos, disjoint by content; split `{data["split_hash"][:16]}`
+- {record["hardware"]}; {seconds}
+- {versions}
+
+## What to know
+
+Photos of Stanford Dogs come from ImageNet, which most pre-trained backbones have seen; figures on them flatter every
+such model. Mixed breeds get the pure breeds they look like.
+
+`onnx/model.onnx` takes `pixel_values` (B, 3, {size}, {size}) and gives `logits` (B, {len(labels)}) and `heat_map`
+(B, {len(labels)}, h, w). `run.json` holds all options, hashes and figures.
+"""

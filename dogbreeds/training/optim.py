@@ -1,0 +1,92 @@
+"""AdamW's parameter groups, and how the learning rate moves."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from dogbreeds.training.config import TrainConfig
+
+PLATEAU_FACTOR = 0.5
+PLATEAU_PATIENCE = 2
+"""Epochs without a better validation loss that are let pass; at the end of the next one the rate falls."""
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """The parameters to train, by learning rate and weight decay.
+
+    Matrices and convolution kernels decay; whatever has one dimension (biases, the scales of normalisation layers)
+    and the embeddings of class token and positions do not (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101;
+    the exceptions are those of Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929, and of timm).
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((is_head(name), decays(name, parameter)), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.head_learning_rate if head else config.learning_rate,
+            "weight_decay": config.weight_decay if decay else 0.0,
+        }
+        for (head, decay), parameters in groups.items()
+    ]
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter of this name belongs to the classifier."""
+    return name.startswith("classifier.")
+
+
+def decays(name: str, parameter: torch.Tensor) -> bool:
+    """Whether weight decay applies to this parameter."""
+    return parameter.ndim > 1 and not name.endswith(("cls_token", "position_embeddings", "mask_token"))
+
+
+class Schedule:
+    """The learning rate over a run: a linear warm-up, then cosine to 0, constant, or falling on a plateau."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, num_steps: int) -> None:
+        """Set the rate of the first step.
+
+        Args:
+            optimizer: Its groups' learning rates are the largest ones.
+            config: `schedule` and `warmup_fraction` are used.
+            num_steps: Steps of the optimiser in the whole run.
+        """
+        self._num_warmup = round(config.warmup_fraction * num_steps)
+        self._kind, self._num_steps, self._step = config.schedule, max(1, num_steps), 0
+        self._by_step = LambdaLR(optimizer, self._factor)
+        self._by_epoch = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
+
+    def _factor(self, step: int) -> float:
+        if step < self._num_warmup:
+            return (step + 1) / (self._num_warmup + 1)
+        if self._kind == "cosine":
+            progress = (step - self._num_warmup) / max(1, self._num_steps - self._num_warmup)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return 1.0
+
+    def after_step(self) -> None:
+        """Set the rate of the next step of the optimiser."""
+        self._step += 1
+        if self._kind != "plateau" or self._step <= self._num_warmup:
+            self._by_step.step()
+
+    def after_epoch(self, validation_loss: float) -> None:
+        """Note the epoch's validation loss, which a plateau schedule goes by."""
+        if self._kind == "plateau" and self._step >= self._num_warmup:
+            self._by_epoch.step(validation_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For resuming."""
+        by_step = {key: value for key, value in self._by_step.state_dict().items() if key != "lr_lambdas"}
+        return {"step": self._step, "by_step": by_step, "by_epoch": self._by_epoch.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`; the rates themselves are in the optimiser's state."""
+        self._step = state["step"]
+        self._by_step.load_state_dict({"lr_lambdas": [None] * len(self._by_step.lr_lambdas), **state["by_step"]})
+        self._by_epoch.load_state_dict(state["by_epoch"])

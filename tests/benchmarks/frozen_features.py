@@ -1,0 +1,43 @@
+"""Features of a frozen backbone on a CPU: ONNX Runtime, as training computes them, against PyTorch, in one run.
+
+python tests/benchmarks/frozen_features.py --model FOLDER_OR_HUB_ID
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from accelerate import Accelerator
+
+from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.features import BATCH_SIZE, encoder
+from dogbreeds.training.models import build_model, features_of
+
+
+def main(model: str, num_batches: int = 10, num_rounds: int = 3) -> None:
+    """Print photos a second of both, their ratio and the largest difference."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig(output_dir=Path(folder) / "run", model=model, freeze_backbone=True)
+        network = build_model(config, ("a", "b")).eval()
+    encode = encoder(network, Accelerator(cpu=True), config.image_size)
+    pixels = torch.rand(BATCH_SIZE, 3, config.image_size, config.image_size) * 2 - 1
+    ratios = []
+    with torch.no_grad():
+        difference = (encode(pixels) - features_of(network, pixels)).abs().max()
+        for round_number in range(num_rounds):
+            rates = []
+            for compute in (encode, lambda batch: features_of(network, batch)):
+                start = time.perf_counter()
+                for _ in range(num_batches):
+                    compute(pixels)
+                rates.append(num_batches * BATCH_SIZE / (time.perf_counter() - start))
+            ratios.append(rates[0] / rates[1])
+            print(f"round {round_number + 1}: ONNX Runtime {rates[0]:.0f}, PyTorch {rates[1]:.0f} photos/s")
+    print(f"ratio {np.mean(ratios):.1f} +- {np.std(ratios):.1f}; largest difference {difference:.1e}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,73 @@
+"""Small photos, small models and the real data where it is at hand."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("DOGBREEDS_SHARED", ROOT.parent / "shared"))
+"""Real photos and pre-trained models, for the tests that need them: data/ and models/."""
+
+BREED_FOLDERS = ("n02085620-Chihuahua", "n02086240-Shih-Tzu", "n02088364-beagle", "n02099601-golden_retriever")
+
+
+def make_photo(label: int, seed: int, size: tuple[int, int] = (56, 48)) -> Image.Image:
+    """A picture that a small network can tell from those of other labels: its colour and its stripes."""
+    rng = np.random.default_rng(1000 * label + seed)
+    width, height = size
+    stripes = 30 * np.sin(np.arange(width) * (label + 1) * 0.3)[None, :, None]
+    colour = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60)][label % 4])
+    pixels = colour + stripes + rng.normal(0, 12, (height, width, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def make_photo_folder(folder: Path, num_photos: int = 10, num_breeds: int = 4) -> Path:
+    """One sub-folder a breed."""
+    for label, name in enumerate(BREED_FOLDERS[:num_breeds]):
+        (folder / name).mkdir(parents=True)
+        for seed in range(num_photos):
+            make_photo(label, seed).save(folder / name / f"{name}_{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 small photos of 4 breeds; not to be changed."""
+    return make_photo_folder(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a small ViT that was really trained; not to be changed."""
+    from dogbreeds.training.trainer import train
+
+    return train(tiny_config(photo_folder, tmp_path_factory.mktemp("runs") / "tiny", epochs=8))
+
+
+def tiny_config(data: Path, output_dir: Path, **options: object):
+    """Options with which a small ViT learns the small photos in seconds."""
+    from dogbreeds.training.config import TrainConfig
+
+    defaults = {
+        "model": "vit_nano",
+        "image_size": 32,
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "head_learning_rate": 3e-3,
+        "validation_fraction": 0.2,
+        "test_fraction": 0.2,
+        "num_workers": 0,
+    }
+    return TrainConfig(data=str(data), output_dir=output_dir, **{**defaults, **options})
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data; the test skips where there is none."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real photos at {SHARED}; set DOGBREEDS_SHARED to a folder with data/ and models/")
+    return SHARED

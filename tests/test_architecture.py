@@ -1,0 +1,99 @@
+"""The house rules of imports, held by reading the source and by running it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "dogbreeds"
+FLOORS = [
+    {"__main__"},
+    {"cli"},
+    {"research"},
+    {"training", "serving"},
+    {"run_folder"},
+    {"calibration", "breeds", "images", "view", "metrics", "errors", "machine"},
+]
+HEAVY = {"torch", "torchvision", "transformers", "datasets", "accelerate"}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def floor_of(name: str) -> int:
+    return next(index for index, floor in enumerate(FLOORS) if name in floor)
+
+
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_down_only(file):
+    here = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module in imports(file):
+        if module.startswith("dogbreeds."):
+            there = room(module)
+            down = floor_of(there) > floor_of(here) or there == here
+            ground = floor_of(there) == floor_of(here) == len(FLOORS) - 1
+            assert down or ground, f"{file.name} imports {module}"
+        library = module.split(".")[0]
+        assert library not in HEAVY or here == "training", f"{file.name} imports {module}"
+        assert library != "gradio" or file.name in ("demo.py", "photo_input.py"), f"{file.name} imports {module}"
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint('\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    return {module.split(".")[0] for module in run.stdout.splitlines()}
+
+
+def test_predict_never_imports_what_is_slow(tmp_path):
+    from conftest import make_photo
+
+    make_photo(0, 0).save(tmp_path / "photo.png")
+    loaded = modules_after(
+        "import sys; from dogbreeds.cli import main\n"
+        f"sys.argv = ['dogbreeds', 'predict', {str(tmp_path / 'photo.png')!r}]\n"
+        "try: main()\nexcept SystemExit as stop: assert stop.code == 0, stop.code"
+    )
+    assert "onnxruntime" in loaded
+    assert not loaded & {*HEAVY, "gradio", "sklearn", "scipy", "pandas"}
+
+
+def test_evaluate_of_a_folder_never_imports_torch(photo_folder, tiny_run):
+    loaded = modules_after(
+        "import sys; from dogbreeds.cli import main\n"
+        f"sys.argv = ['dogbreeds', 'evaluate', '--data', {str(photo_folder)!r}, '--run-dir', {str(tiny_run)!r}]\n"
+        "try: main()\nexcept SystemExit as stop: assert stop.code == 0, stop.code"
+    )
+    assert "sklearn" in loaded
+    assert not loaded & {"torch", "torchvision", "transformers", "accelerate", "gradio"}
+
+
+def test_nothing_heavy_is_imported_for_help():
+    for script in ("train_vit.py", "train_cnn_baseline.py", "app.py"):
+        loaded = modules_after(
+            f"import sys, runpy; sys.argv = [{script!r}, '--help']\n"
+            f"try: runpy.run_path({script!r}, run_name='__main__')\nexcept SystemExit: pass"
+        )
+        assert not loaded & {*HEAVY, "gradio"}
+
+
+def test_the_page_needs_a_part_of_the_requirements():
+    everything = (ROOT / "requirements.txt").read_text().splitlines()
+    page = [line for line in (PACKAGE / "serving" / "requirements.txt").read_text().splitlines() if line[:1] != "#"]
+    assert page and set(page) <= set(everything)

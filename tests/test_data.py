@@ -1,0 +1,246 @@
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+from conftest import BREED_FOLDERS, make_photo, make_photo_folder, tiny_config
+from scipy.io import savemat
+
+from dogbreeds.errors import UserError
+from dogbreeds.training.data import prepare, read_dataset
+
+
+def splits_of(folder, tmp_path, **options):
+    return prepare(tiny_config(folder, tmp_path / "run", **options), progress=False)
+
+
+def contents(photos):
+    return {source if isinstance(source, bytes) else source.read_bytes() for source in photos.sources}
+
+
+def write_parquet(folder, *, names=BREED_FOLDERS, num_photos=10, splits=("train",), columns=("photo", "race")):
+    """A Hub-like data set; its columns have names that nobody expects."""
+    folder.mkdir()
+    photos = [make_photo(label, seed) for label in range(len(names)) for seed in range(num_photos)]
+    labels = [label for label in range(len(names)) for _ in range(num_photos)]
+    features = datasets.Features({columns[0]: datasets.Image(), columns[1]: datasets.ClassLabel(names=list(names))})
+    for index, split in enumerate(splits):
+        part = slice(index, None, len(splits))
+        data = {columns[0]: photos[part], columns[1]: labels[part]}
+        datasets.Dataset.from_dict(data, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_folder_with_a_sub_folder_a_breed(photo_folder):
+    photos = read_dataset(str(photo_folder))["train"]
+    assert len(photos) == 40
+    assert photos.names == ("Chihuahua", "Shih-Tzu", "Beagle", "Golden retriever")
+    assert [photos.names[label] for label in photos.labels[::10]] == list(photos.names)
+
+
+def test_plain_names_are_the_same_breeds(photo_folder, tmp_path):
+    for folder in photo_folder.iterdir():
+        shutil.copytree(folder, tmp_path / "plain" / folder.name.split("-", 1)[1].replace("_", " ").upper())
+    plain = splits_of(tmp_path / "plain", tmp_path)
+    assert plain.names == splits_of(photo_folder, tmp_path).names
+    assert plain.split_hash == splits_of(photo_folder, tmp_path).split_hash
+
+
+def test_a_folder_that_brings_its_splits(tmp_path):
+    make_photo_folder(tmp_path / "data" / "train", 4)
+    for label, name in enumerate(BREED_FOLDERS):
+        (tmp_path / "data" / "val" / name).mkdir(parents=True)
+        make_photo(label, 99).save(tmp_path / "data" / "val" / name / "a.jpg")
+    given = read_dataset(str(tmp_path / "data"))
+    assert {split: len(photos) for split, photos in given.items()} == {"train": 16, "validation": 4}
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ("train", "validation", "test")])
+def test_parquet(tmp_path, splits):
+    folder = write_parquet(tmp_path / "data", splits=splits)
+    given = read_dataset(str(folder))
+    assert set(given) == set(splits) and sum(map(len, given.values())) == 40
+    assert all(photos.names == given["train"].names for photos in given.values())
+    assert given["train"].names[2] == "Beagle"
+
+
+def test_parquet_and_folder_give_the_same_split(tmp_path, photo_folder):
+    """The same photos, whatever holds them: here PNG bytes in Parquet and PNG files."""
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    paths = sorted(photo_folder.rglob("*.png"))
+    names = sorted({path.parent.name for path in paths})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    data = {
+        "image": [{"bytes": path.read_bytes(), "path": path.name} for path in reversed(paths)],
+        "label": [names.index(path.parent.name) for path in reversed(paths)],
+    }
+    datasets.Dataset.from_dict(data, features=features).to_parquet(folder / "train.parquet")
+    assert splits_of(folder, tmp_path).split_hash == splits_of(photo_folder, tmp_path).split_hash
+
+
+def test_stanfords_archives_and_their_official_split(tmp_path):
+    make_photo_folder(tmp_path / "Images")
+    files = sorted(path.relative_to(tmp_path / "Images").as_posix() for path in (tmp_path / "Images").rglob("*.png"))
+    for split, part in (("train", files[::2]), ("test", files[1::2])):
+        cells = np.empty((len(part), 1), dtype=object)
+        cells[:, 0] = part
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        savemat(tmp_path / "lists" / f"{split}_list.mat", {"file_list": cells})
+    splits = splits_of(tmp_path, tmp_path)
+    assert sorted(splits.test.ids) == files[1::2]
+    assert sorted(splits.train.ids + splits.validation.ids) == files[::2]
+    (tmp_path / "lists" / "test_list.mat").unlink()
+    with pytest.raises(UserError, match=r"test_list\.mat is missing"):
+        read_dataset(str(tmp_path))
+
+
+def test_splits_are_stratified_disjoint_and_seeded(photo_folder, tmp_path):
+    splits = splits_of(photo_folder, tmp_path)
+    for photos, count in ((splits.train, 6), (splits.validation, 2), (splits.test, 2)):
+        assert np.bincount(photos.labels).tolist() == [count] * 4
+    parts = [contents(photos) for photos in (splits.train, splits.validation, splits.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 40
+    assert splits_of(photo_folder, tmp_path).split_hash == splits.split_hash
+    other = splits_of(photo_folder, tmp_path, seed=1)
+    assert other.split_hash != splits.split_hash and other.fingerprint == splits.fingerprint
+
+
+def test_splits_do_not_depend_on_names_or_order(photo_folder, tmp_path):
+    for folder in photo_folder.iterdir():
+        for number, path in enumerate(sorted(folder.iterdir(), reverse=True)):
+            (tmp_path / "renamed" / folder.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "renamed" / folder.name / f"{number}.png")
+    assert splits_of(tmp_path / "renamed", tmp_path).split_hash == splits_of(photo_folder, tmp_path).split_hash
+
+
+def test_fewer_breeds_and_photos(photo_folder, tmp_path):
+    splits = splits_of(photo_folder, tmp_path, breeds=("golden retriever, n02085620", "beagle"), images_per_breed=5)
+    assert splits.names == ("Chihuahua", "Beagle", "Golden retriever")
+    counts = [np.bincount(photos.labels).tolist() for photos in (splits.train, splits.validation, splits.test)]
+    assert counts == [[3] * 3, [1] * 3, [1] * 3]
+
+
+@pytest.mark.parametrize("images_per_breed", [3, 5, 8, 100])
+def test_fewer_photos_of_given_splits(tmp_path, images_per_breed):
+    for number, split in enumerate(("train", "validation", "test")):
+        for label, name in enumerate(BREED_FOLDERS):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for seed in range(6):
+                make_photo(label, 10 * number + seed).save(folder / f"{seed}.png")
+    splits = splits_of(tmp_path / "data", tmp_path, images_per_breed=images_per_breed)
+    counts = [np.bincount(photos.labels) for photos in (splits.train, splits.validation, splits.test)]
+    assert sum(counts).tolist() == [min(18, images_per_breed)] * 4
+    assert np.max(counts) - np.min(counts) <= 1
+
+
+def test_no_test_split_where_none_is_wanted(photo_folder, tmp_path):
+    splits = splits_of(photo_folder, tmp_path, test_fraction=0.0)
+    assert splits.test is None and len(splits.train) == 32
+
+
+def test_unreadable_photos_are_left_out_counted_and_named(tmp_path):
+    folder = make_photo_folder(tmp_path / "data", num_photos=40)
+    (folder / BREED_FOLDERS[0] / "broken.jpg").write_bytes(b"no photo")
+    splits = splits_of(folder, tmp_path)
+    assert [photo.id for photo in splits.left_out] == [f"{BREED_FOLDERS[0]}/broken.jpg"]
+    assert "not a photo" in splits.left_out[0].reason
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 160
+    for number in range(2):
+        (folder / BREED_FOLDERS[1] / f"notes{number}.txt").write_bytes(b"no photo")
+    with pytest.raises(UserError, match=r"3 of 163 photos .* can't be read, more than 1%"):
+        splits_of(folder, tmp_path)
+
+
+def test_copies_stay_on_one_side(tmp_path):
+    train = make_photo_folder(tmp_path / "data" / "train", num_photos=5)
+    test = make_photo_folder(tmp_path / "data" / "test", num_photos=1)
+    splits = splits_of(tmp_path / "data", tmp_path)
+    assert len(splits.test) == 4 and len(splits.train) + len(splits.validation) == 16
+    assert all(photo.reason.startswith("the same photo as test/") for photo in splits.left_out)
+    assert not contents(splits.test) & (contents(splits.train) | contents(splits.validation))
+    assert train.exists() and test.exists()
+
+
+def test_what_is_missing_is_named(tmp_path, photo_folder):
+    cases = {
+        "there is no data folder": (tmp_path / "nothing", {}),
+        "holds no labelled photos": (tmp_path, {}),
+        "unknown breed 'cat'": (photo_folder, {"breeds": ("cat", "beagle")}),
+        "no photos of the breed 'Pug'": (photo_folder, {"breeds": ("pug", "beagle")}),
+    }
+    for words, (folder, options) in cases.items():
+        with pytest.raises(UserError, match=words):
+            splits_of(folder, tmp_path, **options)
+    one = make_photo_folder(tmp_path / "one", num_breeds=1)
+    with pytest.raises(UserError, match="holds 1 breed"):
+        splits_of(one, tmp_path)
+    with pytest.raises(UserError, match="--breeds"):
+        tiny_config(photo_folder, tmp_path, breeds=("beagle",))
+
+
+def test_too_few_photos_of_a_breed(tmp_path):
+    folder = make_photo_folder(tmp_path / "data")
+    (folder / "pug").mkdir()
+    make_photo(3, 77).save(folder / "pug" / "only.png")
+    with pytest.raises(UserError, match="too few photos of 'Pug'"):
+        splits_of(folder, tmp_path)
+
+
+def test_text_columns_serve_as_labels(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "breed": datasets.Value("string")})
+    data = {"image": [make_photo(i % 2, i) for i in range(8)], "breed": ["Pug", "beagle"] * 4}
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict(data, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+    photos = read_dataset(str(tmp_path / "data"))["train"]
+    assert photos.names == ("Beagle", "Pug") and photos.labels.tolist() == [1, 0] * 4
+
+
+def test_without_labels_parquet_is_refused(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "number": datasets.Value("int64")})
+    data = {"image": [make_photo(0, i) for i in range(2)], "number": [1, 2]}
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict(data, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(UserError, match="no label column"):
+        read_dataset(str(tmp_path / "data"))
+
+
+def test_missing_images_are_left_out_and_missing_labels_refused(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["pug", "beagle"])})
+    photos = [make_photo(i % 2, i) for i in range(400)]
+    for name, images, labels in (
+        ("no_image", [None, *photos[1:]], [i % 2 for i in range(400)]),
+        ("no_label", photos, [-1, *(i % 2 for i in range(1, 400))]),
+    ):
+        (tmp_path / name).mkdir()
+        dataset = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+        dataset.to_parquet(tmp_path / name / "train.parquet")
+    assert [photo.id for photo in splits_of(tmp_path / "no_image", tmp_path).left_out] == ["train/0"]
+    with pytest.raises(UserError, match=r"1 of 400 photos .* have no label"):
+        read_dataset(str(tmp_path / "no_label"))
+
+
+def test_a_damaged_list_is_named(tmp_path):
+    make_photo_folder(tmp_path / "Images")
+    (tmp_path / "train_list.mat").write_bytes(b"")
+    with pytest.raises(UserError, match=r"train_list\.mat' is damaged"):
+        read_dataset(str(tmp_path))
+
+
+def test_a_hub_data_set_out_of_reach_is_named_with_the_remedies(monkeypatch):
+    def unreachable(name):
+        raise ConnectionError(f"Couldn't reach {name!r} on the Hub\nlong explanation")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(UserError, match=r"connect to the network, or give a folder") as error:
+        read_dataset("amaye15/stanford-dogs")
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_data_set_is_read_like_parquet(tmp_path, monkeypatch):
+    folder = write_parquet(tmp_path / "data", splits=("train", "test"), columns=("pixel_values", "label"))
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: load(str(folder)))
+    given = read_dataset("amaye15/stanford-dogs")
+    assert len(given["train"]) == len(given["test"]) == 20

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from dogbreeds import metrics
+from dogbreeds.calibration import CONFIDENT_ACCURACY, DOG_PASS_RATE, Calibration, dog_score, softmax
+
+
+@pytest.fixture
+def logits_and_labels():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 600)
+    logits = rng.normal(0, 1, (600, 7))
+    logits[np.arange(600), labels] += 2
+    return logits, labels
+
+
+def test_figures_agree_with_scikit_learn(logits_and_labels):
+    logits, labels = logits_and_labels
+    probabilities = softmax(logits)
+    figures = metrics.summary(probabilities, labels)
+    assert figures["n"] == 600
+    assert figures["top1"] == pytest.approx(reference.accuracy_score(labels, probabilities.argmax(1)))
+    assert figures["top3"] == pytest.approx(reference.top_k_accuracy_score(labels, probabilities, k=3))
+    assert figures["macro_f1"] == pytest.approx(reference.f1_score(labels, probabilities.argmax(1), average="macro"))
+    assert figures["log_loss"] == pytest.approx(reference.log_loss(labels, probabilities))
+
+
+def test_calibration_error_by_hand():
+    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.35, 0.65], [0.3, 0.7]])
+    labels = np.array([0, 1, 1, 1])
+    # bins of 0.1: 0.95 twice, half right; 0.65 right; 0.7 right
+    expected = (2 * abs(0.5 - 0.95) + abs(1 - 0.65) + abs(1 - 0.7)) / 4
+    assert metrics.expected_calibration_error(probabilities, labels, num_bins=10) == pytest.approx(expected)
+
+
+def test_classes_without_photos_do_not_lower_macro_f1():
+    probabilities = np.eye(120)[[3, 4, 3, 4]]
+    assert metrics.macro_f1(probabilities, np.array([3, 4, 3, 4])) == 1.0
+    probabilities = np.eye(120)[[3, 99]]
+    assert metrics.macro_f1(probabilities, np.array([3, 4])) == 0.5
+
+
+def test_the_temperature_is_found(logits_and_labels):
+    logits, labels = logits_and_labels
+    calibrated = Calibration.fit(logits, labels)
+    too_sure = Calibration.fit(logits * 5, labels)
+    assert too_sure.temperature == pytest.approx(5 * calibrated.temperature, rel=1e-3)
+    losses = [
+        metrics.log_loss(softmax(logits / t), labels) for t in (calibrated.temperature * f for f in (0.9, 1, 1.1))
+    ]
+    assert losses[1] == min(losses)
+
+
+def test_the_thresholds_do_what_they_are_named_for(logits_and_labels):
+    logits, labels = logits_and_labels
+    calibration = Calibration.fit(logits, labels)
+    verdicts = np.array(calibration.verdicts(logits))
+    assert (verdicts != "not_a_dog").mean() == pytest.approx(DOG_PASS_RATE, abs=0.005)
+    confident = calibration.probabilities(logits).max(1) >= calibration.confident_threshold
+    assert (logits.argmax(1) == labels)[confident].mean() >= CONFIDENT_ACCURACY
+    assert (verdicts == "confident").sum() == (confident & (verdicts != "not_a_dog")).sum() > 0
+
+
+def test_the_dog_score_ignores_what_softmax_ignores(logits_and_labels):
+    logits, _ = logits_and_labels
+    shift = np.random.default_rng(1).normal(0, 10, (600, 1))
+    np.testing.assert_allclose(dog_score(logits + shift), dog_score(logits))
+
+
+def test_a_model_that_is_never_right_enough_is_never_confident():
+    logits = np.zeros((10, 3))
+    calibration = Calibration.fit(logits, np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 1]))
+    assert "confident" not in calibration.verdicts(logits)
+
+
+def test_a_perfect_validation_does_not_ask_for_certainty():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 60)
+    logits = rng.normal(0, 1, (60, 4))
+    logits[np.arange(60), labels] += 6
+    assert (logits.argmax(1) == labels).all()
+    calibration = Calibration.fit(logits, labels)
+    assert 0.3 < calibration.temperature < 5
+    assert calibration.probabilities(logits).max(1).mean() < 0.995
+
+
+def test_calibration_travels():
+    calibration = Calibration(1.5, 2.5, 0.7)
+    assert Calibration.from_dict(calibration.to_dict()) == calibration

@@ -1,0 +1,191 @@
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import tiny_config
+from safetensors.torch import load_file, save_file
+from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, ViTConfig, ViTModel
+
+from dogbreeds.errors import UserError
+from dogbreeds.training.models import ARCHITECTURES, build_model, features_of, model_view
+from dogbreeds.training.optim import Schedule, parameter_groups
+
+NAMES = tuple(f"breed {index}" for index in range(13))
+
+
+def config(tmp_path, model, **options):
+    return tiny_config("data", tmp_path / "run", model=str(model), **options)
+
+
+@pytest.fixture(scope="module")
+def in21k(tmp_path_factory):
+    """Exactly the files and tensors of google/vit-base-patch16-224-in21k, at a fraction of its size.
+
+    A ViTModel with its pooler and without a classifier; config.json carries 21,843 labels, and the tensors have the
+    names of the transformers that saved that checkpoint (today's still writes them).
+    """
+    folder = tmp_path_factory.mktemp("in21k")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    architecture = ViTConfig(image_size=32, patch_size=8, num_labels=21843, architectures=["ViTModel"], **sizes)
+    model = ViTModel(architecture)
+    model.save_pretrained(folder)
+    names = set(load_file(folder / "model.safetensors"))
+    assert {"encoder.layer.0.attention.attention.query.weight", "pooler.dense.weight", "layernorm.bias"} <= names
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {"do_normalize": True, "do_resize": True, "image_mean": [0.4] * 3, "image_std": [0.6] * 3, "size": 32}
+        )
+    )
+    return folder, model
+
+
+def test_a_backbone_without_classifier_gets_a_new_one_and_nothing_else(in21k, tmp_path):
+    folder, original = in21k
+    model = build_model(config(tmp_path, folder), NAMES)
+    assert type(model).__name__ == "ViTForImageClassification"
+    assert model.classifier.weight.shape == (13, 32)
+    assert model.config.id2label[12] == "breed 12" and model.config.num_labels == 13
+    loaded = model.vit.state_dict()
+    for name, tensor in original.state_dict().items():
+        if not name.startswith("pooler."):
+            assert torch.equal(loaded.pop(name), tensor), name
+    assert not loaded
+    assert model_view(config(tmp_path, folder)).mean == (0.4, 0.4, 0.4)
+
+
+def test_weights_that_do_not_fit_are_refused(in21k, tmp_path):
+    folder, _ = in21k
+    tensors = load_file(folder / "model.safetensors")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((folder / "config.json").read_text())
+    del tensors["encoder.layer.1.intermediate.dense.weight"]
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 are missing or of another shape"):
+        build_model(config(tmp_path, broken), NAMES)
+    with pytest.raises(UserError, match="--image-size"):
+        build_model(config(tmp_path, folder, image_size=64), NAMES)
+
+
+def test_a_classifier_of_other_classes_is_replaced(tmp_path):
+    MobileNetV2ForImageClassification(
+        MobileNetV2Config(image_size=32, depth_multiplier=0.1, min_depth=4, num_labels=1001)
+    ).save_pretrained(tmp_path / "imagenet")
+    model = build_model(config(tmp_path, tmp_path / "imagenet", dropout=0.3), NAMES)
+    assert model.classifier.out_features == 13
+    momenta = {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert momenta == {0.1}
+    assert model.dropout.p == 0  # of our own there is one, before the classifier, for every model
+    pixels = torch.randn(4, 3, 32, 32)
+    model.base_model.eval()
+    assert not torch.equal(model(pixels).logits, model.train()(pixels).logits)
+
+
+def test_a_classifier_is_kept_only_with_its_labels(in21k, tmp_path):
+    original = build_model(config(tmp_path, in21k[0]), NAMES)
+    original.save_pretrained(tmp_path / "trained")
+    same = build_model(config(tmp_path, tmp_path / "trained"), NAMES)
+    assert torch.equal(same.classifier.weight, original.classifier.weight)
+    others = build_model(config(tmp_path, tmp_path / "trained"), tuple(reversed(NAMES)))
+    assert not torch.equal(others.classifier.weight, original.classifier.weight)
+    assert others.config.id2label[0] == NAMES[-1]
+
+
+def test_damaged_weights_are_named(in21k, tmp_path):
+    shutil.copytree(in21k[0], tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="holds no image classifier that transformers can load"):
+        build_model(config(tmp_path, tmp_path / "cut"), NAMES)
+
+
+def test_from_scratch_takes_the_architecture_alone(in21k, tmp_path):
+    folder, original = in21k
+    model = build_model(config(tmp_path, folder, from_scratch=True), NAMES)
+    assert not torch.equal(model.vit.embeddings.patch_embeddings.projection.weight,
+                           original.embeddings.patch_embeddings.projection.weight)  # fmt: skip
+    assert model.vit.layers[0].mlp.fc1.weight.shape == original.layers[0].mlp.fc1.weight.shape
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_name_of_the_table_is_a_model(name, tmp_path):
+    model = build_model(config(tmp_path, name), NAMES).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    logits = model(pixels).logits
+    assert logits.shape == (2, 13)
+    assert torch.allclose(model.classifier(features_of(model, pixels)), logits, atol=1e-6)
+
+
+def test_a_model_out_of_reach_is_named_with_the_remedies(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"connect to the network and run again, or give a folder") as error:
+        build_model(config(tmp_path, "google/no-such-model-in-the-cache"), NAMES)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no image classifier"):
+        build_model(config(tmp_path, tmp_path), NAMES)
+
+
+@pytest.mark.parametrize("name", ["vit_nano", "mobilenet_v2_nano"])
+def test_decay_spares_biases_and_norms(name, tmp_path):
+    model = build_model(config(tmp_path, name, weight_decay=0.1), NAMES)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    spared, decayed = set(), set()
+    for group in parameter_groups(model, config(tmp_path, name, weight_decay=0.1)):
+        (decayed if group["weight_decay"] else spared).update(names[id(p)] for p in group["params"])
+        heads = {names[id(p)].startswith("classifier.") for p in group["params"]}
+        assert len(heads) == 1
+    assert spared | decayed == set(names.values()) and not spared & decayed
+    norms = {
+        f"{prefix}.{suffix}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm2d)
+        for suffix in ("weight", "bias")
+    }
+    assert norms and norms <= spared
+    assert all(name.endswith("weight") for name in decayed)
+    kernels = {
+        f"{prefix}.weight"
+        for prefix, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+    }
+    assert decayed == kernels
+    assert all(name in norms or name.endswith(("bias", "cls_token", "position_embeddings")) for name in spared)
+
+
+def test_a_frozen_backbone_leaves_the_classifier(tmp_path):
+    options = config(tmp_path, "vit_nano", freeze_backbone=True)
+    groups = parameter_groups(build_model(options, NAMES), options)
+    assert sum(p.numel() for group in groups for p in group["params"]) == 13 * 32 + 13
+
+
+def rates(tmp_path, num_steps=100, losses=(), **options):
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.AdamW([parameter], lr=1.0)
+    schedule = Schedule(optimizer, config(tmp_path, "vit_nano", warmup_fraction=0.1, **options), num_steps)
+    found = []
+    for step in range(num_steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.after_step()
+        if losses and step % 10 == 9:
+            schedule.after_epoch(losses[step // 10])
+    return found
+
+
+def test_schedules(tmp_path):
+    cosine = rates(tmp_path, schedule="cosine")
+    assert cosine[0] == pytest.approx(1 / 11) and cosine[10] == 1.0
+    assert cosine[:11] == sorted(cosine[:11]) and cosine[10:] == sorted(cosine[10:], reverse=True)
+    assert cosine[55] == pytest.approx(0.5) and cosine[-1] < 0.001
+    constant = rates(tmp_path, schedule="constant")
+    assert constant[:11] == cosine[:11] and set(constant[10:]) == {1.0}
+    falling = rates(tmp_path, schedule="plateau", losses=[1.0] * 10)
+    assert falling[:11] == cosine[:11]
+    assert falling[39] == 1.0 and falling[40] == falling[69] == 0.5 and falling[70] == falling[-1] == 0.25
+    still = rates(tmp_path, schedule="plateau", losses=[1 / (epoch + 1) for epoch in range(10)])
+    assert still[-1] == 1.0

@@ -1,0 +1,336 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from conftest import ROOT, make_photo, make_photo_folder, tiny_config
+from torchvision.transforms import v2
+from transformers import AutoModelForImageClassification
+
+from dogbreeds import metrics
+from dogbreeds.errors import UserError
+from dogbreeds.run_folder import RunFolder
+from dogbreeds.training import trainer as trainer_module
+from dogbreeds.training.augment import random_view
+from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.loaders import EpochSampler, RandomViewDataset
+from dogbreeds.training.trainer import Trainer, train
+from dogbreeds.view import View
+
+
+def weights(run):
+    """The weights by their names in the model; in the file they have those of older transformers."""
+    return AutoModelForImageClassification.from_pretrained(run).state_dict()
+
+
+def same_weights(one, other):
+    mine, theirs = weights(one), weights(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def history(run):
+    with (run / "history.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_tiny_vit_over_fits_eight_photos(tmp_path):
+    folder = make_photo_folder(tmp_path / "data", num_photos=6)
+    config = tiny_config(folder, tmp_path / "run", epochs=40, augment="off", schedule="constant")
+    trainer = Trainer(config)
+    eight = np.concatenate([np.flatnonzero(trainer.splits.train.labels == label)[:2] for label in range(4)])
+    photos = trainer.splits.train.select(eight)
+    assert len(photos) == 8
+    trainer.training_loader = torch.utils.data.DataLoader(
+        RandomViewDataset(photos, lambda image: torch.from_numpy(trainer.view(image)), 0),
+        batch_size=8,
+        sampler=EpochSampler(8, 0),
+    )
+    losses = [trainer._train_epoch(epoch) for epoch in range(40)]
+    pixels = torch.stack([torch.from_numpy(trainer.view(make_open(source))) for source in photos.sources])
+    trainer.model.eval()
+    with torch.no_grad():
+        assert (trainer.model(pixels).logits.argmax(1).numpy() == photos.labels).all()
+    assert losses[-1] < 0.1 < losses[0]
+
+
+def make_open(source):
+    from dogbreeds.images import open_image
+
+    return open_image(source)
+
+
+def test_the_run_says_what_was_done(tiny_run):
+    record = json.loads((tiny_run / "run.json").read_text())
+    assert TrainConfig.from_dict(record["config"]).epochs == 8
+    assert record["data"]["num_train"] == 24 and record["data"]["num_validation"] == 8
+    assert (
+        record["num_trained_parameters"]
+        == record["num_parameters"]
+        == sum(
+            parameter.numel() for parameter in AutoModelForImageClassification.from_pretrained(tiny_run).parameters()
+        )
+    )
+    assert set(record["figures"]) == {"validation", "test"}
+    rows = history(tiny_run)
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 9)]
+    losses = [float(row["validation_loss"]) for row in rows]
+    assert record["best_epoch"] == 1 + losses.index(min(losses))
+    assert "8 epochs" in (tiny_run / "README.md").read_text()
+
+
+def test_predictions_give_the_figures(tiny_run):
+    record = json.loads((tiny_run / "run.json").read_text())
+    for split in ("validation", "test"):
+        table = pyarrow.parquet.read_table(tiny_run / f"predictions-{split}.parquet").to_pydict()
+        names = RunFolder.open(tiny_run).labels
+        probabilities = np.array([table[name] for name in names]).T
+        labels = np.array([names.index(label) for label in table["label"]])
+        figures = metrics.summary(probabilities, labels)
+        assert len(set(table["image_id"])) == figures["n"] == 8
+        for name, value in figures.items():
+            assert value == pytest.approx(record["figures"][split][name], abs=1e-5), name
+
+
+def test_the_same_seed_gives_the_same_run_whatever_the_workers(photo_folder, tmp_path):
+    first = train(tiny_config(photo_folder, tmp_path / "first"))
+    second = train(tiny_config(photo_folder, tmp_path / "second", num_workers=2))
+    third = train(tiny_config(photo_folder, tmp_path / "third", seed=1))
+    assert same_weights(first, second) and history(first) == history(second)
+    assert not same_weights(first, third)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": "vit_nano", "ema_decay": 0.9, "gradient_accumulation_steps": 2, "dropout": 0.2},
+        {"model": "mobilenet_v2_nano", "schedule": "plateau"},
+        {"model": "mobilenet_v2_nano", "freeze_backbone": True},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_is_the_run_that_was_never_stopped(photo_folder, tmp_path, options, monkeypatch):
+    whole = train(tiny_config(photo_folder, tmp_path / "whole", epochs=3, **options))
+
+    def stop(self, epoch, train_epoch=Trainer._train_epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return train_epoch(self, epoch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_train_epoch", stop)
+        train(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, **options))
+    assert not (tmp_path / "stopped").exists()
+    with pytest.raises(UserError, match="--resume continues it"):
+        train(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, **options))
+    with pytest.raises(UserError, match="can't resume with another learning_rate"):
+        train(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, resume=True, **options, learning_rate=1.0))
+    resumed = train(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, resume=True, **options))
+    assert same_weights(whole, resumed) and history(whole) == history(resumed)
+    assert not (resumed / "state").exists()
+
+
+def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, monkeypatch):
+    run = train(tiny_config(photo_folder, tmp_path / "run", epochs=1))
+    with pytest.raises(UserError, match="--overwrite"):
+        train(tiny_config(photo_folder, tmp_path / "run", epochs=1))
+    before = weights(run)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(
+            trainer_module, "export_serving_model", lambda *_: (_ for _ in ()).throw(RuntimeError("full disk"))
+        )
+        train(tiny_config(photo_folder, tmp_path / "run", epochs=1, seed=1, overwrite=True))
+    RunFolder.open(run)
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
+    train(tiny_config(photo_folder, tmp_path / "run", epochs=1, seed=1, overwrite=True))
+    assert RunFolder.open(run).record["config"]["seed"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_frozen_backbone_stays_as_it_was(photo_folder, tmp_path):
+    for augment in ("auto", "on"):
+        options = {"model": "mobilenet_v2_nano", "freeze_backbone": True, "augment": augment}
+        trainer = Trainer(tiny_config(photo_folder, tmp_path / augment, **options))
+        before = {name: tensor.clone() for name, tensor in trainer.full_model.state_dict().items()}
+        trainer.fit()
+        moved = {n for n, tensor in trainer.full_model.state_dict().items() if not torch.equal(tensor, before[n])}
+        assert moved == {"classifier.weight", "classifier.bias"}
+        assert trainer.head_only == (augment == "auto")
+
+
+def test_features_are_those_of_the_whole_model(photo_folder, tmp_path):
+    trainer = Trainer(tiny_config(photo_folder, tmp_path / "run", model="mobilenet_v2_nano", freeze_backbone=True))
+    logits, labels = trainer._predict_logits(trainer.model, "validation")
+    photos = trainer.splits.validation
+    pixels = torch.stack([torch.from_numpy(trainer.view(make_open(source))) for source in photos.sources])
+    with torch.no_grad():
+        expected = trainer.full_model.eval()(pixels).logits.numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert (labels == photos.labels).all()
+
+
+def test_early_stopping_keeps_the_best_epoch(photo_folder, tmp_path, monkeypatch):
+    losses = iter([1.0, 0.5, 0.7, 0.8, 0.9, 1.0])
+    seen = []
+
+    def validate(self):
+        seen.append({name: t.clone() for name, t in self.accelerator.unwrap_model(self.model).state_dict().items()})
+        return {"log_loss": next(losses), "top1": 0.5, "top3": 1.0}
+
+    monkeypatch.setattr(Trainer, "_validate", validate)
+    run = train(tiny_config(photo_folder, tmp_path / "run", epochs=6, early_stopping_patience=2))
+    assert len(history(run)) == 4 and RunFolder.open(run).record["best_epoch"] == 2
+    assert all(torch.equal(tensor, seen[1][name]) for name, tensor in weights(run).items())
+
+
+def test_accumulated_batches_are_one_large_batch(photo_folder, tmp_path):
+    options = {"epochs": 1, "augment": "off", "max_grad_norm": 0.0, "images_per_breed": 10}
+    one = train(tiny_config(photo_folder, tmp_path / "one", batch_size=8, **options))
+    two = train(tiny_config(photo_folder, tmp_path / "two", batch_size=4, gradient_accumulation_steps=2, **options))
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], tensor, atol=2e-4, rtol=1e-3)
+
+
+def test_averaged_weights_are_what_is_validated_and_saved(photo_folder, tmp_path):
+    trainer = Trainer(tiny_config(photo_folder, tmp_path / "run", epochs=1, ema_decay=0.99))
+    trainer.fit()
+    raw = {name: tensor.clone() for name, tensor in trainer.full_model.state_dict().items()}
+    averaged = trainer.average.module.state_dict()
+    assert any(not torch.equal(raw[name], tensor) for name, tensor in averaged.items())
+    logits, labels = trainer._predict_logits(trainer.average.module, "validation")
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    loss = metrics.log_loss(shifted / shifted.sum(1, keepdims=True), labels)
+    assert trainer.progress.history[0]["validation_loss"] == pytest.approx(loss)
+    trainer.finish()
+    assert all(torch.equal(tensor, averaged[name]) for name, tensor in weights(tmp_path / "run").items())
+
+
+def test_a_loss_that_is_no_number_stops_with_a_remedy(photo_folder, tmp_path):
+    options = {"learning_rate": 1e30, "head_learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_fraction": 0.0}
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch .*lower --learning-rate"):
+        train(tiny_config(photo_folder, tmp_path / "run", epochs=5, **options))
+
+
+def test_bfloat16_trains(photo_folder, tmp_path):
+    trainer = Trainer(tiny_config(photo_folder, tmp_path / "run", mixed_precision="bf16", ema_decay=0.5))
+    trainer.fit()
+    averaged, _ = trainer._predict_logits(trainer.average.module, "validation")
+    assert not np.array_equal(averaged, trainer._predict_logits(trainer.model, "validation")[0])
+    assert not np.array_equal(averaged, trainer._predict_logits(trainer.average.module, "validation", exact=True)[0])
+    trainer.finish()
+    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "run").values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_float16_trains_on_a_gpu(photo_folder, tmp_path):
+    run = train(tiny_config(photo_folder, tmp_path / "run", epochs=1, mixed_precision="fp16"))
+    assert all(tensor.isfinite().all() for tensor in weights(run).values())
+
+
+def test_tensorboard_logs_are_written(photo_folder, tmp_path):
+    run = train(tiny_config(photo_folder, tmp_path / "run", epochs=1, tensorboard=True))
+    assert list((run / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_two_processes_train_one_model(photo_folder, tmp_path):
+    """Through `accelerate launch`, as on several GPUs; two processes with half the batch do what one does."""
+    options = ["--epochs", "2", "--augment", "off", "--image-size", "32", "--model", "vit_nano", "--num-workers", "0"]
+    options += ["--data", str(photo_folder), "--learning-rate", "3e-3", "--validation-fraction", "0.2"]
+    options += ["--test-fraction", "0.2", "--head-learning-rate", "3e-3"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    run = tmp_path / "two"
+    command = [*launch, "train_vit.py", *options, "--batch-size", "4", "--output-dir", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    record = RunFolder.open(run).record
+    assert record["hardware"].startswith("2 x")
+    assert record["figures"]["validation"]["n"] == record["data"]["num_validation"]
+
+    command = [sys.executable, "train_vit.py", *options, "--batch-size", "8", "--output-dir", str(tmp_path / "one")]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert record["data"]["split_hash"] == RunFolder.open(tmp_path / "one").record["data"]["split_hash"]
+    assert record["data"]["num_train"] % 8 == 0  # or the last batch would differ
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(weights(run)[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_a_run_that_can_not_start_leaves_nothing_behind(photo_folder, tmp_path):
+    for _ in range(2):
+        with pytest.raises(UserError, match="holds no image classifier"):
+            train(tiny_config(photo_folder, tmp_path / "run", model=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_photo_comes_once_an_epoch_in_an_order_of_its_own():
+    sampler = EpochSampler(50, seed=3)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert {e for e, _ in order} == {epoch} and sorted(i for _, i in order) == list(range(50))
+        orders.append([i for _, i in order])
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_random_views_are_a_function_of_seed_epoch_and_photo(photo_folder, tmp_path):
+    config = tiny_config(
+        photo_folder, tmp_path, rotation=20, zoom=0.15, shift=0.1, shear=5, brightness=0.5, contrast=0.1
+    )
+    from dogbreeds.training.data import prepare
+
+    photos = prepare(config, progress=False).train
+    transform = random_view(config, View(32))
+    names = [type(step).__name__ for step in transform.transforms]
+    assert names[:4] == ["RandomResizedCrop", "RandomHorizontalFlip", "RandomAffine", "ColorJitter"]
+    dataset = RandomViewDataset(photos, transform, seed=0)
+    first = dataset[0, 5][0]
+    assert first.shape == (3, 32, 32) and first.dtype == torch.float32
+    torch.manual_seed(123)
+    assert torch.equal(dataset[0, 5][0], first)
+    assert not torch.equal(dataset[1, 5][0], first)
+    assert not torch.equal(RandomViewDataset(photos, transform, seed=1)[0, 5][0], first)
+
+
+def test_without_random_changes_the_training_view_is_the_view(photo_folder, tmp_path):
+    config = tiny_config(photo_folder, tmp_path, crop_scale=1.0, flip=0.0)
+    for view in (View(32, "crop"), View(32, "squash")):
+        photo = make_photo(0, 0, (64, 48))
+        transform = random_view(config, view)
+        assert not any(isinstance(step, v2.RandomResizedCrop) for step in transform.transforms)
+        np.testing.assert_allclose(transform(photo).numpy(), view(photo), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("epochs", 0), ("batch_size", 0), ("learning_rate", -1.0), ("flip", 1.5), ("crop_scale", 0.0), ("seed", -1)],
+)
+def test_options_out_of_range_are_named(option, value, tmp_path):
+    flag = "--" + option.replace("_", "-")
+    with pytest.raises(UserError, match=f"{flag} {value}: must be"):
+        tiny_config("data", tmp_path, **{option: value})
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
+    for arguments, words in (
+        (["--data", str(tmp_path / "nothing")], "there is no data folder"),
+        (["--epochs", "0"], "--epochs 0: must be 1 or more"),
+    ):
+        command = [sys.executable, "train_cnn_baseline.py", *arguments, "--output-dir", str(tmp_path / "run")]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 2 and words in result.stderr
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_one_line():
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['train_vit.py']; import runpy"
+    code += "; runpy.run_path('train_vit.py', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "error: this needs the package torch: pip install -r requirements.txt\n"

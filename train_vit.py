@@ -1,0 +1,19 @@
+"""Fine-tune a Vision Transformer, all weights, on dog breeds.
+
+    python train_vit.py                        one CPU or GPU
+    accelerate launch train_vit.py             several GPUs or machines, after `accelerate config`
+    python train_vit.py --help                 every option
+
+The preset's ViT-B/16 wants a GPU: one H200 trains it on about 770 photos a second (bf16, batch 128, validation and
+checkpoints included). Its score is not measured yet. A ViT-Ti/16 on 13 breeds takes 3.5 minutes on 2 CPU cores and
+reaches a validation top-1 of 92 to 95 % (two seeds); the README has the command.
+"""
+
+from pathlib import Path
+
+from dogbreeds.training.config import TrainConfig, run_training_script
+
+PRESET = TrainConfig(output_dir=Path("runs/vit"), model="google/vit-base-patch16-224-in21k")
+
+if __name__ == "__main__":
+    run_training_script(PRESET, __doc__)
