@@ -1,1 +1,48 @@
-"""Tell a dog's breed from a photo, with a Vision Transformer or a CNN."""
+"""Tell a dog's breed from a photo, with a Vision Transformer or a CNN.
+
+What a researcher does, from Python:
+
+    TrainConfig                 every option of a run
+    load_data(config)           labelled photos, cut into training, validation and test: Splits
+    build_model(config, names)  the model of transformers, (B, 3, H, W) to logits (B, C)
+    train(config)               a run folder
+    Predictor(run)              answers from a run folder, without torch
+    evaluate(predictor, photos) figures, each breed, predictions and cost: Evaluation
+    compare(run_dirs)           several runs on the same photos: Comparison
+
+Each is imported when it is first used, for `import dogbreeds` must not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dogbreeds.research.compare import compare
+    from dogbreeds.research.evaluate import evaluate
+    from dogbreeds.serving.predictor import Predictor
+    from dogbreeds.training.config import TrainConfig
+    from dogbreeds.training.data import load_data
+    from dogbreeds.training.models import build_model
+    from dogbreeds.training.trainer import train
+
+_HOMES = {
+    "Predictor": "serving.predictor",
+    "TrainConfig": "training.config",
+    "build_model": "training.models",
+    "compare": "research.compare",
+    "evaluate": "research.evaluate",
+    "load_data": "training.data",
+    "train": "training.trainer",
+}
+
+__all__ = ["Predictor", "TrainConfig", "build_model", "compare", "evaluate", "load_data", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

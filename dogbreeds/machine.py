@@ -1,7 +1,8 @@
-"""What this process may use of its machine."""
+"""What this process may use of its machine, and what the machine is called."""
 
 import math
 import os
+import platform
 from pathlib import Path
 
 
@@ -13,3 +14,13 @@ def num_cores() -> int:
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no control groups, or no limit ("max")
         return cores
+
+
+def processor() -> str:
+    """The cores and their maker's name for them, such as ``2 CPU cores (Intel(R) Xeon(R) Platinum 8481C)``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a processor that tells no name
+        name = platform.processor() or platform.machine()
+    return f"{num_cores()} CPU cores ({name})"

@@ -2,7 +2,8 @@
 
     config.json, preprocessor_config.json   the model and its view, in the format of transformers
     model.safetensors                       the weights, for transformers; serving does without
-    onnx/model.onnx                         the same model for ONNX Runtime: logits and heat maps
+    onnx/model.onnx                         the same model for ONNX Runtime: logits and heat maps; an 8-bit copy has
+                                            onnx/model_quantized.onnx instead, and names it in run.json
     run.json                                options, data, figures, calibration, versions, hashes of the files above
     history.csv                             one row per epoch
     predictions-<split>.parquet             image id, label, calibrated probabilities
@@ -28,13 +29,11 @@ CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 ONNX = "onnx/model.onnx"
+ONNX_8BIT = "onnx/model_quantized.onnx"
 RECORD = "run.json"
 HISTORY = "history.csv"
 CARD = "README.md"
 STATE = "state"
-
-SERVING_FILES = (CONFIG, PREPROCESSOR, ONNX)
-"""What an answer is computed from, besides run.json."""
 
 FORMAT = 1
 """Raised when older code could no longer read the folder."""
@@ -49,6 +48,24 @@ DEFAULT_RUN = PRETRAINED / "mobilenet_v2"
 def predictions_file(split: str) -> str:
     """The name of the file with one split's probabilities."""
     return f"predictions-{split}.parquet"
+
+
+def serving_files(record: dict[str, Any]) -> tuple[str, str, str]:
+    """What an answer is computed from, besides run.json; the model for ONNX Runtime is the last.
+
+    Args:
+        record: What run.json says.
+
+    Raises:
+        UserError: It names a model that no run folder has.
+    """
+    model = record.get("serving_model", ONNX)
+    if model not in (ONNX, ONNX_8BIT):  # so it can't name a file outside the folder either
+        raise UserError(
+            f"run.json is damaged: its serving_model is {model!r}, neither {ONNX!r} nor {ONNX_8BIT!r}; copy the run "
+            "folder anew or train again"
+        )
+    return CONFIG, PREPROCESSOR, model
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,12 @@ class RunFolder:
     @property
     def onnx(self) -> Path:
         """The model for ONNX Runtime."""
-        return self.path / ONNX
+        return self.path / serving_files(self.record)[-1]
+
+    @property
+    def is_8bit(self) -> bool:
+        """Whether that model keeps its weights as 8-bit numbers."""
+        return self.record.get("serving_model") == ONNX_8BIT
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -93,7 +115,7 @@ class RunFolder:
         record = _read_json(path / RECORD)
         if record.get("format") != FORMAT:
             raise UserError(f"{path / RECORD} has format {record.get('format')!r}, this version reads {FORMAT}")
-        for name in SERVING_FILES:
+        for name in serving_files(record):
             expected = record.get("sha256", {}).get(name)
             if not (path / name).is_file():
                 raise UserError(f"run folder {str(path)!r} is damaged: {name} is missing; copy it anew or train again")
@@ -152,10 +174,7 @@ def begin(output_dir: Path, *, resume: bool) -> Path:
     partial = partial_path(output_dir)
     if not resume:
         shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"can't make the folder {str(partial)!r}: {error.strerror}") from None
+        make_folder(partial)
     return partial
 
 
@@ -167,8 +186,9 @@ def commit(partial: Path, output_dir: Path, record: dict[str, Any]) -> None:
         output_dir: The final place; a run that stands there is replaced.
         record: What run.json shall say; format and hashes are added here.
     """
-    hashed = [name for name in (*SERVING_FILES, WEIGHTS) if (partial / name).is_file()]
-    assert set(SERVING_FILES) <= set(hashed), hashed
+    needed = serving_files(record)
+    hashed = [name for name in (*needed, WEIGHTS) if (partial / name).is_file()]
+    assert set(needed) <= set(hashed), hashed
     hashes = {name: sha256(partial / name) for name in hashed}
     write_json(partial / RECORD, {"format": FORMAT, **record, "sha256": hashes})
     for file in partial.rglob("*"):
@@ -186,6 +206,29 @@ def commit(partial: Path, output_dir: Path, record: dict[str, Any]) -> None:
 
 def _replaced_path(output_dir: Path) -> Path:
     return output_dir.with_name(output_dir.name + ".replaced")
+
+
+def check_absent(path: Path) -> None:
+    """Refuse to write results where something is, before any work is done: results are never mixed.
+
+    Raises:
+        UserError: It exists already.
+    """
+    if path.exists():
+        raise UserError(f"{str(path)!r} exists already: give another --output, or remove it")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that does not exist yet.
+
+    Raises:
+        UserError: It exists already, or can't be made.
+    """
+    check_absent(path)
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"can't make the folder {str(path)!r}: {error.strerror}") from None
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Small photos, small models and the real data where it is at hand."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("DOGBREEDS_SHARED", ROOT.parent / "shared"))
 """Real photos and pre-trained models, for the tests that need them: data/ and models/."""
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 BREED_FOLDERS = ("n02085620-Chihuahua", "n02086240-Shih-Tzu", "n02088364-beagle", "n02099601-golden_retriever")
 
@@ -71,3 +75,17 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"no real photos at {SHARED}; set DOGBREEDS_SHARED to a folder with data/ and models/")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must have Chromium: apt-get install chromium")
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()

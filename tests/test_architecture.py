@@ -15,9 +15,9 @@ FLOORS = [
     {"research"},
     {"training", "serving"},
     {"run_folder"},
-    {"calibration", "breeds", "images", "view", "metrics", "errors", "machine"},
+    {"calibration", "breeds", "images", "view", "metrics", "predictions", "latency", "errors", "machine"},
 ]
-HEAVY = {"torch", "torchvision", "transformers", "datasets", "accelerate"}
+HEAVY = {"torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate"}
 
 
 def imports(file: Path) -> set[str]:

@@ -7,11 +7,11 @@ from conftest import BREED_FOLDERS, make_photo, make_photo_folder, tiny_config
 from scipy.io import savemat
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.data import prepare, read_dataset
+from dogbreeds.training.data import load_data, read_dataset
 
 
 def splits_of(folder, tmp_path, **options):
-    return prepare(tiny_config(folder, tmp_path / "run", **options), progress=False)
+    return load_data(tiny_config(folder, tmp_path / "run", **options), progress=False)
 
 
 def contents(photos):

@@ -1,9 +1,12 @@
+import socket
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
 from dogbreeds import metrics
 from dogbreeds.calibration import CONFIDENT_ACCURACY, DOG_PASS_RATE, Calibration, dog_score, softmax
+from dogbreeds.training.metric import BreedMetrics
 
 
 @pytest.fixture
@@ -17,13 +20,63 @@ def logits_and_labels():
 
 def test_figures_agree_with_scikit_learn(logits_and_labels):
     logits, labels = logits_and_labels
-    probabilities = softmax(logits)
-    figures = metrics.summary(probabilities, labels)
+    uncalibrated, probabilities = softmax(logits), softmax(logits / 0.7)
+    figures = metrics.summary(probabilities, labels, uncalibrated)
     assert figures["n"] == 600
     assert figures["top1"] == pytest.approx(reference.accuracy_score(labels, probabilities.argmax(1)))
     assert figures["top3"] == pytest.approx(reference.top_k_accuracy_score(labels, probabilities, k=3))
-    assert figures["macro_f1"] == pytest.approx(reference.f1_score(labels, probabilities.argmax(1), average="macro"))
+    assert figures["top5"] == pytest.approx(reference.top_k_accuracy_score(labels, probabilities, k=5))
+    predicted = probabilities.argmax(1)
+    for name in ("precision", "recall", "f1"):
+        score = getattr(reference, f"{name}_score")
+        assert figures[f"macro_{name}"] == pytest.approx(score(labels, predicted, average="macro"))
     assert figures["log_loss"] == pytest.approx(reference.log_loss(labels, probabilities))
+    assert figures["cross_entropy"] == pytest.approx(reference.log_loss(labels, uncalibrated))
+    truth = np.eye(7)[labels]
+    assert figures["brier"] == pytest.approx(7 * reference.mean_squared_error(truth, probabilities))
+    assert figures["brier_uncalibrated"] == pytest.approx(7 * reference.mean_squared_error(truth, uncalibrated))
+    assert figures["ece"] != figures["ece_uncalibrated"]
+
+
+def test_confusion_matrices(logits_and_labels):
+    logits, labels = logits_and_labels
+    probabilities = softmax(logits)
+    counts = metrics.confusion_counts(probabilities, labels)
+    np.testing.assert_array_equal(counts, reference.confusion_matrix(labels, probabilities.argmax(1)))
+    means = metrics.confusion_probabilities(probabilities, labels)
+    np.testing.assert_allclose(means[3], probabilities[labels == 3].mean(axis=0))
+    np.testing.assert_allclose(means.sum(axis=1), 1)
+    with_a_stranger = metrics.confusion_probabilities(probabilities, np.where(labels == 3, 0, labels))
+    assert np.isnan(with_a_stranger[3]).all() and not np.isnan(with_a_stranger[0]).any()
+
+
+def test_each_breed_by_hand():
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6], [0.0, 0.9, 0.1]])
+    first, second = metrics.breed_figures(probabilities, np.array([0, 0, 0, 1]), ("a", "b", "c"))
+    assert (first.breed, first.n, first.recall, first.precision) == ("a", 3, pytest.approx(1 / 3), 1.0)
+    assert first.mean_probability == pytest.approx(0.3)
+    # b and c are each answered once; b has the larger mean probability
+    assert [(m.breed, m.count) for m in first.mistaken_for] == [("b", 1), ("c", 1)]
+    assert [m.mean_probability for m in first.mistaken_for] == pytest.approx([1.3 / 3, 0.8 / 3])
+    assert (second.breed, second.n, second.recall, second.precision) == ("b", 1, 1.0, 0.5)
+
+
+def test_a_breed_that_is_never_answered_has_no_precision():
+    (only,) = metrics.breed_figures(np.array([[0.4, 0.6]]), np.array([0]), ("a", "b"))
+    assert only.precision is None and only.recall == 0
+
+
+def test_the_metric_module_needs_no_network_and_agrees(logits_and_labels, monkeypatch):
+    def no_network(*_):
+        raise AssertionError("the metric asked for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    logits, labels = logits_and_labels
+    uncalibrated, probabilities = softmax(logits), softmax(logits / 0.7)
+    metric = BreedMetrics()
+    for part in (slice(0, 100), slice(100, 600)):
+        metric.add_batch(predictions=probabilities[part], uncalibrated=uncalibrated[part], references=labels[part])
+    assert metric.compute() == pytest.approx(metrics.summary(probabilities, labels, uncalibrated))
 
 
 def test_calibration_error_by_hand():
@@ -36,9 +89,9 @@ def test_calibration_error_by_hand():
 
 def test_classes_without_photos_do_not_lower_macro_f1():
     probabilities = np.eye(120)[[3, 4, 3, 4]]
-    assert metrics.macro_f1(probabilities, np.array([3, 4, 3, 4])) == 1.0
+    assert metrics.macro_precision_recall_f1(probabilities, np.array([3, 4, 3, 4])) == (1.0, 1.0, 1.0)
     probabilities = np.eye(120)[[3, 99]]
-    assert metrics.macro_f1(probabilities, np.array([3, 4])) == 0.5
+    assert metrics.macro_precision_recall_f1(probabilities, np.array([3, 4])) == (0.5, 0.5, 0.5)
 
 
 def test_the_temperature_is_found(logits_and_labels):

@@ -1,8 +1,6 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright."""
 
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,23 +9,6 @@ import urllib.request
 
 import pytest
 from conftest import ROOT, make_photo
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI must have Chromium: apt-get install chromium")
-        pytest.skip("Chromium is not installed (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 def free_port() -> int:

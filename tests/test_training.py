@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
+from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.training import trainer as trainer_module
@@ -87,10 +88,11 @@ def test_predictions_give_the_figures(tiny_run):
     record = json.loads((tiny_run / "run.json").read_text())
     for split in ("validation", "test"):
         table = pyarrow.parquet.read_table(tiny_run / f"predictions-{split}.parquet").to_pydict()
-        names = RunFolder.open(tiny_run).labels
-        probabilities = np.array([table[name] for name in names]).T
-        labels = np.array([names.index(label) for label in table["label"]])
-        figures = metrics.summary(probabilities, labels)
+        run = RunFolder.open(tiny_run)
+        probabilities = np.array([table[name] for name in run.labels]).T
+        labels = np.array([run.labels.index(label) for label in table["label"]])
+        uncalibrated = softmax(run.calibration.temperature * np.log(probabilities))
+        figures = metrics.summary(probabilities, labels, uncalibrated)
         assert len(set(table["image_id"])) == figures["n"] == 8
         for name, value in figures.items():
             assert value == pytest.approx(record["figures"][split][name], abs=1e-5), name
@@ -282,9 +284,9 @@ def test_random_views_are_a_function_of_seed_epoch_and_photo(photo_folder, tmp_p
     config = tiny_config(
         photo_folder, tmp_path, rotation=20, zoom=0.15, shift=0.1, shear=5, brightness=0.5, contrast=0.1
     )
-    from dogbreeds.training.data import prepare
+    from dogbreeds.training.data import load_data
 
-    photos = prepare(config, progress=False).train
+    photos = load_data(config, progress=False).train
     transform = random_view(config, View(32))
     names = [type(step).__name__ for step in transform.transforms]
     assert names[:4] == ["RandomResizedCrop", "RandomHorizontalFlip", "RandomAffine", "ColorJitter"]

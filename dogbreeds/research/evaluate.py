@@ -1,9 +1,14 @@
-"""One run on a labelled set."""
+"""One run on a labelled set: what it answers, how good that is, and what it costs."""
 
+import csv
+import dataclasses
+import hashlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -11,10 +16,13 @@ from tqdm import tqdm
 from dogbreeds import metrics
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.machine import num_cores
+from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
+from dogbreeds.machine import num_cores, processor
+from dogbreeds.predictions import Predictions
+from dogbreeds.run_folder import RunFolder, make_folder, write_json
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.data import LeftOut, Photos, prepare, read_dataset
+from dogbreeds.training.data import LeftOut, Photos, load_data, read_dataset
 
 BATCH_SIZE = 32
 
@@ -24,10 +32,50 @@ class Evaluation:
     """What `evaluate` found."""
 
     figures: dict[str, float]
-    """`dogbreeds.metrics.summary` of the calibrated probabilities, the share of each verdict, and top-1 among the
-    confident answers where there are any."""
+    """`dogbreeds.metrics.summary`, the share of each verdict, and top-1 among the confident answers where there are
+    any."""
+    breeds: tuple[metrics.BreedFigures, ...]
+    """Each breed that occurs in the photos."""
+    cost: dict[str, float | str | None]
+    """`seconds` of the whole evaluation and `photos_per_second`, decoding included; the median and 95th percentile of
+    the milliseconds from one file to its answer (`dogbreeds.latency`); `dogbreeds.research.evaluate.fixed_cost`; and
+    the `hardware`."""
+    predictions: Predictions
     unreadable: tuple[LeftOut, ...]
     """Labelled photos that could not be opened and so are not in the figures."""
+
+    def save(self, folder: Path) -> None:
+        """Write evaluation.json, breeds.csv, both confusion matrices as CSV, and predictions.parquet.
+
+        Raises:
+            UserError: The folder exists already or can't be made.
+        """
+        make_folder(folder)
+        unreadable = [dataclasses.asdict(photo) for photo in self.unreadable]
+        write_json(folder / "evaluation.json", {"figures": self.figures, "cost": self.cost, "unreadable": unreadable})
+        write_breeds(folder / "breeds.csv", self.breeds)
+        write_confusion(folder, self.predictions, prefix="confusion")
+        self.predictions.save(folder / "predictions.parquet")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's raw answers to labelled photos."""
+
+    logits: np.ndarray
+    """`(N, C)`, before calibration."""
+    labels: np.ndarray
+    """`(N,)` int64, as the model counts its classes."""
+    ids: tuple[str, ...]
+    digests: tuple[str, ...]
+    """As in `dogbreeds.predictions.Predictions`."""
+    unreadable: tuple[LeftOut, ...]
+    seconds: float
+    """From the first file to the last answer."""
+
+    def predictions(self, run: RunFolder) -> Predictions:
+        """The calibrated probabilities that the run gives."""
+        return Predictions(self.ids, self.digests, self.labels, run.labels, run.calibration.probabilities(self.logits))
 
 
 def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Evaluation:
@@ -35,8 +83,40 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
 
     Args:
         predictor: The run to judge.
-        photos: From `photos_of`.
+        photos: From `photos_of`, or a split from `dogbreeds.training.data.load_data`.
         progress: Show a progress bar.
+
+    Raises:
+        UserError: The photos have a breed that the model does not know, or none can be opened.
+    """
+    run = predictor.run
+    answers = classify(predictor, photos, progress=progress)
+    predictions = answers.predictions(run)
+    figures = metrics.summary(
+        predictions.probabilities, predictions.labels, predictions.uncalibrated(run.calibration.temperature)
+    )
+    for verdict, share in run.calibration.verdict_shares(answers.logits).items():
+        figures[f"share_{verdict}"] = share
+    confident = np.array(run.calibration.verdicts(answers.logits)) == "confident"
+    if confident.any():
+        figures["top1_confident"] = float(predictions.right[confident].mean())
+    return Evaluation(
+        figures,
+        tuple(metrics.breed_figures(predictions.probabilities, predictions.labels, predictions.names)),
+        {
+            "seconds": answers.seconds,
+            "photos_per_second": len(predictions) / answers.seconds,
+            **latencies([predictor], photos)[0],
+            **fixed_cost(run),
+            "hardware": processor(),
+        },
+        predictions,
+        answers.unreadable,
+    )
+
+
+def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Answers:
+    """Ask a run about each of some labelled photos.
 
     Raises:
         UserError: The photos have a breed that the model does not know, or none can be opened.
@@ -49,27 +129,85 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
             "leave their photos out, or use a run that was trained on them"
         )
     label_of = np.array([run.labels.index(name) for name in photos.names])
-    logits, labels, unreadable = [], [], []
-    bar = tqdm(total=len(photos), desc="evaluating", unit="photo", disable=not progress)
-    with bar:
-        for indices, pixels, bad in _views(predictor, photos):
+    logits: list[np.ndarray] = []
+    kept: list[int] = []
+    digests: list[str] = []
+    unreadable: list[LeftOut] = []
+    started = time.perf_counter()
+    with tqdm(total=len(photos), desc=f"asking {run.name}", unit="photo", disable=not progress) as bar:
+        for indices, batch_digests, pixels, bad in _views(predictor, photos):
             unreadable += bad
             if len(indices):
                 logits.append(predictor.logits(pixels))
-                labels.append(label_of[photos.labels[indices]])
+                kept += indices
+                digests += batch_digests
             bar.update(len(indices) + len(bad))
-    if not logits:
+    if not kept:
         raise UserError("none of the photos can be opened")
-    all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
-    assert len(all_labels) + len(unreadable) == len(photos), (len(all_labels), len(unreadable), len(photos))
-    verdicts = run.calibration.verdicts(all_logits)
-    shares = {f"share_{name}": verdicts.count(name) / len(verdicts) for name in ("confident", "unsure", "not_a_dog")}
-    probabilities = run.calibration.probabilities(all_logits)
-    figures = {**metrics.summary(probabilities, all_labels), **shares}
-    confident = np.array(verdicts) == "confident"
-    if confident.any():
-        figures["top1_confident"] = metrics.top_k_accuracy(probabilities[confident], all_labels[confident], 1)
-    return Evaluation(figures, tuple(unreadable))
+    assert len(kept) + len(unreadable) == len(photos), (len(kept), len(unreadable), len(photos))
+    return Answers(
+        logits=np.concatenate(logits),
+        labels=label_of[photos.labels[kept]],
+        ids=tuple(photos.ids[index] for index in kept),
+        digests=tuple(digests),
+        unreadable=tuple(unreadable),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def latencies(predictors: Sequence[Predictor], photos: Photos) -> list[dict[str, float]]:
+    """The median and 95th percentile of the milliseconds from one file to its answer, for each run, taken in turns."""
+    readable = []
+    for source in photos.sources:
+        try:
+            open_image(source)
+        except BadImage:
+            continue
+        readable.append(source)
+        if len(readable) == NUM_PHOTOS:
+            break
+    timed = milliseconds_per_photo([predictor.predict for predictor in predictors], readable)
+    return [{"milliseconds_median": entry["median"], "milliseconds_p95": entry["p95"]} for entry in timed]
+
+
+def fixed_cost(run: RunFolder) -> dict[str, float | str | None]:
+    """What a run costs whatever the machine, as its training noted it, and the size of the model that is served.
+
+    Returns:
+        `num_parameters`, `num_trained_parameters`, `flops_per_photo` (None from runs that did not count it) and
+        `model_megabytes` (10^6 bytes).
+    """
+    return {
+        "num_parameters": run.record["num_parameters"],
+        "num_trained_parameters": run.record["num_trained_parameters"],
+        "flops_per_photo": run.record.get("flops_per_photo"),
+        "model_megabytes": run.onnx.stat().st_size / 1e6,
+    }
+
+
+def write_breeds(path: Path, breeds: Sequence[metrics.BreedFigures]) -> None:
+    """One line a breed, as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        mistaken_columns = [f"mistaken_for_{k}{what}" for k in (1, 2, 3) for what in ("", "_count", "_probability")]
+        writer.writerow(["breed", "n", "recall", "precision", "mean_probability", *mistaken_columns])
+        for breed in breeds:
+            mistaken = [value for other in breed.mistaken_for for value in dataclasses.astuple(other)]
+            writer.writerow([breed.breed, breed.n, breed.recall, breed.precision, breed.mean_probability, *mistaken])
+
+
+def write_confusion(folder: Path, predictions: Predictions, *, prefix: str) -> None:
+    """Both confusion matrices as CSV, a row for each true breed: PREFIX-counts.csv and PREFIX-probabilities.csv."""
+    matrices = {
+        "counts": metrics.confusion_counts(predictions.probabilities, predictions.labels),
+        "probabilities": metrics.confusion_probabilities(predictions.probabilities, predictions.labels),
+    }
+    for form, matrix in matrices.items():
+        with (folder / f"{prefix}-{form}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["labelled", *predictions.names])
+            for name, row in zip(predictions.names, matrix.tolist(), strict=True):
+                writer.writerow([name, *("" if value != value else value for value in row)])
 
 
 def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Photos:
@@ -116,7 +254,7 @@ def _cut_again(predictor: Predictor, data: str, split: str) -> Photos:
     if split not in ("validation", "test"):
         raise UserError(f"there is no split {split!r} in {data!r}: use train, validation or test")
     print(f"{data!r} has no {split} split; cutting it as in the training of {predictor.run.name!r}", file=sys.stderr)
-    splits = prepare(replace(TrainConfig.from_dict(record["config"]), data=data), progress=False)
+    splits = load_data(replace(TrainConfig.from_dict(record["config"]), data=data), progress=False)
     if splits.split_hash != record["data"]["split_hash"]:
         raise UserError(
             f"{data!r} has no {split} split, and it is not the data that the run {predictor.run.name!r} was trained on"
@@ -127,13 +265,17 @@ def _cut_again(predictor: Predictor, data: str, split: str) -> Photos:
     return photos
 
 
-def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[np.ndarray, np.ndarray, list[LeftOut]]]:
-    """Batches of indices, pixels and the photos that can't be opened; decoding goes on ahead of the model."""
+def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], list[str], np.ndarray, list[LeftOut]]]:
+    """Batches of indices, digests and pixels, and the photos that can't be opened; decoding goes on ahead."""
     view = predictor.run.view
 
-    def load(index: int) -> np.ndarray | LeftOut:
+    def load(index: int) -> tuple[str, np.ndarray] | LeftOut:
+        source = photos.sources[index]
         try:
-            return view(open_image(photos.sources[index]))
+            content = source if isinstance(source, bytes) else source.read_bytes()
+            return hashlib.sha256(content).hexdigest(), view(open_image(content))
+        except OSError as error:
+            return LeftOut(photos.ids[index], f"The file can't be read ({error.strerror}).")
         except BadImage as error:
             return LeftOut(photos.ids[index], str(error))
 
@@ -144,7 +286,7 @@ def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[np.ndarray, n
         for number, batch in enumerate(batches):
             loaded = [future.result() for future in ahead]
             ahead = [pool.submit(load, index) for index in batches[number + 1]] if number + 1 < len(batches) else []
-            good = [(index, view_) for index, view_ in zip(batch, loaded, strict=True) if isinstance(view_, np.ndarray)]
+            good = [(index, *item) for index, item in zip(batch, loaded, strict=True) if isinstance(item, tuple)]
             bad = [item for item in loaded if isinstance(item, LeftOut)]
-            indices = np.array([index for index, _ in good], dtype=np.int64)
-            yield indices, np.stack([pixels for _, pixels in good]) if good else np.empty(0), bad
+            pixels = np.stack([view_ for _, _, view_ in good]) if good else np.empty(0)
+            yield [index for index, _, _ in good], [digest for _, digest, _ in good], pixels, bad

@@ -1,7 +1,7 @@
 """From a data set, wherever it is, to disjoint training, validation and test photos. Imports no torch.
 
-`read_dataset` finds the photos and their labels; `prepare` leaves out what can't be read or occurs twice, and cuts the
-splits that the data does not bring.
+`read_dataset` finds the photos and their labels; `load_data` leaves out what can't be read or occurs twice, and cuts
+the splits that the data does not bring.
 """
 
 import hashlib
@@ -85,6 +85,8 @@ class Splits:
     """Hash of the photos' contents and labels, whatever their names, order and split."""
     split_hash: str
     """Hash of which photo, by its content, is in which split with which label."""
+    digests: dict[str, np.ndarray]
+    """For each split the SHA-256 of each photo's file, in hexadecimal, in the split's order."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,7 +105,7 @@ class Splits:
         }
 
 
-def prepare(config: TrainConfig, *, progress: bool = True) -> Splits:
+def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     """Read the data of a run and cut the splits that it does not bring.
 
     The cut is stratified by breed and depends on the photos' contents and the seed alone, not on names or order.
@@ -180,6 +182,7 @@ def prepare(config: TrainConfig, *, progress: bool = True) -> Splits:
         left_out=tuple(left_out),
         fingerprint=_hash_lines([line.split(" ", 1)[1] for line in lines]),
         split_hash=_hash_lines(lines),
+        digests=part_digests,
     )
 
 

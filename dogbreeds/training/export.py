@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnxruntime
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ from dogbreeds.training.models import features_of
 MAX_DIFFERENCE = 1e-4
 """Largest difference allowed between an output of ONNX Runtime and of PyTorch; for outputs that go beyond 1, relative
 to their largest value, since float32 carries no more than about seven digits."""
+
+MIN_8BIT_SIZE = 1024
+"""Weights of fewer numbers stay float32: they are most sensitive and hardly take room."""
 
 
 class ServingModel(nn.Module):
@@ -192,3 +196,49 @@ def export_serving_model(model: PreTrainedModel, path: Path, image_size: int) ->
     if not worst <= MAX_DIFFERENCE:
         raise RuntimeError(f"the ONNX export differs from PyTorch by {worst:.2g}, more than {MAX_DIFFERENCE:.0e}")
     return differences
+
+
+def quantize_onnx(source: Path, target: Path) -> None:
+    """Write a copy of a model from `export_serving_model` with 8-bit weights: a quarter of the size, nearly its answers.
+
+    Each weight is rounded to one of 255 levels, whose step is that of its output channel (symmetric, per channel:
+    Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342, section 3.1), and turned back into float32 when the model is
+    loaded. What the weights are multiplied with is left as it is: rounding that too costs a ViT-Ti about 2 points of
+    top-1, and makes a photo's answer depend on the others in its batch.
+
+    Args:
+        source: The float32 model.
+        target: The file to write.
+    """
+    model = onnx.load(source)
+    graph = model.graph
+    reader = {name: node for node in graph.node for name in node.input}
+    dequantizers = []
+    for weights in list(graph.initializer):
+        values = onnx.numpy_helper.to_array(weights)
+        axis = _output_channels(reader[weights.name])
+        if axis is None or values.dtype != np.float32 or values.ndim < 2 or values.size < MIN_8BIT_SIZE:
+            continue
+        axis %= values.ndim
+        largest = np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != axis), keepdims=True)
+        step = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        rounded = np.round(values / step).astype(np.int8)
+        names = [f"{weights.name}_8bit", f"{weights.name}_step"]
+        dequantizers.append(onnx.helper.make_node("DequantizeLinear", names, [weights.name], axis=axis))
+        graph.initializer.remove(weights)
+        graph.initializer.append(onnx.numpy_helper.from_array(rounded, names[0]))
+        graph.initializer.append(onnx.numpy_helper.from_array(step.ravel(), names[1]))
+    nodes = [*dequantizers, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, target)
+
+
+def _output_channels(node: onnx.NodeProto) -> int | None:
+    """The axis of the output channels in what a node multiplies with; None if it is no such node."""
+    if node.op_type == "Gemm":
+        return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
+    # A transposed weight is that of a linear layer, as torch keeps it.
+    return {"MatMul": -1, "Conv": 0, "Transpose": 0}.get(node.op_type)

@@ -1,6 +1,7 @@
 """Features of a frozen backbone, computed once for a whole split."""
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ BATCH_SIZE = 32
 
 def compute_features(
     model: PreTrainedModel, splits: dict[str, ViewDataset], accelerator: Accelerator, image_size: int, num_workers: int
-) -> dict[str, FeatureDataset]:
+) -> tuple[dict[str, FeatureDataset], dict[str, float]]:
     """Run the backbone once over each split, shared among the processes.
 
     Args:
@@ -30,10 +31,16 @@ def compute_features(
         num_workers: Processes that decode, for each training process.
 
     Returns:
-        For each split its features `(D,)`, float32, and labels, in the split's order, complete in every process.
+        For each split its features `(D,)`, float32, and labels, in the split's order, complete in every process; and
+        for each split the seconds that took.
     """
     encode = encoder(model, accelerator, image_size)
-    return {name: _encode(encode, name, dataset, accelerator, num_workers) for name, dataset in splits.items()}
+    features, seconds = {}, {}
+    for name, dataset in splits.items():
+        started = time.perf_counter()
+        features[name] = _encode(encode, name, dataset, accelerator, num_workers)
+        seconds[name] = time.perf_counter() - started
+    return features, seconds
 
 
 def encoder(

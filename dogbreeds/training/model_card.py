@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from dogbreeds.run_folder import serving_files
+
 
 def model_card(name: str, record: dict[str, Any], labels: tuple[str, ...]) -> str:
     """The README.md of a run folder, with the metadata that the Hugging Face Hub reads.
@@ -25,9 +27,12 @@ def model_card(name: str, record: dict[str, Any], labels: tuple[str, ...]) -> st
     base_model = f"\nbase_model: {config['model']}" if from_hub and not config["from_scratch"] else ""
     size = config["image_size"]
     versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+    commands, library = f"- `{record['command']}`", "library_name: transformers\n"
+    if "export_command" in record:
+        commands += f"\n{_copied(record)}"
+        library = ""  # transformers wants model.safetensors
     return f"""---
-library_name: transformers
-pipeline_tag: image-classification
+{library}pipeline_tag: image-classification
 tags: [dogs, onnx]{base_model}
 ---
 # {name}
@@ -45,7 +50,7 @@ largest logit is less than {calibration["not_a_dog_threshold"]:.3f} above the me
 
 ## How it was made
 
-- `{record["command"]}`
+{commands}
 - base: `{config["model"]}`; trained: {trained} ({record["num_trained_parameters"]:,} of {record["num_parameters"]:,}
   parameters), best of {record["num_epochs"]} epochs: {record["best_epoch"]}, seed {config["seed"]}
 - data: `{config["data"]}`; {data["num_train"]:,} training, {data["num_validation"]:,} validation and
@@ -58,6 +63,17 @@ largest logit is less than {calibration["not_a_dog_threshold"]:.3f} above the me
 Photos of Stanford Dogs come from ImageNet, which most pre-trained backbones have seen; figures on them flatter every
 such model. Mixed breeds get the pure breeds they look like.
 
-`onnx/model.onnx` takes `pixel_values` (B, 3, {size}, {size}) and gives `logits` (B, {len(labels)}) and `heat_map`
-(B, {len(labels)}, h, w). `run.json` holds all options, hashes and figures.
+`{serving_files(record)[-1]}` takes `pixel_values` (B, 3, {size}, {size}) and gives `logits` (B, {len(labels)}) and
+`heat_map` (B, {len(labels)}, h, w). `run.json` holds all options, hashes and figures.
 """
+
+
+def _copied(record: dict[str, Any]) -> str:
+    """How the serving part of a run was made from the whole."""
+    text = f"- then `{record['export_command']}`: what answers are computed from, without the weights for PyTorch"
+    if record["precision"] == "int8":
+        top1 = record["figures"]["validation"]["top1"]
+        text += f"""
+- the weights are 8-bit numbers, the arithmetic is float32. On the same validation photos top-1 is {top1:.1%}, and
+  {record["float32_top1"]:.1%} with float32 weights"""
+    return text

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -119,6 +120,18 @@ def features_of(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
     return seen[0]
 
 
+def flops_per_photo(model: PreTrainedModel, image_size: int) -> int:
+    """Floating-point operations of one forward pass on one photo, a multiplication and an addition counted as two.
+
+    Counted by torch's own counter: convolutions, matrix products and attention; the rest is little beside them.
+    """
+    was_training = model.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=model.device))
+    model.train(was_training)
+    return int(counter.get_total_flops())
+
+
 def _load(source: str, architecture: PreTrainedConfig) -> PreTrainedModel:
     """Load pre-trained weights; only the classifier may be new."""
     model, report = AutoModelForImageClassification.from_pretrained(
@@ -141,6 +154,7 @@ def _load(source: str, architecture: PreTrainedConfig) -> PreTrainedModel:
 def _adapt(model: Any, config: TrainConfig) -> None:
     if not isinstance(getattr(model, "classifier", None), nn.Linear):
         raise UserError(f"{config.model!r} ({type(model).__name__}) has no linear layer `classifier` to train")
+    model.to(memory_format=torch.channels_last)  # convolutions are half as fast again, on two CPU cores
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM

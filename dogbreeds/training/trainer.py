@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
@@ -34,13 +35,16 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dogbreeds import metrics, run_folder
+from dogbreeds import run_folder
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
-from dogbreeds.machine import num_cores
+from dogbreeds.images import open_image
+from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
+from dogbreeds.machine import num_cores, processor
+from dogbreeds.predictions import Predictions
 from dogbreeds.training.augment import random_view
 from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.data import Photos, Splits, prepare
+from dogbreeds.training.data import Photos, Splits, load_data
 from dogbreeds.training.export import check_servable, export_serving_model
 from dogbreeds.training.features import compute_features
 from dogbreeds.training.loaders import (
@@ -51,8 +55,9 @@ from dogbreeds.training.loaders import (
     seed_of,
     training_loader,
 )
+from dogbreeds.training.metric import BreedMetrics
 from dogbreeds.training.model_card import model_card
-from dogbreeds.training.models import build_model, model_view
+from dogbreeds.training.models import build_model, flops_per_photo, model_view
 from dogbreeds.training.optim import Schedule, parameter_groups
 
 LOG_EVERY = 20
@@ -133,16 +138,18 @@ class Trainer:
         )
         set_seed(config.seed)
         with self._timed("data"), self.accelerator.main_process_first():
-            self.splits = prepare(config, progress=self.accelerator.is_main_process)
+            self.splits = load_data(config, progress=self.accelerator.is_main_process)
         self._say_data()
         self.full_model = build_model(config, self.splits.names)
         check_servable(self.full_model, config.image_size)
         self.view = model_view(config)
         self.partial = self._begin()
         self.num_parameters = sum(parameter.numel() for parameter in self.full_model.parameters())
+        self.flops_per_photo = flops_per_photo(self.full_model, config.image_size)
         self._build_loaders()
         self._build_optimiser()
         self.progress = Progress()
+        self.metric = BreedMetrics()
         for item in filter(None, (self.schedule, self.average, self.progress)):
             self.accelerator.register_for_checkpointing(item)
         if config.resume:
@@ -164,9 +171,12 @@ class Trainer:
         best = load_file(self.partial / run_folder.STATE / "best.safetensors")
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         model.load_state_dict(best)
-        with self._timed("evaluation"):
-            # In float32, whatever training used, because that is what is served.
-            logits = {split: self._predict_logits(model, split, exact=True) for split in self.evaluation_loaders}
+        logits = {}
+        for split in self.evaluation_loaders:
+            with self._timed(f"evaluation of {split}"):
+                # In float32, whatever training used, because that is what is served.
+                logits[split] = self._predict_logits(model, split, exact=True)
+            self.seconds[f"evaluation of {split}"] += self.feature_seconds.get(split, 0.0)
         if self._is_main:
             self._save(logits)
         self.accelerator.wait_for_everyone()
@@ -201,9 +211,10 @@ class Trainer:
         training: Any
         evaluation: dict[str, Any]
         self.head_only = config.freeze_backbone and not config.random_views
+        self.feature_seconds: dict[str, float] = {}
         if self.head_only:
             with self._timed("features"):
-                datasets = compute_features(
+                datasets, self.feature_seconds = compute_features(
                     self.full_model,
                     {"train": ViewDataset(splits.train, self.view), **views},
                     self.accelerator,
@@ -333,7 +344,8 @@ class Trainer:
                 torch.distributed.broadcast(buffer, 0)
         model = self.average.module if self.average is not None else self.model
         logits, labels = self._predict_logits(model, "validation")
-        figures = metrics.summary(softmax(logits), labels)
+        probabilities = softmax(logits)
+        figures = self.metric.compute(predictions=probabilities, uncalibrated=probabilities, references=labels)
         self.schedule.after_epoch(figures["log_loss"])
         return figures
 
@@ -420,21 +432,28 @@ class Trainer:
         figures = {}
         for split, (split_logits, labels) in logits.items():
             probabilities = calibration.probabilities(split_logits)
-            verdicts = calibration.verdicts(split_logits)
+            seconds = self.seconds[f"evaluation of {split}"]
             figures[split] = {
-                **metrics.summary(probabilities, labels),
-                "ece_uncalibrated": metrics.expected_calibration_error(softmax(split_logits), labels),
-                "verdicts": {
-                    verdict: verdicts.count(verdict) / len(verdicts) for verdict in ("confident", "unsure", "not_a_dog")
-                },
+                **self.metric.compute(predictions=probabilities, uncalibrated=softmax(split_logits), references=labels),
+                "verdicts": calibration.verdict_shares(split_logits),
+                "seconds": seconds,
+                "photos_per_second": len(labels) / seconds,
             }
-            self._save_predictions(split, probabilities, labels)
+            assert figures[split]["n"] == len(self._photos(split))
+            Predictions(
+                self._photos(split).ids,
+                tuple(self.splits.digests[split].tolist()),
+                labels,
+                self.splits.names,
+                probabilities,
+            ).save(self.partial / run_folder.predictions_file(split))
         with self._timed("export"):
             model = copy.deepcopy(self.full_model).cpu().float().eval()
             model.save_pretrained(self.partial)
             differences = export_serving_model(model, self.partial / run_folder.ONNX, self.config.image_size)
-        processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
-        run_folder.write_json(self.partial / run_folder.PREPROCESSOR, self.view.to_preprocessor_config(processor))
+        milliseconds = self._milliseconds_per_photo()
+        image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
+        run_folder.write_json(self.partial / run_folder.PREPROCESSOR, self.view.to_preprocessor_config(image_processor))
         with (self.partial / run_folder.HISTORY).open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(self.progress.history[0]))
             writer.writeheader()
@@ -450,6 +469,8 @@ class Trainer:
             "figures": figures,
             "num_parameters": self.num_parameters,
             "num_trained_parameters": self.num_trained_parameters,
+            "flops_per_photo": self.flops_per_photo,
+            "milliseconds_per_photo": milliseconds,
             "export_difference": differences,
             "seconds": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
             "hardware": self._hardware(),
@@ -463,23 +484,21 @@ class Trainer:
         run_folder.commit(self.partial, self.config.output_dir, record)
         self._report(figures)
 
-    def _save_predictions(self, split: str, probabilities: np.ndarray, labels: np.ndarray) -> None:
-        import pyarrow
-        import pyarrow.parquet
-
-        photos = self._photos(split)
-        columns: dict[str, Any] = {
-            "image_id": list(photos.ids),
-            "label": [self.splits.names[label] for label in labels],
-        }
-        columns |= {name: probabilities[:, i].astype(np.float32) for i, name in enumerate(self.splits.names)}
-        pyarrow.parquet.write_table(pyarrow.table(columns), self.partial / run_folder.predictions_file(split))
+    def _milliseconds_per_photo(self) -> dict[str, float]:
+        """How long the exported model takes on one validation photo, from the file to the answer, on the CPU."""
+        session = onnxruntime.InferenceSession(self.partial / run_folder.ONNX, providers=["CPUExecutionProvider"])
+        photos = self._photos("validation").sources
+        return milliseconds_per_photo(
+            [lambda photo: session.run(None, {"pixel_values": self.view(open_image(photo))[None]})],
+            [photos[index] for index in range(min(len(photos), NUM_PHOTOS))],
+        )[0]
 
     def _report(self, figures: dict[str, Any]) -> None:
         for split, values in figures.items():
             self._say(
                 f"{split}: n {values['n']}, top-1 {values['top1']:.1%}, top-3 {values['top3']:.1%}, "
-                f"macro F1 {values['macro_f1']:.3f}, log-loss {values['log_loss']:.3f}, ECE {values['ece']:.1%}"
+                f"top-5 {values['top5']:.1%}, macro F1 {values['macro_f1']:.3f}, log-loss {values['log_loss']:.3f}, "
+                f"ECE {values['ece']:.1%}, {values['photos_per_second']:.0f} photos/s"
             )
         self._say(f"saved to {self.config.output_dir}")
 
@@ -492,7 +511,7 @@ class Trainer:
         processes = f"{self.accelerator.num_processes} x " if self.accelerator.num_processes > 1 else ""
         if self.accelerator.device.type == "cuda":
             return processes + torch.cuda.get_device_name()
-        return processes + f"{num_cores()} CPU cores ({platform.machine()})"
+        return processes + processor()
 
     # Telling
 

@@ -1,0 +1,504 @@
+"""Several runs on the same photos: which is better, by how much, at what cost, and whether that could be chance.
+
+`compare` makes a `Comparison` of numbers; `dogbreeds.research.report` shows it.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dogbreeds import metrics
+from dogbreeds.errors import UserError
+from dogbreeds.images import BadImage
+from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
+from dogbreeds.machine import processor
+from dogbreeds.predictions import Predictions
+from dogbreeds.research.evaluate import classify, fixed_cost, photos_of
+from dogbreeds.research.photo_source import PhotoFinder
+from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, wilson_interval
+from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file
+from dogbreeds.serving.predictor import Predictor
+
+SIGNIFICANT = 0.05
+"""A p-value below this is called a real difference."""
+
+NOT_THE_RECIPE = ("output_dir", "seed", "overwrite", "resume", "num_workers", "tensorboard")
+"""Options in which two runs of the same recipe may differ."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run in a comparison."""
+
+    name: str
+    recipe: str
+    """The name of the recipe; runs that differ in nothing but the seed share it."""
+    run: RunFolder
+    predictor: Predictor
+    predictions: Predictions
+    figures: dict[str, float]
+    """`dogbreeds.metrics.summary`, and `top1_low` and `top1_high`, its 95 % interval for other photos like these."""
+    breeds: tuple[metrics.BreedFigures, ...]
+    cost: dict[str, Any]
+    """`dogbreeds.research.evaluate.fixed_cost`, `training_seconds` with the `training_hardware`, and the milliseconds
+    from one file to its answer, measured here in turns with the other runs."""
+    history: tuple[dict[str, float], ...]
+    """history.csv: one row an epoch."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of its training."""
+        return int(self.run.record["config"]["seed"])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on the same photos."""
+
+    first: str
+    second: str
+    n: int
+    both_right: int
+    only_first_right: int
+    only_second_right: int
+    both_wrong: int
+    same_answer: float
+    """The share of photos to which both give the same breed, right or wrong."""
+    kappa: float
+    """Cohen's kappa of their answers: 1 for always the same, 0 for no more often than by chance."""
+    top1_difference: float
+    """The first's top-1 accuracy less the second's."""
+    top1_interval: tuple[float, float]
+    log_loss_difference: float
+    log_loss_interval: tuple[float, float]
+    p_value: float
+    """Of McNemar's exact test."""
+    p_value_adjusted: float
+    """The same after Holm's correction for the number of pairs on these photos."""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether chance is an unlikely reason for the difference in top-1."""
+        return self.p_value_adjusted < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that were judged on the same photos: one of each recipe."""
+
+    entries: tuple[Entry, ...]
+    together: dict[str, float]
+    """The figures of all of them together: the mean of their calibrated probabilities."""
+    pairs: tuple[Pair, ...]
+    order: np.ndarray
+    """The breeds that occur, so that look-alikes stand together: indices into the classes."""
+
+    @property
+    def predictions(self) -> Predictions:
+        """Of the first run; the photos and labels are those of all."""
+        return self.entries[0].predictions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All numbers of a report."""
+
+    split: str
+    """What the photos are: a split of the runs' data, or the data named by the user."""
+    groups: tuple[Group, ...]
+    """One for each set of photos; several where runs of other seeds held out other photos."""
+    photos: PhotoFinder
+    latency_photos: str
+    """What was timed: the photos of the runs, or a generated one."""
+    dropped: int
+    """Photos that were not common to all runs, and so were left out; only on request."""
+    hardware: str
+    """Where the latencies were measured."""
+
+    @property
+    def main(self) -> Group:
+        """The photos that the report shows in detail."""
+        return self.groups[0]
+
+    def over_seeds(self, recipe: str | None) -> dict[str, tuple[float, float]]:
+        """The mean and standard deviation (n - 1) of a recipe's figures over its seeds; None for all together."""
+        rows = [
+            group.together
+            if recipe is None
+            else next(entry.figures for entry in group.entries if entry.recipe == recipe)
+            for group in self.groups
+        ]
+        return {key: _mean_and_deviation([row[key] for row in rows]) for key in rows[0] if key in self.main.together}
+
+    def difference_over_seeds(self, first: str, second: str) -> tuple[float, float]:
+        """The mean and standard deviation of the difference in top-1 of two recipes over the seeds."""
+        return _mean_and_deviation(
+            [
+                pair.top1_difference
+                for group in self.groups
+                for pair in group.pairs
+                if (recipe_of(group, pair.first), recipe_of(group, pair.second)) == (first, second)
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for comparison.json."""
+        recipes = [entry.recipe for entry in self.main.entries]
+        return {
+            "split": self.split,
+            "dropped": self.dropped,
+            "hardware": self.hardware,
+            "latency_photos": self.latency_photos,
+            "groups": [
+                {
+                    "n": len(group.predictions),
+                    "runs": {
+                        entry.name: {
+                            "recipe": entry.recipe,
+                            "seed": entry.seed,
+                            "figures": entry.figures,
+                            "cost": entry.cost,
+                            "breeds": [dataclasses.asdict(breed) for breed in entry.breeds],
+                            "history": list(entry.history),
+                            "command": entry.run.record["command"],
+                            "split_hash": entry.run.record["data"]["split_hash"],
+                            "versions": entry.run.record["versions"],
+                        }
+                        for entry in group.entries
+                    },
+                    "together": group.together,
+                    "pairs": [dataclasses.asdict(pair) for pair in group.pairs],
+                }
+                for group in self.groups
+            ],
+            "over_seeds": {
+                recipe or "together": self.over_seeds(recipe) for recipe in [*recipes, None] if len(self.groups) > 1
+            },
+        }
+
+
+def compare(
+    run_dirs: Sequence[Path],
+    *,
+    split: str | None = None,
+    data: str | None = None,
+    photos: str | None = None,
+    common: bool = False,
+    progress: bool = True,
+) -> Comparison:
+    """Compare runs on the same photos.
+
+    Args:
+        run_dirs: Two or more run folders. Runs that differ in nothing but the seed are one recipe; then every recipe
+            needs a run on the same photos for each seed.
+        split: Of the predictions that the runs hold, "test" or "validation"; by default test where all runs have it.
+            With `data`, any split of that.
+        data: Judge the runs anew on this labelled set (as `dogbreeds.training.data.read_dataset` takes it) instead of
+            by the predictions that they hold.
+        photos: Where the photos of the predictions are, for showing some and for timing; by default the data that the
+            runs name, where it is a folder that is still there; "" for none.
+        common: Use the photos that all runs have, where they were not judged on the same ones.
+        progress: Show progress bars while runs are asked.
+
+    Raises:
+        UserError: A run is missing or damaged, has no such predictions, knows other breeds, or was judged on other
+            photos than the rest.
+    """
+    if len(run_dirs) < 2:
+        raise UserError("a comparison needs two or more run folders: compare RUN RUN [RUN ...] --output DIR")
+    runs = [RunFolder.open(path) for path in run_dirs]
+    if len({run.path for run in runs}) < len(runs):
+        raise UserError("a run folder is named twice: name each once")
+    for run in runs[1:]:
+        if run.labels != runs[0].labels:
+            raise UserError(
+                f"the runs {runs[0].name!r} and {run.name!r} tell apart other breeds ({len(runs[0].labels)} and "
+                f"{len(run.labels)}): compare runs that were trained on the same breeds"
+            )
+    predictors = [Predictor(run) for run in runs]
+    if data is None:
+        judged_on = split or _common_split(runs)
+        predictions = [_stored(run, judged_on) for run in runs]
+    else:
+        judged_on = f"{data}, {split}" if split else data
+        predictions = [_asked(predictor, data, split, progress) for predictor in predictors]
+    num_before = max(map(len, predictions))
+    if common:
+        predictions = _in_common(predictions)
+    predictions = [_sorted(given) for given in predictions]
+    finder = PhotoFinder.for_runs(runs, data if photos is None else photos)
+    names = _unique_names(runs)
+    recipes = _recipe_names(runs, names)
+    groups = _grouped(runs, names, recipes, predictions)
+    costs, latency_photos = _costs(predictors, finder, predictions[0])
+    entries = [_entry(names[i], recipes[i], predictors[i], predictions[i], costs[i]) for i in range(len(runs))]
+    return Comparison(
+        split=judged_on,
+        groups=tuple(_group([entries[i] for i in members]) for members in groups),
+        photos=finder,
+        latency_photos=latency_photos,
+        dropped=num_before - len(predictions[0]),
+        hardware=processor(),
+    )
+
+
+def recipe_of(group: Group, name: str) -> str:
+    """The recipe of the run of this name."""
+    return next(entry.recipe for entry in group.entries if entry.name == name)
+
+
+def together(entries: Sequence[Entry]) -> np.ndarray:
+    """`(N, C)`: the mean of the runs' calibrated probabilities."""
+    return np.mean([entry.predictions.probabilities for entry in entries], axis=0)
+
+
+# Which photos
+
+
+def _common_split(runs: Sequence[RunFolder]) -> str:
+    for split in ("test", "validation"):
+        if all((run.path / predictions_file(split)).is_file() for run in runs):
+            return split
+    raise UserError(
+        "the runs have no predictions of the same split: judge them on a labelled set with --data, or train them alike"
+    )
+
+
+def _stored(run: RunFolder, split: str) -> Predictions:
+    path = run.path / predictions_file(split)
+    if not path.is_file():
+        raise UserError(
+            f"the run {run.name!r} holds no predictions of a {split} split: choose another --split, or judge the runs "
+            "on a labelled set with --data"
+        )
+    predictions = Predictions.load(path)
+    if predictions.names != run.labels:
+        raise UserError(f"{str(path)!r} is damaged: its breeds are not those of the run")
+    return predictions
+
+
+def _asked(predictor: Predictor, data: str, split: str | None, progress: bool) -> Predictions:
+    answers = classify(predictor, photos_of(predictor, data, split), progress=progress)
+    for photo in answers.unreadable:
+        print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
+    return answers.predictions(predictor.run)
+
+
+def _in_common(predictions: Sequence[Predictions]) -> list[Predictions]:
+    """Those photos, by their content, that all have with the same label."""
+    keys = [
+        {digest: (digest, label) for digest, label in zip(given.digests, given.labels, strict=True)}
+        for given in predictions
+    ]
+    shared = set.intersection(*(set(mine.values()) for mine in keys))
+    if not shared:
+        raise UserError("the runs were judged on no photo in common: judge them on one labelled set with --data")
+    return [
+        given.select(
+            np.array([i for i, key in enumerate(zip(given.digests, given.labels, strict=True)) if key in shared])
+        )
+        for given in predictions
+    ]
+
+
+def _sorted(predictions: Predictions) -> Predictions:
+    """In the order of the photos' content, which is the same for all runs."""
+    return predictions.select(np.argsort(predictions.digests, kind="stable"))
+
+
+def _grouped(
+    runs: Sequence[RunFolder], names: Sequence[str], recipes: Sequence[str], predictions: Sequence[Predictions]
+) -> list[list[int]]:
+    """The runs that are compared photo by photo: indices, one of each recipe, seed by seed."""
+    sets: dict[tuple[str, ...], list[int]] = {}
+    for index, given in enumerate(predictions):
+        sets.setdefault((*given.digests, *map(str, given.labels)), []).append(index)
+    groups = []
+    for members in sets.values():
+        of_recipe = [[index for index in members if recipes[index] == recipe] for recipe in dict.fromkeys(recipes)]
+        if len({len(mine) for mine in of_recipe}) > 1:
+            raise UserError(_why_not_grouped(members, names, predictions))
+        for mine in of_recipe:
+            mine.sort(key=lambda index: runs[index].record["config"]["seed"])
+        groups += [list(group) for group in zip(*of_recipe, strict=True)]
+    return groups
+
+
+def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: Sequence[Predictions]) -> str:
+    here = members[0]
+    other = next((index for index in range(len(names)) if index not in members), None)
+    if other is None:
+        return (
+            "the recipes have different numbers of seeds on the same photos: name as many runs of each recipe "
+            f"({', '.join(names)})"
+        )
+    num_shared = len(set(predictions[here].digests) & set(predictions[other].digests))
+    return (
+        f"the runs {names[here]!r} and {names[other]!r} were judged on different photos ({num_shared} of "
+        f"{len(predictions[here])} and {len(predictions[other])} in common): train them on the same data with the same "
+        "seed, use --common for the photos that all share, or --data for another labelled set"
+    )
+
+
+# What is compared
+
+
+def _unique_names(runs: Sequence[RunFolder]) -> list[str]:
+    names = [run.name for run in runs]
+    return [run.name if names.count(run.name) == 1 else str(Path(run.path.parent.name, run.name)) for run in runs]
+
+
+def _recipe_names(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
+    """A name for each run's recipe: that of its first run, without the seed where there are several."""
+
+    def options(run: RunFolder) -> str:
+        kept = {key: value for key, value in run.record["config"].items() if key not in NOT_THE_RECIPE}
+        return json.dumps([kept, run.record.get("precision")], sort_keys=True)
+
+    recipes = [options(run) for run in runs]
+    named: dict[str, str] = {}
+    for run, name, recipe in zip(runs, names, recipes, strict=True):
+        seed = run.record["config"]["seed"]
+        without_seed = re.sub(rf"[-_]?(seed|s)?[-_]?{seed}$", "", name) or name
+        named.setdefault(recipe, without_seed if recipes.count(recipe) > 1 else name)
+    if len(set(named.values())) < len(named):  # two recipes whose names differ in nothing but the seed
+        named = {recipe: names[recipes.index(recipe)] for recipe in named}
+    return [named[recipe] for recipe in recipes]
+
+
+def _costs(
+    predictors: Sequence[Predictor], finder: PhotoFinder, predictions: Predictions
+) -> tuple[list[dict[str, Any]], str]:
+    timed_photos = predictions.select(np.arange(min(len(predictions), NUM_PHOTOS)))
+    found = map(finder.find, timed_photos.ids, timed_photos.digests)
+    sources: list[Any] = [source for source in found if source is not None]
+    what = f"{len(sources)} of the photos"
+    if not sources:
+        sources, what = [_generated_jpeg()] * NUM_PHOTOS, "a generated JPEG of 500 x 375 pixels"
+    try:
+        timed = milliseconds_per_photo([predictor.predict for predictor in predictors], sources)
+    except BadImage as error:
+        raise UserError(f"a photo of the predictions can't be read: {error}") from None
+    costs = []
+    for predictor, entry in zip(predictors, timed, strict=True):
+        seconds = predictor.run.record["seconds"]
+        costs.append(
+            {
+                **fixed_cost(predictor.run),
+                "milliseconds_median": entry["median"],
+                "milliseconds_p95": entry["p95"],
+                "training_seconds": seconds.get("features", 0.0) + seconds["training"],
+                "training_hardware": predictor.run.record["hardware"],
+            }
+        )
+    return costs, what
+
+
+def _generated_jpeg() -> bytes:
+    """A picture of the size of the data set's photos, as hard to decode as they are."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (47, 63, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    coarse.resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _entry(name: str, recipe: str, predictor: Predictor, predictions: Predictions, cost: dict[str, Any]) -> Entry:
+    run = predictor.run
+    figures = metrics.summary(
+        predictions.probabilities, predictions.labels, predictions.uncalibrated(run.calibration.temperature)
+    )
+    figures["top1_low"], figures["top1_high"] = wilson_interval(int(predictions.right.sum()), len(predictions))
+    breeds = metrics.breed_figures(predictions.probabilities, predictions.labels, predictions.names)
+    try:
+        with (run.path / HISTORY).open(newline="") as file:
+            history = tuple({key: float(value) for key, value in row.items()} for row in csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"run folder {str(run.path)!r} is damaged: {HISTORY} can't be read ({error})") from None
+    return Entry(name, recipe, run, predictor, predictions, figures, tuple(breeds), cost, history)
+
+
+def _group(entries: Sequence[Entry]) -> Group:
+    labels = entries[0].predictions.labels
+    mean = together(entries)
+    figures = metrics.summary(mean, labels, mean)
+    for key in ("cross_entropy", "ece_uncalibrated", "brier_uncalibrated"):
+        del figures[key]  # there are no logits of all together
+    figures["top1_low"], figures["top1_high"] = wilson_interval(int((mean.argmax(axis=1) == labels).sum()), len(labels))
+    pairs = [_pair(first, second) for first, second in itertools.combinations(entries, 2)]
+    adjusted = holm([pair.p_value for pair in pairs])
+    return Group(
+        tuple(entries),
+        figures,
+        tuple(dataclasses.replace(pair, p_value_adjusted=p) for pair, p in zip(pairs, adjusted, strict=True)),
+        look_alikes_together([entry.predictions for entry in entries]),
+    )
+
+
+def _pair(first: Entry, second: Entry) -> Pair:
+    from sklearn.metrics import cohen_kappa_score
+
+    one, other = first.predictions, second.predictions
+    assert one.digests == other.digests and np.array_equal(one.labels, other.labels)
+    by_top1 = one.right.astype(float) - other.right.astype(float)
+    rows = np.arange(len(one))
+    by_loss = np.log(other.probabilities[rows, one.labels].clip(1e-15)) - np.log(
+        one.probabilities[rows, one.labels].clip(1e-15)
+    )
+    same = one.predicted == other.predicted
+    p_value = mcnemar(one.right, other.right)
+    return Pair(
+        first=first.name,
+        second=second.name,
+        n=len(one),
+        both_right=int((one.right & other.right).sum()),
+        only_first_right=int((one.right & ~other.right).sum()),
+        only_second_right=int((~one.right & other.right).sum()),
+        both_wrong=int((~one.right & ~other.right).sum()),
+        same_answer=float(same.mean()),
+        kappa=1.0 if same.all() else float(cohen_kappa_score(one.predicted, other.predicted)),
+        top1_difference=float(by_top1.mean()),
+        top1_interval=bootstrap_interval(by_top1),
+        log_loss_difference=float(by_loss.mean()),
+        log_loss_interval=bootstrap_interval(by_loss),
+        p_value=p_value,
+        p_value_adjusted=p_value,
+    )
+
+
+def look_alikes_together(predictions: Sequence[Predictions]) -> np.ndarray:
+    """The breeds that occur in the labels, ordered so that those confused with each other are neighbours.
+
+    Average-linkage clustering of how much probability two breeds give each other, over all runs, with the leaves in
+    optimal order (Bar-Joseph et al. 2001, https://doi.org/10.1093/bioinformatics/17.suppl_1.S22).
+
+    Returns:
+        Indices into the classes.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    present = np.unique(predictions[0].labels)
+    if len(present) < 3:
+        return present
+    means = [metrics.confusion_probabilities(one.probabilities, one.labels) for one in predictions]
+    given = np.mean(means, axis=0)[np.ix_(present, present)]
+    distance = 1 - np.sqrt(np.maximum((given + given.T) / 2, 0))  # the root spreads the many small confusions
+    np.fill_diagonal(distance, 0)
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    return present[leaves_list(tree)]
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,0 +1,189 @@
+"""The pictures of a report, as PNG files in memory."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dogbreeds import metrics
+from dogbreeds.research.compare import Entry, Group
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+"""One for each run: those of Okabe & Ito (https://jfly.uni-koeln.de/color/), which the colour-blind can tell apart."""
+MARKERS = "osD^vPX"
+"""One for each run as well, for print without colour."""
+
+_MAX_NAMED = 60
+"""Breeds in a matrix whose names still fit on paper beside every second row; more get smaller names."""
+
+
+PANEL = (4.4, 3.9)
+"""Width and height of a picture, inches: its writing can be read where it is as wide as a phone."""
+
+
+def accuracy_against_cost(entries: Sequence[Entry], cost: str, words: str) -> bytes:
+    """Top-1 with its 95 % interval against something that a run costs.
+
+    Args:
+        entries: The runs.
+        cost: A key of `Entry.cost`.
+        words: What that is, for the axis.
+    """
+    figure, axes = _panel()
+    for index, entry in enumerate(entries):
+        low, top1, high = (100 * entry.figures[name] for name in ("top1_low", "top1", "top1_high"))
+        error = [[top1 - low], [high - top1]]
+        axes.errorbar(entry.cost[cost], top1, yerr=error, capsize=3, label=entry.name, linestyle="", **_look(index))
+    axes.set_xscale("log")
+    axes.set_xlabel(words)
+    axes.set_ylabel("top-1, %")
+    axes.margins(x=0.3)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    return _with_legend(figure, axes)
+
+
+def losses(entries: Sequence[Entry]) -> bytes:
+    """The loss in training and on validation after each epoch."""
+    figure, axes = _panel()
+    for index, entry in enumerate(entries):
+        epochs = [row["epoch"] for row in entry.history]
+        axes.plot(epochs, [row["validation_loss"] for row in entry.history], label=entry.name, **_look(index))
+        training = {**_look(index), "marker": "", "linestyle": ":"}
+        axes.plot(epochs, [row["train_loss"] for row in entry.history], **training)
+    axes.set_ylabel("cross-entropy (dots: in training)")
+    return _over_epochs(figure, axes)
+
+
+def validation_top1(entries: Sequence[Entry]) -> bytes:
+    """Top-1 on validation after each epoch."""
+    figure, axes = _panel()
+    for index, entry in enumerate(entries):
+        epochs = [row["epoch"] for row in entry.history]
+        axes.plot(epochs, [100 * row["validation_top1"] for row in entry.history], label=entry.name, **_look(index))
+    axes.set_ylabel("validation top-1, %")
+    return _over_epochs(figure, axes)
+
+
+def reliability_diagram(entry: Entry) -> bytes:
+    """Accuracy against confidence before and after calibration, and how many answers have which confidence."""
+    figure, axes = _panel()
+    axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--", label="perfect")
+    predictions, figures = entry.predictions, entry.figures
+    before = metrics.reliability(predictions.uncalibrated(entry.run.calibration.temperature), predictions.labels)
+    after = metrics.reliability(predictions.probabilities, predictions.labels)
+    for bins, words, colour, marker in (
+        (before, f"before, ECE {figures['ece_uncalibrated']:.1%}", "#e69f00", "s"),
+        (after, f"calibrated, ECE {figures['ece']:.1%}", "#0072b2", "o"),
+    ):
+        filled = bins["n"] > 0
+        x, y = bins["confidence"][filled], bins["accuracy"][filled]
+        axes.plot(x, y, label=words, markersize=4, color=colour, marker=marker)
+    share = after["n"] / after["n"].sum()
+    edges = np.linspace(0, 1, len(share) + 1)
+    axes.bar(edges[:-1], share, width=np.diff(edges), align="edge", color="#0072b2", alpha=0.15)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy; bars: share of answers")
+    axes.set_title(entry.name, fontsize=10)
+    axes.legend(loc="upper left", fontsize=9, frameon=False)
+    return _png(figure)
+
+
+def confusion_matrix(entry: Entry, order: np.ndarray, form: str) -> bytes:
+    """One of the two confusion matrices of a run.
+
+    Args:
+        entry: The run.
+        order: The breeds to show, as `Group.order`.
+        form: "counts" or "probabilities".
+    """
+    labels, probabilities = entry.predictions.labels, entry.predictions.probabilities
+    if form == "counts":
+        matrix = metrics.confusion_counts(probabilities, labels)[np.ix_(order, order)].astype(float)
+        matrix /= np.maximum(np.bincount(labels, minlength=probabilities.shape[1])[order][:, None], 1)
+        words = "share of the photos of the breed (row) called ... (column)"
+    else:
+        matrix = metrics.confusion_probabilities(probabilities, labels)[np.ix_(order, order)]
+        words = "mean probability that photos of the breed (row) give to ... (column)"
+    names = [entry.predictions.names[index] for index in order]
+    side = min(16.0, 3.5 + 0.105 * len(order)) if len(order) > 30 else 3.5 + 0.24 * len(order)
+    size = 5.5 if len(order) > _MAX_NAMED else 7
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    # The root of the value: confusions of a few per cent are what one looks for
+    shown = axes.imshow(np.sqrt(matrix), cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.tick_params(length=0)
+    axes.set_title(f"{entry.name}: {words}", fontsize=9, loc="left")
+    bar = figure.colorbar(
+        shown, ax=axes, shrink=0.5, fraction=0.04, pad=0.01, ticks=np.sqrt([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    )
+    bar.set_ticklabels(["0", "1 %", "5 %", "10 %", "25 %", "50 %", "100 %"], fontsize=8)
+    return _png(figure, dpi=130)
+
+
+def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
+    """Each breed by its mean probability on its own photos, one run against the other; those far apart are named."""
+    mine = {breed.breed: breed for breed in first.breeds}
+    theirs = {breed.breed: breed for breed in second.breeds}
+    names = [group.predictions.names[index] for index in group.order]
+    x = np.array([theirs[name].mean_probability for name in names])
+    y = np.array([mine[name].mean_probability for name in names])
+    gap = np.array([mine[name].recall - theirs[name].recall for name in names])
+    figure, axes = _panel((5.4, 5.4))
+    axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--")
+    for chosen, colour, marker, words in (
+        (gap > 0, COLOURS[0], MARKERS[0], f"{first.name} right more often"),
+        (gap < 0, COLOURS[1], MARKERS[1], f"{second.name} right more often"),
+        (gap == 0, "#777777", "x", "equally often right"),
+    ):
+        axes.scatter(x[chosen], y[chosen], s=22, color=colour, marker=marker, label=f"{words}: {chosen.sum()} breeds")
+    for index in np.argsort(-np.abs(y - x))[:10]:
+        below = y[index] < x[index]  # the name goes to the side where the points are few
+        axes.annotate(
+            names[index],
+            (x[index], y[index]),
+            xytext=(6 if below else -6, 0),
+            va="center",
+            ha="left" if below else "right",
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.set_xlabel(f"{second.name}: mean probability of the right breed", fontsize=9)
+    axes.set_ylabel(f"{first.name}: mean probability of the right breed", fontsize=9)
+    axes.margins(x=0.15)
+    return _with_legend(figure, axes, columns=1)
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 6}
+
+
+def _panel(size: tuple[float, float] = PANEL) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, which="both")
+    return figure, axes
+
+
+def _over_epochs(figure: Figure, axes: Any) -> bytes:
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return _with_legend(figure, axes)
+
+
+def _with_legend(figure: Figure, axes: Any, columns: int = 2) -> bytes:
+    handles, labels = axes.get_legend_handles_labels()
+    wide = max(map(len, labels)) > 24
+    figure.legend(handles, labels, loc="outside upper center", ncols=1 if wide else columns, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _png(figure: Figure, dpi: int = 150) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, facecolor="white", bbox_inches="tight")
+    return file.getvalue()

@@ -1,0 +1,451 @@
+"""Several runs compared: the figures against other people's code, and the report in a real browser."""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from conftest import ROOT, make_photo, tiny_config
+from scipy import stats
+from sklearn import metrics as reference
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from dogbreeds import cli
+from dogbreeds.errors import UserError
+from dogbreeds.predictions import Predictions
+from dogbreeds.research.compare import compare, look_alikes_together
+from dogbreeds.research.report import write_report
+from dogbreeds.run_folder import RunFolder
+
+NUM_PHOTOS = 300
+
+
+def invented(names, skill, seed=0, photos=0):
+    """Predictions of a model of some skill on photos that do not exist: the same photos for the same `photos`."""
+    truth, rng = np.random.default_rng(photos), np.random.default_rng(seed)
+    labels = truth.integers(0, len(names), NUM_PHOTOS)
+    difficulty = truth.normal(0, 1.5, (NUM_PHOTOS, len(names)))  # shared by all models, as with real photos
+    logits = difficulty + rng.normal(0, 1, (NUM_PHOTOS, len(names)))
+    logits[np.arange(NUM_PHOTOS), labels] += skill
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    ids = [f"{photos}/{index}" for index in range(NUM_PHOTOS)]
+    digests = [hashlib.sha256(id_.encode()).hexdigest() for id_ in ids]
+    return Predictions(tuple(ids), tuple(digests), labels, names, probabilities)
+
+
+def run_like(run, folder, predictions, split="test", **config):
+    """A copy of a run with other predictions and options."""
+    shutil.copytree(run, folder)
+    for file in folder.glob("predictions-*.parquet"):
+        file.unlink()
+    predictions.save(folder / f"predictions-{split}.parquet")
+    record = json.loads((folder / "run.json").read_text())
+    record["config"] |= config
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names(tiny_run):
+    return RunFolder.open(tiny_run).labels
+
+
+@pytest.fixture(scope="module")
+def three_runs(tiny_run, names, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    return [
+        run_like(tiny_run, folder / name, invented(names, skill, seed), model=name)
+        for seed, (name, skill) in enumerate({"strong": 2.5, "weak": 1.2, "middle": 2.0}.items(), 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def comparison(three_runs):
+    return compare(three_runs, photos="", progress=False).to_dict()
+
+
+def read(run):
+    """A run's predictions, without this project's code."""
+    table = pyarrow.parquet.read_table(run / "predictions-test.parquet").to_pydict()
+    labels = table.pop("label")
+    table.pop("image_id"), table.pop("image_sha256")
+    probabilities = np.array(list(table.values()), dtype=np.float64).T
+    return np.array([list(table).index(label) for label in labels]), probabilities
+
+
+def test_every_figure_agrees_with_other_code(three_runs, comparison):
+    temperature = json.loads((three_runs[0] / "run.json").read_text())["calibration"]["temperature"]
+    for run in three_runs:
+        figures = comparison["groups"][0]["runs"][run.name]["figures"]
+        labels, probabilities = read(run)
+        raw = probabilities**temperature / (probabilities**temperature).sum(axis=1, keepdims=True)
+        predicted = probabilities.argmax(axis=1)
+        right = (predicted == labels).sum()
+        precision, recall, f1, _ = reference.precision_recall_fscore_support(labels, predicted, average="macro")
+        low, high = proportion_confint(right, NUM_PHOTOS, method="wilson")
+        expected = {
+            "n": NUM_PHOTOS,
+            "top1": reference.accuracy_score(labels, predicted),
+            "top1_low": low,
+            "top1_high": high,
+            "top3": reference.top_k_accuracy_score(labels, probabilities, k=3),
+            "top5": 1.0,  # of four breeds
+            "macro_precision": precision,
+            "macro_recall": recall,
+            "macro_f1": f1,
+            "cross_entropy": reference.log_loss(labels, raw),
+            "log_loss": reference.log_loss(labels, probabilities),
+            "ece": calibration_error(labels, probabilities),
+            "ece_uncalibrated": calibration_error(labels, raw),
+            "brier": ((probabilities - np.eye(4)[labels]) ** 2).sum(axis=1).mean(),
+            "brier_uncalibrated": ((raw - np.eye(4)[labels]) ** 2).sum(axis=1).mean(),
+        }
+        assert figures == pytest.approx(expected, abs=1e-5)
+
+
+def calibration_error(labels, probabilities):
+    """By scipy's binning."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bins = {"bins": 15, "range": (0, 1)}
+    n = stats.binned_statistic(confidence, right, "count", **bins).statistic
+    gap = stats.binned_statistic(confidence, right - confidence, "sum", **bins).statistic
+    assert n.sum() == len(labels)
+    return np.abs(gap).sum() / len(labels)
+
+
+def test_each_breed_agrees_with_other_code(three_runs, comparison, names):
+    labels, probabilities = read(three_runs[1])
+    predicted = probabilities.argmax(axis=1)
+    counts = reference.confusion_matrix(labels, predicted)
+    precision, recall, _, n = reference.precision_recall_fscore_support(labels, predicted)
+    for label, breed in enumerate(comparison["groups"][0]["runs"]["weak"]["breeds"]):
+        assert breed["breed"] == names[label] and breed["n"] == n[label]
+        assert (breed["recall"], breed["precision"]) == pytest.approx((recall[label], precision[label]))
+        own = probabilities[labels == label]
+        assert breed["mean_probability"] == pytest.approx(own[:, label].mean(), abs=1e-6)
+        for other in breed["mistaken_for"]:
+            index = names.index(other["breed"])
+            assert other["count"] == counts[label, index]
+            assert other["mean_probability"] == pytest.approx(own[:, index].mean(), abs=1e-6)
+        assert [other["count"] for other in breed["mistaken_for"]] == sorted(np.delete(counts[label], label))[::-1][:3]
+
+
+def test_differences_agree_with_other_code(three_runs, comparison):
+    answers = {run.name: read(run) for run in three_runs}
+    pairs = comparison["groups"][0]["pairs"]
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [
+        ("strong", "weak"), ("strong", "middle"), ("weak", "middle")
+    ]  # fmt: skip
+    for pair in pairs:
+        (labels, one), (_, other) = answers[pair["first"]], answers[pair["second"]]
+        first, second = one.argmax(1), other.argmax(1)
+        table = [
+            [pair["both_right"], pair["only_first_right"]],
+            [pair["only_second_right"], pair["both_wrong"]],
+        ]
+        np.testing.assert_array_equal(
+            table, reference.confusion_matrix(first != labels, second != labels, labels=[False, True])
+        )
+        assert pair["p_value"] == pytest.approx(mcnemar(table, exact=True).pvalue)
+        assert pair["kappa"] == pytest.approx(reference.cohen_kappa_score(first, second))
+        assert pair["same_answer"] == pytest.approx((first == second).mean())
+        difference = (first == labels).astype(float) - (second == labels)
+        assert pair["top1_difference"] == pytest.approx(difference.mean())
+        # With 300 photos the bootstrap's percentiles are close to those of the normal distribution.
+        normal = stats.norm.interval(0.95, difference.mean(), difference.std() / len(difference) ** 0.5)
+        assert pair["top1_interval"] == pytest.approx(normal, abs=0.006)
+        loss = reference.log_loss(labels, one) - reference.log_loss(labels, other)
+        assert pair["log_loss_difference"] == pytest.approx(loss, abs=1e-6)
+        assert pair["log_loss_interval"][0] < loss < pair["log_loss_interval"][1]
+    adjusted = multipletests([pair["p_value"] for pair in pairs], method="holm")[1]
+    assert [pair["p_value_adjusted"] for pair in pairs] == pytest.approx(list(adjusted))
+    assert pairs[0]["p_value_adjusted"] < 0.05
+
+
+def test_all_together_is_the_mean_of_the_probabilities(three_runs, comparison):
+    labels = read(three_runs[0])[0]
+    mean = np.mean([read(run)[1] for run in three_runs], axis=0)
+    figures = comparison["groups"][0]["together"]
+    assert figures["top1"] == pytest.approx(reference.accuracy_score(labels, mean.argmax(1)))
+    assert figures["log_loss"] == pytest.approx(reference.log_loss(labels, mean), abs=1e-6)
+    assert "cross_entropy" not in figures
+
+
+def test_runs_that_differ_in_the_seed_are_one_recipe(tiny_run, names, tmp_path):
+    runs = [
+        run_like(
+            tiny_run, tmp_path / f"{name}-seed{seed}", invented(names, skill, seed, photos=seed), seed=seed, model=name
+        )
+        for name, skill in (("vit", 2.5), ("cnn", 1.5))
+        for seed in (0, 1, 2)
+    ]
+    comparison = compare([runs[i] for i in (0, 5, 1, 3, 2, 4)], photos="", progress=False)
+    assert [[entry.name for entry in group.entries] for group in comparison.groups] == [
+        [f"vit-seed{seed}", f"cnn-seed{seed}"] for seed in (0, 2, 1)
+    ]
+    assert [entry.recipe for entry in comparison.main.entries] == ["vit", "cnn"]
+    accuracies = [reference.accuracy_score(labels, p.argmax(1)) for labels, p in map(read, runs[:3])]
+    theirs = [reference.accuracy_score(labels, p.argmax(1)) for labels, p in map(read, runs[3:])]
+    assert comparison.over_seeds("vit")["top1"] == pytest.approx((np.mean(accuracies), np.std(accuracies, ddof=1)))
+    gaps = np.subtract(accuracies, theirs)
+    assert comparison.difference_over_seeds("vit", "cnn") == pytest.approx((gaps.mean(), gaps.std(ddof=1)))
+    write_report(comparison, tmp_path / "report")
+    page = (tmp_path / "report" / "comparison.html").read_text()
+    assert "Over 3 seeds" in page and f"{100 * gaps.mean():+.1f} ± {100 * gaps.std(ddof=1):.1f} points" in page
+
+
+def test_seeds_on_the_same_photos_are_paired_seed_by_seed(tiny_run, names, tmp_path):
+    runs = [
+        run_like(tiny_run, tmp_path / f"{name}{seed}", invented(names, 2, seed), seed=seed, model=name)
+        for name in ("vit", "cnn")
+        for seed in (1, 0)
+    ]
+    groups = compare(runs, photos="", progress=False).groups
+    assert [[entry.name for entry in group.entries] for group in groups] == [["vit0", "cnn0"], ["vit1", "cnn1"]]
+    with pytest.raises(UserError, match="different numbers of seeds"):
+        compare(runs[:3], photos="")
+
+
+def test_other_photos_are_refused_unless_the_common_ones_will_do(tiny_run, names, tmp_path):
+    whole = invented(names, 2)
+    one = run_like(tiny_run, tmp_path / "one", whole.select(np.arange(200)), model="a")
+    two = run_like(tiny_run, tmp_path / "two", whole.select(np.arange(299, 99, -1)), model="b")
+    with pytest.raises(UserError, match=r"100 of 200 and 200 in common.*--common"):
+        compare([one, two], photos="")
+    comparison = compare([one, two], photos="", common=True)
+    assert comparison.dropped == 100
+    assert len(comparison.main.predictions) == 100
+    assert {int(id_.split("/")[1]) for id_ in comparison.main.predictions.ids} == set(range(100, 200))
+    pair = comparison.main.pairs[0]
+    assert pair.same_answer == 1 and pair.p_value == 1 and pair.top1_interval == (0, 0)
+    stranger = run_like(tiny_run, tmp_path / "three", invented(names, 2, photos=9), model="c")
+    with pytest.raises(UserError, match="no photo in common"):
+        compare([one, stranger], photos="", common=True)
+
+
+def test_the_order_of_the_photos_does_not_matter(tiny_run, names, tmp_path, three_runs, comparison):
+    shuffled = invented(names, 1.2, 2).select(np.random.default_rng(0).permutation(NUM_PHOTOS))
+    weak = run_like(tiny_run, tmp_path / "weak", shuffled, model="weak")
+    again = compare([three_runs[0], weak], photos="", progress=False).to_dict()
+    before = comparison["groups"][0]["pairs"][0]
+    after = again["groups"][0]["pairs"][0]
+    assert after["p_value"] == before["p_value"] and after["both_right"] == before["both_right"]
+
+
+def test_mistakes_are_named(tiny_run, names, tmp_path, three_runs):
+    with pytest.raises(UserError, match="two or more"):
+        compare(three_runs[:1])
+    with pytest.raises(UserError, match="named twice"):
+        compare([three_runs[0], three_runs[0]])
+    with pytest.raises(UserError, match=r"other breeds .4 and 120"):
+        compare([three_runs[0], ROOT / "dogbreeds/pretrained/mobilenet_v2"])
+    with pytest.raises(UserError, match="holds no predictions of a validation split"):
+        compare(three_runs, split="validation")
+    only_validation = run_like(tiny_run, tmp_path / "validation", invented(names, 2), split="validation")
+    with pytest.raises(UserError, match="no predictions of the same split"):
+        compare([three_runs[0], only_validation])
+    with pytest.raises(UserError, match="no data folder"):
+        compare(three_runs, photos=str(tmp_path / "nowhere"))
+    damaged = run_like(tiny_run, tmp_path / "damaged", invented(names, 2), model="x")
+    (damaged / "predictions-test.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(UserError, match=r"predictions-test.parquet.* damaged"):
+        compare([three_runs[0], damaged])
+    (damaged / "predictions-test.parquet").unlink()
+    (damaged / "history.csv").unlink()
+    invented(names, 2).save(damaged / "predictions-test.parquet")
+    with pytest.raises(UserError, match=r"history\.csv"):
+        compare([three_runs[0], damaged], photos="")
+
+
+def test_look_alikes_stand_together(names):
+    labels = np.repeat(np.arange(4), 10)
+    probabilities = np.full((40, 4), 0.01)
+    for one, other in ((0, 2), (1, 3), (2, 0), (3, 1)):
+        probabilities[labels == one, other] = 0.4
+    probabilities[np.arange(40), labels] = 0.5
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    ids = tuple(map(str, range(40)))
+    order = look_alikes_together([Predictions(ids, ids, labels, names, probabilities)]).tolist()
+    assert abs(order.index(0) - order.index(2)) == abs(order.index(1) - order.index(3)) == 1
+
+
+# The report
+
+
+@pytest.fixture(scope="module")
+def second_run(photo_folder, tmp_path_factory):
+    """A small CNN trained for real on the photos of `tiny_run`, with the same split."""
+    from dogbreeds.training.trainer import train
+
+    output = tmp_path_factory.mktemp("second") / "cnn <b>|_"
+    return train(tiny_config(photo_folder, output, model="mobilenet_v2_nano", epochs=1))
+
+
+@pytest.fixture(scope="module")
+def report(tiny_run, second_run, tmp_path_factory):
+    """A report of two trained runs, made on the command line, with the photos."""
+    folder = tmp_path_factory.mktemp("reports") / "report"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dogbreeds", "compare", str(tiny_run), str(second_run), "--output", str(folder)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert stop.value.code == 0
+    return folder
+
+
+def test_the_report_is_whole(report, tiny_run, second_run):
+    numbers = json.loads((report / "comparison.json").read_text())
+    runs = numbers["groups"][0]["runs"]
+    assert set(runs) == {"tiny", "cnn <b>|_"} and numbers["split"] == "test"
+    assert runs["tiny"]["figures"]["n"] == 8
+    assert runs["tiny"]["cost"]["milliseconds_median"] > 0 and runs["tiny"]["cost"]["flops_per_photo"] > 0
+    page = (report / "comparison.html").read_text()
+    record = json.loads((tiny_run / "run.json").read_text())
+    versions, split = record["versions"], record["data"]["split_hash"][:16]
+    for words in (split, versions["torch"], record["hardware"], record["command"][:20], "ImageNet", "McNemar"):
+        assert words in page
+    assert "cnn &lt;b&gt;|_" in page and "cnn <b>" not in page
+    markdown = (report / "comparison.md").read_text()
+    linked = re.findall(r"\]\(pictures/([^)]+)\)", markdown)
+    assert set(linked) == {file.name for file in (report / "pictures").iterdir()} and len(linked) > 10
+    assert r"cnn &lt;b>\|_" in markdown
+    assert any(name.startswith("mistaken-") for name in linked) and any("-right-" in name for name in linked)
+    counts = (report / "confusion-tiny-counts.csv").read_text().splitlines()
+    assert len(counts) == 5 and sum(int(n) for line in counts[1:] for n in line.split(",")[1:]) == 8
+    assert len((report / "breeds-tiny.csv").read_text().splitlines()) == 5
+    assert not report.with_name("report.partial").exists()
+
+
+class Pictures(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "iframe", "object")
+        if tag == "img":
+            self.found.append(dict(attrs))
+
+
+def test_every_picture_is_in_the_page_and_described(report):
+    parser = Pictures()
+    parser.feed((report / "comparison.html").read_text())
+    assert len(parser.found) == len(list((report / "pictures").iterdir()))
+    assert all(picture["src"].startswith("data:image/") and len(picture["alt"]) > 3 for picture in parser.found)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_report_in_a_browser(browser, report, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    problems, requests = [], []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((report / "comparison.html").as_uri())
+    page.wait_for_load_state("networkidle")
+    assert problems == []
+    assert all(url.startswith(("file:", "data:")) for url in requests)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    # legible: the first column stays readable, and text is not small
+    assert page.evaluate("Math.min(...[...document.querySelectorAll('tbody th')].map(th => th.clientWidth))") >= 100
+    assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('td')).fontSize)") >= 13
+    page.close()
+
+
+def test_the_report_works_without_photos(tiny_run, second_run, tmp_path, capsys, monkeypatch):
+    arguments = ["compare", str(tiny_run), str(second_run), "--output", str(tmp_path / "report"), "--without-photos"]
+    monkeypatch.setattr(sys, "argv", ["dogbreeds", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    assert not list((tmp_path / "report" / "pictures").glob("*.jpg"))
+    assert "No photos are shown" in (tmp_path / "report" / "comparison.md").read_text()
+    assert "a generated JPEG" in (tmp_path / "report" / "comparison.md").read_text()
+    with pytest.raises(SystemExit) as stop:  # nothing is ever overwritten
+        cli.main()
+    assert stop.value.code == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_photos_that_were_replaced_are_not_shown(tiny_run, second_run, photo_folder, tmp_path):
+    other = tmp_path / "photos"
+    shutil.copytree(photo_folder, other)
+    for file in other.rglob("*.png"):
+        make_photo(0, 99).save(file)
+    write_report(compare([tiny_run, second_run], photos=str(other), progress=False), tmp_path / "report")
+    assert not list((tmp_path / "report" / "pictures").glob("*.jpg"))
+
+
+def test_runs_can_be_judged_anew(tiny_run, second_run, photo_folder, tmp_path, capsys):
+    data = tmp_path / "photos"
+    shutil.copytree(photo_folder, data)
+    (data / "n02085620-Chihuahua" / "zz.png").write_bytes(b"no photo")
+    comparison = compare([tiny_run, second_run], data=str(data), progress=False)
+    assert len(comparison.main.predictions) == 40
+    assert "zz.png" in capsys.readouterr().err
+    assert comparison.photos.data == str(data)
+    assert comparison.main.entries[0].figures["top1"] > 0.9
+
+
+def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypatch, capsys):
+    from dogbreeds.training.config import run_training_script
+
+    preset = tiny_config(photo_folder, tmp_path / "vit", epochs=1)
+    monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5"])
+    run_training_script(preset, None)
+    runs = [RunFolder.open(tmp_path / f"vit-seed{seed}") for seed in (3, 5)]
+    assert [run.record["config"]["seed"] for run in runs] == [3, 5]
+    assert runs[0].record["data"]["split_hash"] != runs[1].record["data"]["split_hash"]
+    for argument, words in (("3,x", "whole numbers"), ("3,3", "twice"), ("7,3", "exists already")):
+        monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", argument])
+        with pytest.raises(SystemExit) as stop:
+            run_training_script(preset, None)
+        assert stop.value.code == 2 and words in capsys.readouterr().err
+    assert not Path(tmp_path / "vit-seed7.partial").exists()
+
+
+def test_evaluate_writes_all_that_it_found(tiny_run, photo_folder, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "evaluation"
+    arguments = ["evaluate", "--data", str(photo_folder), "--run-dir", str(tiny_run), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["dogbreeds", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    found = json.loads((output / "evaluation.json").read_text())
+    predictions = Predictions.load(output / "predictions.parquet")
+    assert found["figures"]["n"] == len(predictions) == 40
+    accuracy = reference.accuracy_score(predictions.labels, predictions.predicted)
+    assert found["figures"]["top1"] == pytest.approx(accuracy)
+    assert found["cost"]["photos_per_second"] == pytest.approx(40 / found["cost"]["seconds"])
+    assert {file.name for file in output.iterdir()} == {
+        "evaluation.json", "breeds.csv", "confusion-counts.csv", "confusion-probabilities.csv", "predictions.parquet"
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    assert all(words in printed for words in ("top-5", "macro precision", "Brier", "p95", "told worst"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+
+
+def test_predictions_travel(names, tmp_path):
+    before = invented(names, 2)
+    before.save(tmp_path / "p.parquet")
+    after = Predictions.load(tmp_path / "p.parquet")
+    assert (after.ids, after.digests, after.names) == (before.ids, before.digests, before.names)
+    np.testing.assert_array_equal(after.labels, before.labels)
+    np.testing.assert_allclose(after.probabilities, before.probabilities, rtol=1e-6)
+    np.testing.assert_allclose(after.probabilities.sum(axis=1), 1, rtol=1e-12)
+    logits = np.log(before.probabilities) * 1.7
+    raw = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(after.uncalibrated(1.7), raw, rtol=1e-5)
+    with pytest.raises(UserError, match="no file"):
+        Predictions.load(tmp_path / "nowhere.parquet")

@@ -1,0 +1,212 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+from conftest import ROOT, make_photo
+
+from dogbreeds import run_folder
+from dogbreeds.errors import UserError
+from dogbreeds.predictions import Predictions
+from dogbreeds.research import serving_copy
+from dogbreeds.research.evaluate import evaluate, photos_of
+from dogbreeds.research.serving_copy import export_serving_copy
+from dogbreeds.run_folder import DEFAULT_RUN, ONNX, RunFolder
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.training.export import quantize_onnx
+
+PHOTOS = [make_photo(label, 100 + label, size) for label, size in enumerate([(56, 48), (90, 40), (33, 71), (60, 60)])]
+
+
+@pytest.fixture(scope="module")
+def int8_copy(tiny_run, tmp_path_factory):
+    return export_serving_copy(tiny_run, tmp_path_factory.mktemp("copies") / "tiny-int8", progress=False)
+
+
+def views(predictor):
+    return np.stack([predictor.run.view(photo) for photo in PHOTOS])
+
+
+def outputs(predictor):
+    session = onnxruntime.InferenceSession(predictor.run.onnx)
+    return [session.run(["logits", "heat_map"], {"pixel_values": view[None]}) for view in views(predictor)]
+
+
+def test_an_8_bit_copy_is_a_run_folder_without_what_only_training_needs(int8_copy, tiny_run):
+    files = {str(path.relative_to(int8_copy)) for path in int8_copy.rglob("*") if path.is_file()}
+    assert files == {
+        "README.md",
+        "config.json",
+        "history.csv",
+        "onnx/model_quantized.onnx",
+        "predictions-validation.parquet",
+        "preprocessor_config.json",
+        "run.json",
+    }
+    run, original = RunFolder.open(int8_copy), RunFolder.open(tiny_run)
+    assert run.is_8bit and not original.is_8bit
+    assert run.labels == original.labels and run.view == original.view
+    assert run.record["config"] == original.record["config"] and run.record["data"] == original.record["data"]
+
+
+def test_an_8_bit_copy_answers_nearly_as_the_run(int8_copy, tiny_run):
+    copy, original = Predictor(int8_copy), Predictor(tiny_run)
+    expected = original.logits(views(original))
+    assert np.abs(copy.logits(views(copy)) - expected).max() < 0.05 * np.abs(expected).max()
+    for (_, mine), (_, theirs) in zip(outputs(copy), outputs(original), strict=True):
+        assert mine.shape == theirs.shape
+        assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.99
+    for photo in PHOTOS:
+        mine, theirs = copy.predict(photo), original.predict(photo)
+        assert mine.breeds[0].breed == theirs.breeds[0].breed
+
+
+def test_the_weights_are_8_bit_and_tell_nothing_of_the_machine(int8_copy, tiny_run):
+    def num_bytes(run):
+        return sum(len(weights.raw_data) for weights in onnx.load(RunFolder.open(run).onnx).graph.initializer)
+
+    assert num_bytes(int8_copy) < 0.6 * num_bytes(tiny_run)
+    content = RunFolder.open(int8_copy).onnx.read_bytes()
+    for secret in ("site-packages", str(ROOT), "/tmp", str(tiny_run)):
+        assert secret.encode() not in content
+
+
+def test_an_8_bit_answer_does_not_depend_on_its_neighbours(int8_copy):
+    predictor = Predictor(int8_copy)
+    pixels = views(predictor)
+    alone = np.concatenate([predictor.logits(view[None]) for view in pixels])
+    np.testing.assert_allclose(predictor.logits(pixels), alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "by hand"])
+def test_every_weight_is_within_half_a_step(name, tmp_path):
+    if name == "mobilenet_v2":
+        source = DEFAULT_RUN / ONNX
+    else:  # channels of very different size, one of them all zero
+        weights = np.random.default_rng(0).normal(0, 1, (64, 32)).astype(np.float32) * np.logspace(
+            -3, 3, 32, dtype="f4"
+        )
+        weights[:, 5] = 0
+        graph = onnx.parser.parse_graph("g (float[N, 64] x) => (float[N, 32] y) { y = MatMul(x, w) }")
+        graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+        source = tmp_path / "source.onnx"
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), source)
+    quantize_onnx(source, tmp_path / "target.onnx")
+    before = {w.name: onnx.numpy_helper.to_array(w) for w in onnx.load(source).graph.initializer}
+    after = onnx.load(tmp_path / "target.onnx").graph
+    stored = {w.name: onnx.numpy_helper.to_array(w) for w in after.initializer}
+    assert (tmp_path / "target.onnx").stat().st_size < 0.4 * source.stat().st_size
+    quantized = [node for node in after.node if node.op_type == "DequantizeLinear"]
+    assert quantized
+    for node in quantized:
+        values, steps = (stored[name] for name in node.input)
+        (axis,) = (attribute.i for attribute in node.attribute)
+        steps = steps.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+        assert values.dtype == np.int8
+        assert (np.abs(values * steps - before[node.output[0]]) <= 0.501 * steps).all()
+
+
+def test_an_8_bit_copy_is_measured_and_calibrated_anew(int8_copy, tiny_run, photo_folder):
+    predictor, original = Predictor(int8_copy), Predictor(tiny_run)
+    record = predictor.run.record
+    assert predictor.run.calibration != original.run.calibration
+    assert set(record["figures"]) == {"validation"}
+    assert "export_difference" not in record and record["precision"] == "int8"
+    assert record["float32_top1"] == original.run.record["figures"]["validation"]["top1"]
+    assert record["milliseconds_per_photo"].keys() == original.run.record["milliseconds_per_photo"].keys()
+    found = evaluate(predictor, photos_of(predictor, str(photo_folder), "validation"), progress=False)
+    figures = record["figures"]["validation"]
+    assert figures.keys() == original.run.record["figures"]["validation"].keys()
+    for name, value in found.figures.items():
+        if name in figures:
+            assert figures[name] == pytest.approx(value), name
+    assert sum(figures["verdicts"].values()) == pytest.approx(1)
+    saved = Predictions.load(int8_copy / "predictions-validation.parquet")
+    assert saved.ids == found.predictions.ids and saved.digests == found.predictions.digests
+    np.testing.assert_allclose(saved.probabilities, found.predictions.probabilities, atol=1e-6)
+
+
+def test_the_card_says_what_the_copy_is(int8_copy, tiny_run):
+    command = json.loads((int8_copy / "run.json").read_text())["export_command"]
+    assert command == f"python -m dogbreeds export {tiny_run} --output {int8_copy} --precision int8"
+    card = (int8_copy / "README.md").read_text()
+    assert "# tiny-int8\n" in card and command in card
+    assert "`onnx/model_quantized.onnx` takes" in card and "8-bit numbers" in card
+    assert "library_name" not in card and "library_name: transformers" in (tiny_run / "README.md").read_text()
+
+
+def test_a_copy_answers_with_neither_torch_nor_transformers(int8_copy, tmp_path):
+    PHOTOS[0].save(tmp_path / "photo.png")
+    script = (
+        "import sys; from dogbreeds.serving.predictor import Predictor\n"
+        f"Predictor({str(int8_copy)!r}).predict({str(tmp_path / 'photo.png')!r})\n"
+        "assert not {'torch', 'transformers', 'onnx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_a_loss_that_is_too_large_is_refused(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving_copy, "MAX_TOP1_LOSS", -1.0)
+    with pytest.raises(UserError, match=r"top-1 \S+% on validation instead of \S+%; use --precision float32"):
+        export_serving_copy(tiny_run, tmp_path / "copy", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_photos_are_refused(tiny_run, tmp_path):
+    for label in range(2):
+        (tmp_path / "photos" / f"breed{label}").mkdir(parents=True)
+        for seed in range(6):
+            make_photo(label, seed).save(tmp_path / "photos" / f"breed{label}" / f"{seed}.png")
+    with pytest.raises(UserError, match="not the data that the run 'tiny' was trained on"):
+        export_serving_copy(tiny_run, tmp_path / "copy", data=str(tmp_path / "photos"), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_float32_copy_is_the_run_without_its_photos(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving_copy, "photos_of", None)
+    copy = Predictor(export_serving_copy(tiny_run, tmp_path / "copy", precision="float32"))
+    original = Predictor(tiny_run)
+    assert np.array_equal(copy.logits(views(copy)), original.logits(views(original)))
+    assert copy.run.calibration == original.run.calibration and not copy.run.is_8bit
+    assert copy.run.record["figures"] == original.run.record["figures"]
+    names = {path.name for path in copy.run.path.iterdir()}
+    assert names == {path.name for path in tiny_run.iterdir()} - {"model.safetensors"}
+    assert "8-bit" not in (copy.run.path / "README.md").read_text()
+    assert copy.run.onnx.name == "model.onnx"
+
+
+def test_what_exists_is_never_touched(tiny_run, tmp_path):
+    for name in ("copy", "copy.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").touch()
+        with pytest.raises(UserError, match=rf"{name}' exists already: give another --output"):
+            export_serving_copy(tiny_run, tmp_path / "copy", precision="float32")
+        assert (tmp_path / name / "mine.txt").exists()
+        shutil.rmtree(tmp_path / name)
+
+
+def test_a_copy_of_an_8_bit_copy_is_refused(int8_copy, tmp_path):
+    with pytest.raises(UserError, match="name the run that it was made from"):
+        export_serving_copy(int8_copy, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("value", ["../model.onnx", "onnx/other.onnx", None, ["onnx/model.onnx"]])
+def test_a_damaged_serving_model_is_named(int8_copy, tmp_path, value):
+    copy = shutil.copytree(int8_copy, tmp_path / "copy")
+    record = json.loads((copy / "run.json").read_text())
+    run_folder.write_json(copy / "run.json", {**record, "serving_model": value})
+    with pytest.raises(UserError, match=r"run\.json is damaged: its serving_model is"):
+        RunFolder.open(copy)
+
+
+def test_a_damaged_8_bit_model_is_named(int8_copy, tmp_path):
+    copy = shutil.copytree(int8_copy, tmp_path / "copy")
+    with (copy / "onnx" / "model_quantized.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"model_quantized\.onnx is not the file"):
+        RunFolder.open(copy)
