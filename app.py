@@ -3,7 +3,7 @@
     python app.py
     python app.py --run-dir runs/vit runs/mobilenet_v2 --host 0.0.0.0 --port 8000
 
-Needs no GPU, no torch and no network: by default the checkpoint that comes with the project answers.
+Needs no GPU, no torch and no network: by default the CNN and the ViT that come with the project answer.
 """
 
 from pathlib import Path
@@ -11,10 +11,10 @@ from pathlib import Path
 import tyro
 
 from dogbreeds.errors import one_line_errors
-from dogbreeds.run_folder import DEFAULT_RUN
+from dogbreeds.run_folder import SHIPPED_RUNS
 
 
-def main(run_dir: tuple[Path, ...] = (DEFAULT_RUN,), host: str | None = None, port: int | None = None) -> None:
+def main(run_dir: tuple[Path, ...] = SHIPPED_RUNS, host: str | None = None, port: int | None = None) -> None:
     """Serve the page.
 
     Args:

@@ -44,6 +44,9 @@ PRETRAINED = Path(__file__).with_name("pretrained")
 DEFAULT_RUN = PRETRAINED / "mobilenet_v2"
 """What answers when no run folder is named."""
 
+SHIPPED_RUNS = (DEFAULT_RUN, PRETRAINED / "vit_tiny")
+"""A CNN and a ViT, for the page."""
+
 
 def predictions_file(split: str) -> str:
     """The name of the file with one split's probabilities."""

@@ -23,7 +23,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.predictions import Predictions
 from dogbreeds.research.compare import compare, look_alikes_together
 from dogbreeds.research.report import write_report
-from dogbreeds.run_folder import RunFolder
+from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 
 NUM_PHOTOS = 300
 
@@ -276,6 +276,13 @@ def test_look_alikes_stand_together(names):
     ids = tuple(map(str, range(40)))
     order = look_alikes_together([Predictions(ids, ids, labels, names, probabilities)]).tolist()
     assert abs(order.index(0) - order.index(2)) == abs(order.index(1) - order.index(3)) == 1
+
+
+def test_the_two_that_come_with_the_project_can_be_compared():
+    comparison = compare(SHIPPED_RUNS, photos="", progress=False)
+    assert len(comparison.main.predictions) == 1200
+    assert {entry.run.config["model_type"] for entry in comparison.main.entries} == {"vit", "mobilenet_v2"}
+    assert comparison.main.together["top1"] > max(entry.figures["top1"] for entry in comparison.main.entries)
 
 
 # The report

@@ -2,10 +2,12 @@ import json
 import shutil
 
 import pytest
+from conftest import ROOT
 
 from dogbreeds import run_folder
 from dogbreeds.errors import UserError
-from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
+from dogbreeds.predictions import Predictions
+from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 from dogbreeds.serving.predictor import Predictor
 
 
@@ -116,8 +118,14 @@ def test_an_interrupted_replacement_is_told(tmp_path):
         RunFolder.open(tmp_path / "run")
 
 
-def test_the_run_that_comes_with_the_project_is_whole_and_small():
-    run = RunFolder.open(DEFAULT_RUN)
+@pytest.mark.parametrize("path", SHIPPED_RUNS, ids=lambda path: path.name)
+def test_the_runs_that_come_with_the_project_are_whole_and_small(path):
+    run = RunFolder.open(path)
     assert len(run.labels) == 120
-    assert sum(file.stat().st_size for file in DEFAULT_RUN.rglob("*") if file.is_file()) <= 12e6
-    assert not (DEFAULT_RUN / "model.safetensors").exists()
+    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) <= 12e6
+    assert not (path / "model.safetensors").exists()
+    predictions = Predictions.load(path / "predictions-validation.parquet")
+    assert predictions.names == run.labels and len(predictions) == 1200
+    assert predictions.right.mean() == pytest.approx(run.record["figures"]["validation"]["top1"])
+    for file in path.rglob("*"):  # nobody's business
+        assert file.is_dir() or str(ROOT.parent).encode() not in file.read_bytes()

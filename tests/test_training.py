@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_run_whatever_the_workers(photo_folder, tmp
     [
         {"model": "vit_nano", "ema_decay": 0.9, "gradient_accumulation_steps": 2, "dropout": 0.2},
         {"model": "mobilenet_v2_nano", "schedule": "plateau"},
-        {"model": "mobilenet_v2_nano", "freeze_backbone": True},
+        {"model": "vit_nano", "freeze_backbone": True},
     ],
     ids=str,
 )

@@ -57,8 +57,6 @@ class Predictor:
         self.run = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or num_cores()
-        # 8-bit weights become float32 once, on loading, rather than for every photo
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = 3  # errors; its warnings are about the graph, not for the user
         try:
             self._session = onnxruntime.InferenceSession(self.run.onnx, options, providers=["CPUExecutionProvider"])
