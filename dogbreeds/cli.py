@@ -148,7 +148,11 @@ def evaluate(
     ):
         print(f"{name:<15} {figures[key]:.3f}")
     print(f"seconds         {cost['seconds']:.1f} ({cost['photos_per_second']:.0f} photos a second)")
-    print(f"ms a photo      {cost['milliseconds_median']:.1f} median, {cost['milliseconds_p95']:.1f} p95")
+    print("ms a photo      {median:.1f} median, {p95:.1f} p95".format(**cost["milliseconds_per_photo"]))
+    print(f"parameters      {cost['num_parameters']:,}, of which trained {cost['num_trained_parameters']:,}")
+    print(f"model, MB       {cost['model_megabytes']:.1f}")
+    if cost["flops_per_photo"]:
+        print(f"GFLOPs a photo  {cost['flops_per_photo'] / 1e9:.2f}")
     print(f"hardware        {cost['hardware']}")
     print("\nbreeds told worst")
     for breed in sorted(result.breeds, key=lambda breed: (breed.recall, breed.mean_probability))[:5]:
@@ -189,7 +193,8 @@ def compare(
         runs,
         split=split,
         data=data,
-        photos="" if without_photos else photos,
+        photos=photos,
+        show_photos=not without_photos,
         common=common,
         progress=sys.stderr.isatty(),
     )

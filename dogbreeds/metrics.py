@@ -72,6 +72,8 @@ def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> flo
         labels: `(N,)`, integers in 0..C-1.
         k: 1 or more; with k > C every photo counts as right.
     """
+    if k == 1:  # as everywhere else, the first of equals
+        return float((probabilities.argmax(axis=1) == labels).mean())
     k = min(k, probabilities.shape[1])
     top = np.argpartition(-probabilities, k - 1, axis=1)[:, :k]
     return float((top == labels[:, None]).any(axis=1).mean())

@@ -1,12 +1,14 @@
 """What a model said of labelled photos, photo by photo: the file that every figure can be checked from."""
 
+import csv
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dogbreeds import metrics
 from dogbreeds.errors import UserError
 
 _NOT_BREEDS = ("image_id", "image_sha256", "label")
@@ -46,6 +48,7 @@ class Predictions:
         Args:
             temperature: What the logits were divided by.
         """
+        # Of float32 probabilities, those below 1e-38 are lost: they are 0 here too.
         powers = (self.probabilities / self.probabilities.max(axis=1, keepdims=True)) ** temperature
         return powers / powers.sum(axis=1, keepdims=True)
 
@@ -58,6 +61,36 @@ class Predictions:
             self.names,
             self.probabilities[indices],
         )
+
+    def reordered(self, names: tuple[str, ...]) -> "Predictions":
+        """The same with the breeds in another order."""
+        place = np.array([names.index(name) for name in self.names])
+        columns = np.argsort(place)
+        return Predictions(self.ids, self.digests, place[self.labels], names, self.probabilities[:, columns])
+
+    def write_tables(self, folder: Path, suffix: str = "") -> None:
+        """Write each breed's figures and both confusion matrices as CSV, a row for each true breed.
+
+        Args:
+            folder: Where breeds.csv, confusion-counts.csv and confusion-probabilities.csv go.
+            suffix: Put behind those names: "-test" gives breeds-test.csv.
+        """
+        breeds = metrics.breed_figures(self.probabilities, self.labels, self.names)
+        header = ["breed", "n", "recall", "precision", "mean_probability"]
+        header += [f"mistaken_for_{k}{what}" for k in (1, 2, 3) for what in ("", "_count", "_probability")]
+        rows: list[list[Any]] = []
+        for breed in breeds:
+            mistaken = [value for other in breed.mistaken_for for value in astuple(other)]
+            row = [breed.breed, breed.n, breed.recall, breed.precision, breed.mean_probability, *mistaken]
+            rows.append(row + [""] * (len(header) - len(row)))  # with two breeds there is one other
+        _write_csv(folder / f"breeds{suffix}.csv", header, rows)
+        for form, matrix in (
+            ("counts", metrics.confusion_counts(self.probabilities, self.labels)),
+            ("probabilities", metrics.confusion_probabilities(self.probabilities, self.labels)),
+        ):
+            cells = [["" if value != value else value for value in row] for row in matrix.tolist()]
+            rows = [[name, *row] for name, row in zip(self.names, cells, strict=True)]
+            _write_csv(folder / f"confusion-{form}{suffix}.csv", ["labelled", *self.names], rows)
 
     def save(self, path: Path) -> None:
         """Write a Parquet file: image_id, image_sha256, label, and the breeds' probabilities as float32."""
@@ -84,6 +117,8 @@ class Predictions:
 
         try:
             table = pyarrow.parquet.read_table(path)
+            if "image_id" in table.column_names and "image_sha256" not in table.column_names:
+                raise UserError(f"{str(path)!r} was written by an older version: judge the run anew with --data")
             ids, digests, label_names = (table.column(name).to_pylist() for name in _NOT_BREEDS)
             names = tuple(name for name in table.column_names if name not in _NOT_BREEDS)
             probabilities = np.column_stack([table.column(name).to_numpy() for name in names]).astype(np.float64)
@@ -97,3 +132,10 @@ class Predictions:
         if not len(ids) or not np.isfinite(sums).all() or np.abs(sums - 1).max() > 1e-3:
             raise UserError(f"{str(path)!r} is damaged: its rows are no probabilities")
         return cls(tuple(ids), tuple(digests), labels, names, probabilities / sums)
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -6,7 +6,8 @@
                                             onnx/model_quantized.onnx instead, and names it in run.json
     run.json                                options, data, figures, calibration, versions, hashes of the files above
     history.csv                             one row per epoch
-    predictions-<split>.parquet             image id, label, calibrated probabilities
+    predictions-<split>.parquet             image id, hash, label, calibrated probabilities
+    breeds-<split>.csv, confusion-*.csv     each breed and both confusion matrices, from those
     README.md                               the model card, written from run.json
 
 A run is made in ``<name>.partial`` beside its final place and renamed when it is complete, so a run folder is whole or
@@ -17,6 +18,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,6 +235,25 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"can't make the folder {str(path)!r}: {error.strerror}") from None
+
+
+@contextmanager
+def whole_or_absent(path: Path) -> Iterator[Path]:
+    """Fill a new folder under another name beside it; it gets its own name when it is complete, or is removed.
+
+    Raises:
+        UserError: It, or an unfinished one, exists already, or can't be made.
+    """
+    check_absent(path)
+    partial = partial_path(path)
+    make_folder(partial)
+    try:
+        yield partial
+        if partial.exists():  # a run's `commit` renames it itself
+            partial.rename(path)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -5,13 +5,16 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
+import platform
 import re
-import sys
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,6 @@ from PIL import Image
 
 from dogbreeds import metrics
 from dogbreeds.errors import UserError
-from dogbreeds.images import BadImage
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
 from dogbreeds.predictions import Predictions
@@ -29,6 +31,10 @@ from dogbreeds.research.photo_source import PhotoFinder
 from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, wilson_interval
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.training.config import TrainConfig
+
+PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
+"""What computes the figures of a comparison."""
 
 SIGNIFICANT = 0.05
 """A p-value below this is called a real difference."""
@@ -51,8 +57,9 @@ class Entry:
     """`dogbreeds.metrics.summary`, and `top1_low` and `top1_high`, its 95 % interval for other photos like these."""
     breeds: tuple[metrics.BreedFigures, ...]
     cost: dict[str, Any]
-    """`dogbreeds.research.evaluate.fixed_cost`, `training_seconds` with the `training_hardware`, and the milliseconds
-    from one file to its answer, measured here in turns with the other runs."""
+    """`dogbreeds.research.evaluate.fixed_cost`; `training_seconds`, those of the run that it started from included, and
+    the `training_hardware`; `milliseconds_per_photo` from one file to its answer, measured here in turns with the other
+    runs."""
     history: tuple[dict[str, float], ...]
     """history.csv: one row an epoch."""
 
@@ -109,20 +116,33 @@ class Group:
         """Of the first run; the photos and labels are those of all."""
         return self.entries[0].predictions
 
+    @property
+    def photos_hash(self) -> str:
+        """The SHA-256 of the photos that were judged, by their contents and labels."""
+        named = zip(self.predictions.digests, self.predictions.labels, strict=True)
+        lines = sorted(f"{digest} {self.predictions.names[label]}" for digest, label in named)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Comparison:
     """All numbers of a report."""
 
-    split: str
-    """What the photos are: a split of the runs' data, or the data named by the user."""
+    split: str | None
+    """The split of the photos; None for all of `data`."""
+    data: str | None
+    """The labelled set on which the runs were judged anew; None for the predictions that they hold."""
     groups: tuple[Group, ...]
-    """One for each set of photos; several where runs of other seeds held out other photos."""
+    """One for each seed, the lowest first."""
     photos: PhotoFinder
     latency_photos: str
     """What was timed: the photos of the runs, or a generated one."""
-    dropped: int
-    """Photos that were not common to all runs, and so were left out; only on request."""
+    remarks: tuple[str, ...]
+    """What a reader must know of the choice of photos: what was left out, and what speaks against the figures."""
+    command: str
+    """What makes the report of this comparison on the command line."""
+    versions: dict[str, str]
+    """Of the packages that computed the figures."""
     hardware: str
     """Where the latencies were measured."""
 
@@ -139,30 +159,32 @@ class Comparison:
             else next(entry.figures for entry in group.entries if entry.recipe == recipe)
             for group in self.groups
         ]
-        return {key: _mean_and_deviation([row[key] for row in rows]) for key in rows[0] if key in self.main.together}
+        keys = self.main.together.keys() - {"n", "top1_low", "top1_high"}
+        return {key: mean_and_deviation([row[key] for row in rows]) for key in rows[0] if key in keys}
 
-    def difference_over_seeds(self, first: str, second: str) -> tuple[float, float]:
-        """The mean and standard deviation of the difference in top-1 of two recipes over the seeds."""
-        return _mean_and_deviation(
-            [
-                pair.top1_difference
-                for group in self.groups
-                for pair in group.pairs
-                if (recipe_of(group, pair.first), recipe_of(group, pair.second)) == (first, second)
-            ]
-        )
+    def differences(self, first: str, second: str) -> list[float]:
+        """The difference in top-1 of two recipes, seed by seed."""
+        return [
+            pair.top1_difference
+            for group in self.groups
+            for pair in group.pairs
+            if (recipe_of(group, pair.first), recipe_of(group, pair.second)) == (first, second)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for comparison.json."""
         recipes = [entry.recipe for entry in self.main.entries]
         return {
             "split": self.split,
-            "dropped": self.dropped,
+            "data": self.data,
+            "remarks": list(self.remarks),
+            "versions": self.versions,
             "hardware": self.hardware,
             "latency_photos": self.latency_photos,
             "groups": [
                 {
                     "n": len(group.predictions),
+                    "photos_sha256": group.photos_hash,
                     "runs": {
                         entry.name: {
                             "recipe": entry.recipe,
@@ -194,6 +216,7 @@ def compare(
     split: str | None = None,
     data: str | None = None,
     photos: str | None = None,
+    show_photos: bool = True,
     common: bool = False,
     progress: bool = True,
 ) -> Comparison:
@@ -201,13 +224,14 @@ def compare(
 
     Args:
         run_dirs: Two or more run folders. Runs that differ in nothing but the seed are one recipe; then every recipe
-            needs a run on the same photos for each seed.
+            needs as many seeds, and the runs of a seed need the same photos. The lowest seed is shown in detail.
         split: Of the predictions that the runs hold, "test" or "validation"; by default test where all runs have it.
             With `data`, any split of that.
         data: Judge the runs anew on this labelled set (as `dogbreeds.training.data.read_dataset` takes it) instead of
             by the predictions that they hold.
-        photos: Where the photos of the predictions are, for showing some and for timing; by default the data that the
-            runs name, where it is a folder that is still there; "" for none.
+        photos: Where the photos of the predictions are, for showing some and for timing; by default `data`, or what
+            the runs name, where it is a folder that is still there.
+        show_photos: Whether to look for photos at all.
         common: Use the photos that all runs have, where they were not judged on the same ones.
         progress: Show progress bars while runs are asked.
 
@@ -218,37 +242,38 @@ def compare(
     if len(run_dirs) < 2:
         raise UserError("a comparison needs two or more run folders: compare RUN RUN [RUN ...] --output DIR")
     runs = [RunFolder.open(path) for path in run_dirs]
+    command = _command(run_dirs, split, data, photos, show_photos, common)
     if len({run.path for run in runs}) < len(runs):
         raise UserError("a run folder is named twice: name each once")
     for run in runs[1:]:
-        if run.labels != runs[0].labels:
-            raise UserError(
-                f"the runs {runs[0].name!r} and {run.name!r} tell apart other breeds ({len(runs[0].labels)} and "
-                f"{len(run.labels)}): compare runs that were trained on the same breeds"
-            )
+        _check_same_breeds(runs[0], run)
     predictors = [Predictor(run) for run in runs]
+    remarks: list[str] = []
     if data is None:
-        judged_on = split or _common_split(runs)
-        predictions = [_stored(run, judged_on) for run in runs]
+        split = split or _common_split(runs)
+        predictions = [_stored(run, split) for run in runs]
     else:
-        judged_on = f"{data}, {split}" if split else data
-        predictions = [_asked(predictor, data, split, progress) for predictor in predictors]
-    num_before = max(map(len, predictions))
+        predictions = [_asked(predictor, data, split, progress, remarks) for predictor in predictors]
+    predictions = [_sorted(given.reordered(runs[0].labels), remarks) for given in predictions]
     if common:
-        predictions = _in_common(predictions)
-    predictions = [_sorted(given) for given in predictions]
-    finder = PhotoFinder.for_runs(runs, data if photos is None else photos)
+        predictions = _in_common(predictions, remarks)
+    for run, given in zip(runs, predictions, strict=True):
+        remarks += _seen_in_training(run, given) if data is not None else []
+    finder = PhotoFinder.for_runs(runs, photos or data) if show_photos else PhotoFinder(None)
     names = _unique_names(runs)
     recipes = _recipe_names(runs, names)
     groups = _grouped(runs, names, recipes, predictions)
     costs, latency_photos = _costs(predictors, finder, predictions[0])
     entries = [_entry(names[i], recipes[i], predictors[i], predictions[i], costs[i]) for i in range(len(runs))]
     return Comparison(
-        split=judged_on,
+        split=split,
+        data=data,
         groups=tuple(_group([entries[i] for i in members]) for members in groups),
         photos=finder,
         latency_photos=latency_photos,
-        dropped=num_before - len(predictions[0]),
+        remarks=tuple(dict.fromkeys(remarks)),
+        command=command,
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         hardware=processor(),
     )
 
@@ -258,12 +283,15 @@ def recipe_of(group: Group, name: str) -> str:
     return next(entry.recipe for entry in group.entries if entry.name == name)
 
 
-def together(entries: Sequence[Entry]) -> np.ndarray:
-    """`(N, C)`: the mean of the runs' calibrated probabilities."""
-    return np.mean([entry.predictions.probabilities for entry in entries], axis=0)
-
-
 # Which photos
+
+
+def _check_same_breeds(first: RunFolder, second: RunFolder) -> None:
+    if other := sorted(set(first.labels) ^ set(second.labels)):
+        raise UserError(
+            f"the runs {first.name!r} and {second.name!r} tell apart other breeds ({len(first.labels)} and "
+            f"{len(second.labels)}; only one knows {other[0]!r}): compare runs that were trained on the same breeds"
+        )
 
 
 def _common_split(runs: Sequence[RunFolder]) -> str:
@@ -288,39 +316,64 @@ def _stored(run: RunFolder, split: str) -> Predictions:
     return predictions
 
 
-def _asked(predictor: Predictor, data: str, split: str | None, progress: bool) -> Predictions:
+def _asked(predictor: Predictor, data: str, split: str | None, progress: bool, remarks: list[str]) -> Predictions:
     answers = classify(predictor, photos_of(predictor, data, split), progress=progress)
     for photo in answers.unreadable:
-        print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
+        remarks.append(f"left out {photo.id}: {photo.reason}")
     return answers.predictions(predictor.run)
 
 
-def _in_common(predictions: Sequence[Predictions]) -> list[Predictions]:
+def _sorted(predictions: Predictions, remarks: list[str]) -> Predictions:
+    """In the order of the photos' content, which is the same for all runs; each photo once."""
+    _, first_of_each = np.unique(predictions.digests, return_index=True)
+    if num_copies := len(predictions) - len(first_of_each):
+        remarks.append(f"left out {num_copies:,} copies of other photos")
+    return predictions.select(first_of_each)
+
+
+def _in_common(predictions: Sequence[Predictions], remarks: list[str]) -> list[Predictions]:
     """Those photos, by their content, that all have with the same label."""
-    keys = [
-        {digest: (digest, label) for digest, label in zip(given.digests, given.labels, strict=True)}
-        for given in predictions
-    ]
-    shared = set.intersection(*(set(mine.values()) for mine in keys))
+    keys = [list(zip(given.digests, given.labels.tolist(), strict=True)) for given in predictions]
+    shared = set.intersection(*map(set, keys))
     if not shared:
         raise UserError("the runs were judged on no photo in common: judge them on one labelled set with --data")
+    if num_dropped := len(set.union(*map(set, keys))) - len(shared):
+        num_all = num_dropped + len(shared)
+        remarks.append(f"left out {num_dropped:,} of {num_all:,} photos, which the runs do not all have")
     return [
-        given.select(
-            np.array([i for i, key in enumerate(zip(given.digests, given.labels, strict=True)) if key in shared])
-        )
-        for given in predictions
+        given.select(np.array([i for i, key in enumerate(mine) if key in shared]))
+        for given, mine in zip(predictions, keys, strict=True)
     ]
 
 
-def _sorted(predictions: Predictions) -> Predictions:
-    """In the order of the photos' content, which is the same for all runs."""
-    return predictions.select(np.argsort(predictions.digests, kind="stable"))
+def _seen_in_training(run: RunFolder, predictions: Predictions) -> list[str]:
+    """A remark where photos come from the data of a run's training, but were not held out from it."""
+    held_out: set[str] = set()
+    for split in ("validation", "test"):
+        if (run.path / predictions_file(split)).is_file():
+            held_out |= set(Predictions.load(run.path / predictions_file(split)).digests)
+    num_held_out = len(held_out & set(predictions.digests))
+    if not 0 < num_held_out < len(predictions):
+        return []
+    return [
+        f"{run.name} held out only {num_held_out:,} of these {len(predictions):,} photos; it was probably trained on "
+        "the others, which flatters it: --split validation or test judges it on those held out"
+    ]
 
 
 def _grouped(
     runs: Sequence[RunFolder], names: Sequence[str], recipes: Sequence[str], predictions: Sequence[Predictions]
 ) -> list[list[int]]:
     """The runs that are compared photo by photo: indices, one of each recipe, seed by seed."""
+    if len(set(recipes)) == 1:
+        raise UserError(
+            f"all runs are of one recipe, {recipes[0]!r}, and differ in the seed alone: name runs of another one too"
+        )
+    told_apart = [(recipe, run.record["config"]["seed"]) for recipe, run in zip(recipes, runs, strict=True)]
+    for index, key in enumerate(told_apart):
+        if key in told_apart[:index]:
+            twice = names[told_apart.index(key)]
+            raise UserError(f"{twice!r} and {names[index]!r} have the same options and seed: name one of them")
     sets: dict[tuple[str, ...], list[int]] = {}
     for index, given in enumerate(predictions):
         sets.setdefault((*given.digests, *map(str, given.labels)), []).append(index)
@@ -332,7 +385,7 @@ def _grouped(
         for mine in of_recipe:
             mine.sort(key=lambda index: runs[index].record["config"]["seed"])
         groups += [list(group) for group in zip(*of_recipe, strict=True)]
-    return groups
+    return sorted(groups, key=lambda group: runs[group[0]].record["config"]["seed"])
 
 
 def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: Sequence[Predictions]) -> str:
@@ -354,17 +407,34 @@ def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: 
 # What is compared
 
 
+def _command(
+    run_dirs: Sequence[Path], split: str | None, data: str | None, photos: str | None, show_photos: bool, common: bool
+) -> str:
+    options = {"--split": split, "--data": data, "--photos": photos}
+    words = ["python", "-m", "dogbreeds", "compare", *map(str, run_dirs), "--output", "REPORT"]
+    words += [word for option, value in options.items() if value is not None for word in (option, value)]
+    words += [] if show_photos else ["--without-photos"]
+    return shlex.join(words + (["--common"] if common else []))
+
+
 def _unique_names(runs: Sequence[RunFolder]) -> list[str]:
-    names = [run.name for run in runs]
-    return [run.name if names.count(run.name) == 1 else str(Path(run.path.parent.name, run.name)) for run in runs]
+    """The runs' own names, with as much of their paths as tells them apart."""
+    for depth in itertools.count(1):
+        names = ["/".join(run.path.parts[-depth:]) for run in runs]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("two runs have the same path")
 
 
 def _recipe_names(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     """A name for each run's recipe: that of its first run, without the seed where there are several."""
 
     def options(run: RunFolder) -> str:
-        kept = {key: value for key, value in run.record["config"].items() if key not in NOT_THE_RECIPE}
-        return json.dumps([kept, run.record.get("precision")], sort_keys=True)
+        config = TrainConfig.from_dict(run.record["config"]).to_dict()
+        kept = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE}
+        if config["images_per_breed"] is None:  # else the seed draws other photos from the same data
+            kept["data"] = run.record["data"]["fingerprint"]
+        return json.dumps([kept, run.is_8bit], sort_keys=True)
 
     recipes = [options(run) for run in runs]
     named: dict[str, str] = {}
@@ -380,26 +450,25 @@ def _recipe_names(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
 def _costs(
     predictors: Sequence[Predictor], finder: PhotoFinder, predictions: Predictions
 ) -> tuple[list[dict[str, Any]], str]:
-    timed_photos = predictions.select(np.arange(min(len(predictions), NUM_PHOTOS)))
-    found = map(finder.find, timed_photos.ids, timed_photos.digests)
-    sources: list[Any] = [source for source in found if source is not None]
+    first = range(min(len(predictions), NUM_PHOTOS))
+    found = [finder.find(predictions.ids[index], predictions.digests[index]) for index in first]
+    sources: list[Any] = [file for file in found if file is not None]
     what = f"{len(sources)} of the photos"
     if not sources:
         sources, what = [_generated_jpeg()] * NUM_PHOTOS, "a generated JPEG of 500 x 375 pixels"
-    try:
-        timed = milliseconds_per_photo([predictor.predict for predictor in predictors], sources)
-    except BadImage as error:
-        raise UserError(f"a photo of the predictions can't be read: {error}") from None
+    timed = milliseconds_per_photo([predictor.predict for predictor in predictors], sources)
     costs = []
-    for predictor, entry in zip(predictors, timed, strict=True):
-        seconds = predictor.run.record["seconds"]
+    for predictor, milliseconds in zip(predictors, timed, strict=True):
+        record = predictor.run.record
+        stages = [record["seconds"], record.get("base_run", {}).get("seconds", {})]
         costs.append(
             {
                 **fixed_cost(predictor.run),
-                "milliseconds_median": entry["median"],
-                "milliseconds_p95": entry["p95"],
-                "training_seconds": seconds.get("features", 0.0) + seconds["training"],
-                "training_hardware": predictor.run.record["hardware"],
+                "milliseconds_per_photo": milliseconds,
+                "training_seconds": sum(
+                    seconds.get(part, 0.0) for seconds in stages for part in ("features", "training")
+                ),
+                "training_hardware": record["hardware"],
             }
         )
     return costs, what
@@ -431,33 +500,31 @@ def _entry(name: str, recipe: str, predictor: Predictor, predictions: Prediction
 
 def _group(entries: Sequence[Entry]) -> Group:
     labels = entries[0].predictions.labels
-    mean = together(entries)
+    mean = np.mean([entry.predictions.probabilities for entry in entries], axis=0)
     figures = metrics.summary(mean, labels, mean)
     for key in ("cross_entropy", "ece_uncalibrated", "brier_uncalibrated"):
         del figures[key]  # there are no logits of all together
     figures["top1_low"], figures["top1_high"] = wilson_interval(int((mean.argmax(axis=1) == labels).sum()), len(labels))
-    pairs = [_pair(first, second) for first, second in itertools.combinations(entries, 2)]
-    adjusted = holm([pair.p_value for pair in pairs])
+    pairs = list(itertools.combinations(entries, 2))
+    p_values = [mcnemar(first.predictions.right, second.predictions.right) for first, second in pairs]
     return Group(
         tuple(entries),
         figures,
-        tuple(dataclasses.replace(pair, p_value_adjusted=p) for pair, p in zip(pairs, adjusted, strict=True)),
+        tuple(_pair(*pair, p, adjusted) for pair, p, adjusted in zip(pairs, p_values, holm(p_values), strict=True)),
         look_alikes_together([entry.predictions for entry in entries]),
     )
 
 
-def _pair(first: Entry, second: Entry) -> Pair:
+def _pair(first: Entry, second: Entry, p_value: float, p_value_adjusted: float) -> Pair:
     from sklearn.metrics import cohen_kappa_score
 
     one, other = first.predictions, second.predictions
     assert one.digests == other.digests and np.array_equal(one.labels, other.labels)
     by_top1 = one.right.astype(float) - other.right.astype(float)
     rows = np.arange(len(one))
-    by_loss = np.log(other.probabilities[rows, one.labels].clip(1e-15)) - np.log(
-        one.probabilities[rows, one.labels].clip(1e-15)
-    )
+    mine, theirs = (given.probabilities[rows, one.labels].clip(1e-15) for given in (one, other))
+    by_loss = np.log(theirs) - np.log(mine)
     same = one.predicted == other.predicted
-    p_value = mcnemar(one.right, other.right)
     return Pair(
         first=first.name,
         second=second.name,
@@ -473,7 +540,7 @@ def _pair(first: Entry, second: Entry) -> Pair:
         log_loss_difference=float(by_loss.mean()),
         log_loss_interval=bootstrap_interval(by_loss),
         p_value=p_value,
-        p_value_adjusted=p_value,
+        p_value_adjusted=p_value_adjusted,
     )
 
 
@@ -500,5 +567,6 @@ def look_alikes_together(predictions: Sequence[Predictions]) -> np.ndarray:
     return present[leaves_list(tree)]
 
 
-def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Of the values of several seeds: the mean, and the standard deviation with n - 1."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,6 +1,5 @@
 """One run on a labelled set: what it answers, how good that is, and what it costs."""
 
-import csv
 import dataclasses
 import hashlib
 import sys
@@ -9,17 +8,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from dogbreeds import metrics
+from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import num_cores, processor
 from dogbreeds.predictions import Predictions
-from dogbreeds.run_folder import RunFolder, make_folder, write_json
+from dogbreeds.run_folder import RunFolder, whole_or_absent, write_json
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.data import LeftOut, Photos, load_data, read_dataset
@@ -36,10 +37,9 @@ class Evaluation:
     any."""
     breeds: tuple[metrics.BreedFigures, ...]
     """Each breed that occurs in the photos."""
-    cost: dict[str, float | str | None]
-    """`seconds` of the whole evaluation and `photos_per_second`, decoding included; the median and 95th percentile of
-    the milliseconds from one file to its answer (`dogbreeds.latency`); `dogbreeds.research.evaluate.fixed_cost`; and
-    the `hardware`."""
+    cost: dict[str, Any]
+    """`seconds` of the whole evaluation and `photos_per_second`, decoding included; `milliseconds_per_photo` from one
+    file to its answer (`dogbreeds.latency`); `dogbreeds.research.evaluate.fixed_cost`; and the `hardware`."""
     predictions: Predictions
     unreadable: tuple[LeftOut, ...]
     """Labelled photos that could not be opened and so are not in the figures."""
@@ -50,12 +50,12 @@ class Evaluation:
         Raises:
             UserError: The folder exists already or can't be made.
         """
-        make_folder(folder)
         unreadable = [dataclasses.asdict(photo) for photo in self.unreadable]
-        write_json(folder / "evaluation.json", {"figures": self.figures, "cost": self.cost, "unreadable": unreadable})
-        write_breeds(folder / "breeds.csv", self.breeds)
-        write_confusion(folder, self.predictions, prefix="confusion")
-        self.predictions.save(folder / "predictions.parquet")
+        record = {"figures": self.figures, "cost": self.cost, "unreadable": unreadable}
+        with whole_or_absent(folder) as partial:
+            write_json(partial / "evaluation.json", record)
+            self.predictions.write_tables(partial)
+            self.predictions.save(partial / "predictions.parquet")
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     run = predictor.run
     answers = classify(predictor, photos, progress=progress)
     predictions = answers.predictions(run)
-    figures = metrics.summary(
-        predictions.probabilities, predictions.labels, predictions.uncalibrated(run.calibration.temperature)
-    )
+    figures = metrics.summary(predictions.probabilities, predictions.labels, softmax(answers.logits))
     for verdict, share in run.calibration.verdict_shares(answers.logits).items():
         figures[f"share_{verdict}"] = share
     confident = np.array(run.calibration.verdicts(answers.logits)) == "confident"
@@ -106,7 +104,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
         {
             "seconds": answers.seconds,
             "photos_per_second": len(predictions) / answers.seconds,
-            **latencies([predictor], photos)[0],
+            "milliseconds_per_photo": latencies([predictor], photos)[0],
             **fixed_cost(run),
             "hardware": processor(),
         },
@@ -166,11 +164,10 @@ def latencies(predictors: Sequence[Predictor], photos: Photos) -> list[dict[str,
         readable.append(source)
         if len(readable) == NUM_PHOTOS:
             break
-    timed = milliseconds_per_photo([predictor.predict for predictor in predictors], readable)
-    return [{"milliseconds_median": entry["median"], "milliseconds_p95": entry["p95"]} for entry in timed]
+    return milliseconds_per_photo([predictor.predict for predictor in predictors], readable)
 
 
-def fixed_cost(run: RunFolder) -> dict[str, float | str | None]:
+def fixed_cost(run: RunFolder) -> dict[str, Any]:
     """What a run costs whatever the machine, as its training noted it, and the size of the model that is served.
 
     Returns:
@@ -183,31 +180,6 @@ def fixed_cost(run: RunFolder) -> dict[str, float | str | None]:
         "flops_per_photo": run.record.get("flops_per_photo"),
         "model_megabytes": run.onnx.stat().st_size / 1e6,
     }
-
-
-def write_breeds(path: Path, breeds: Sequence[metrics.BreedFigures]) -> None:
-    """One line a breed, as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        mistaken_columns = [f"mistaken_for_{k}{what}" for k in (1, 2, 3) for what in ("", "_count", "_probability")]
-        writer.writerow(["breed", "n", "recall", "precision", "mean_probability", *mistaken_columns])
-        for breed in breeds:
-            mistaken = [value for other in breed.mistaken_for for value in dataclasses.astuple(other)]
-            writer.writerow([breed.breed, breed.n, breed.recall, breed.precision, breed.mean_probability, *mistaken])
-
-
-def write_confusion(folder: Path, predictions: Predictions, *, prefix: str) -> None:
-    """Both confusion matrices as CSV, a row for each true breed: PREFIX-counts.csv and PREFIX-probabilities.csv."""
-    matrices = {
-        "counts": metrics.confusion_counts(predictions.probabilities, predictions.labels),
-        "probabilities": metrics.confusion_probabilities(predictions.probabilities, predictions.labels),
-    }
-    for form, matrix in matrices.items():
-        with (folder / f"{prefix}-{form}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["labelled", *predictions.names])
-            for name, row in zip(predictions.names, matrix.tolist(), strict=True):
-                writer.writerow([name, *("" if value != value else value for value in row)])
 
 
 def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Photos:

@@ -1,9 +1,9 @@
 """Where the photos behind a run's predictions are, for those who have them."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
@@ -23,47 +23,46 @@ class PhotoFinder:
             UserError: There is no such data.
         """
         self.data = data
-        self._where: dict[str, tuple[Photos, int]] = {}
+        self._where: dict[str, list[tuple[Photos, int]]] = {}  # two splits may use the same id
         if data is not None:
             for photos in read_dataset(data).values():
-                self._where |= {id_: (photos, index) for index, id_ in enumerate(photos.ids)}
+                for index, id_ in enumerate(photos.ids):
+                    self._where.setdefault(id_, []).append((photos, index))
 
     @classmethod
     def for_runs(cls, runs: Sequence[RunFolder], data: str | None) -> "PhotoFinder":
-        """For the data that is named, or the runs' own where that is a folder here; "" for no photos.
+        """For the data that is named, or what a run was trained on where that is a folder here.
 
         Raises:
-            UserError: There is no such data.
+            UserError: There is no such data as is named.
         """
-        if data is None:
-            named = str(runs[0].record["config"]["data"])
-            data = named if Path(named).is_dir() else None
-            if data is None:
-                print(
-                    f"note: the report shows no photos, for {named!r} is no folder here: name it with --photos",
-                    file=sys.stderr,
-                )
-        return cls(data or None)
+        if data is not None:
+            return cls(data)
+        named = list(dict.fromkeys(str(run.record["config"]["data"]) for run in runs))
+        for folder in filter(os.path.isdir, named):
+            try:
+                return cls(folder)
+            except UserError:  # something else stands there now
+                continue
+        print(f"note: the report shows no photos; --photos tells where those of {named[0]!r} are", file=sys.stderr)
+        return cls(None)
 
     def __bool__(self) -> bool:
-        return bool(self._where)
+        return self.data is not None
 
     def find(self, id_: str, digest: str) -> bytes | None:
-        """The file of the photo of this id, or None where the data does not have it or has another under that name.
+        """The file of a photo, or None where the data has no photo of this id with this content.
 
         Args:
             id_: As in the predictions file.
             digest: The SHA-256 of the photo's file, likewise.
-
-        Raises:
-            UserError: The file can't be read.
         """
-        if id_ not in self._where:
-            return None
-        photos, index = self._where[id_]
-        source = photos.sources[index]
-        try:
-            content = source if isinstance(source, bytes) else source.read_bytes()
-        except OSError as error:
-            raise UserError(f"the photo {str(source)!r} can't be read ({error.strerror})") from None
-        return content if hashlib.sha256(content).hexdigest() == digest else None
+        for photos, index in self._where.get(id_, []):
+            source = photos.sources[index]
+            try:
+                content = source if isinstance(source, bytes) else source.read_bytes()
+            except OSError:
+                continue
+            if hashlib.sha256(content).hexdigest() == digest:
+                return content
+        return None

@@ -12,8 +12,8 @@ from dogbreeds.research.compare import Entry, Group
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 """One for each run: those of Okabe & Ito (https://jfly.uni-koeln.de/color/), which the colour-blind can tell apart."""
-MARKERS = "osD^vPX"
-"""One for each run as well, for print without colour."""
+MARKERS = "osD^vPX*"
+"""One for each run as well, for print without colour; one more than colours, so that the eighth looks new."""
 
 _MAX_NAMED = 60
 """Breeds in a matrix whose names still fit on paper beside every second row; more get smaller names."""
@@ -28,14 +28,15 @@ def accuracy_against_cost(entries: Sequence[Entry], cost: str, words: str) -> by
 
     Args:
         entries: The runs.
-        cost: A key of `Entry.cost`.
+        cost: "milliseconds", of the median photo, or a key of `Entry.cost`.
         words: What that is, for the axis.
     """
     figure, axes = _panel()
     for index, entry in enumerate(entries):
+        value = entry.cost["milliseconds_per_photo"]["median"] if cost == "milliseconds" else entry.cost[cost]
         low, top1, high = (100 * entry.figures[name] for name in ("top1_low", "top1", "top1_high"))
         error = [[top1 - low], [high - top1]]
-        axes.errorbar(entry.cost[cost], top1, yerr=error, capsize=3, label=entry.name, linestyle="", **_look(index))
+        axes.errorbar(value, top1, yerr=error, capsize=3, label=_literal(entry.name), linestyle="", **_look(index))
     axes.set_xscale("log")
     axes.set_xlabel(words)
     axes.set_ylabel("top-1, %")
@@ -50,7 +51,7 @@ def losses(entries: Sequence[Entry]) -> bytes:
     figure, axes = _panel()
     for index, entry in enumerate(entries):
         epochs = [row["epoch"] for row in entry.history]
-        axes.plot(epochs, [row["validation_loss"] for row in entry.history], label=entry.name, **_look(index))
+        axes.plot(epochs, [row["validation_loss"] for row in entry.history], label=_literal(entry.name), **_look(index))
         training = {**_look(index), "marker": "", "linestyle": ":"}
         axes.plot(epochs, [row["train_loss"] for row in entry.history], **training)
     axes.set_ylabel("cross-entropy (dots: in training)")
@@ -62,7 +63,9 @@ def validation_top1(entries: Sequence[Entry]) -> bytes:
     figure, axes = _panel()
     for index, entry in enumerate(entries):
         epochs = [row["epoch"] for row in entry.history]
-        axes.plot(epochs, [100 * row["validation_top1"] for row in entry.history], label=entry.name, **_look(index))
+        axes.plot(
+            epochs, [100 * row["validation_top1"] for row in entry.history], label=_literal(entry.name), **_look(index)
+        )
     axes.set_ylabel("validation top-1, %")
     return _over_epochs(figure, axes)
 
@@ -85,7 +88,7 @@ def reliability_diagram(entry: Entry) -> bytes:
     edges = np.linspace(0, 1, len(share) + 1)
     axes.bar(edges[:-1], share, width=np.diff(edges), align="edge", color="#0072b2", alpha=0.15)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy; bars: share of answers")
-    axes.set_title(entry.name, fontsize=10)
+    axes.set_title(_literal(entry.name), fontsize=10)
     axes.legend(loc="upper left", fontsize=9, frameon=False)
     return _png(figure)
 
@@ -116,7 +119,7 @@ def confusion_matrix(entry: Entry, order: np.ndarray, form: str) -> bytes:
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.tick_params(length=0)
-    axes.set_title(f"{entry.name}: {words}", fontsize=9, loc="left")
+    axes.set_title(f"{_literal(entry.name)}: {words}", fontsize=9, loc="left")
     bar = figure.colorbar(
         shown, ax=axes, shrink=0.5, fraction=0.04, pad=0.01, ticks=np.sqrt([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     )
@@ -135,8 +138,8 @@ def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
     figure, axes = _panel((5.4, 5.4))
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--")
     for chosen, colour, marker, words in (
-        (gap > 0, COLOURS[0], MARKERS[0], f"{first.name} right more often"),
-        (gap < 0, COLOURS[1], MARKERS[1], f"{second.name} right more often"),
+        (gap > 0, COLOURS[0], MARKERS[0], f"{_literal(first.name)} right more often"),
+        (gap < 0, COLOURS[1], MARKERS[1], f"{_literal(second.name)} right more often"),
         (gap == 0, "#777777", "x", "equally often right"),
     ):
         axes.scatter(x[chosen], y[chosen], s=22, color=colour, marker=marker, label=f"{words}: {chosen.sum()} breeds")
@@ -151,10 +154,16 @@ def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
             textcoords="offset points",
             fontsize=8,
         )
-    axes.set_xlabel(f"{second.name}: mean probability of the right breed", fontsize=9)
-    axes.set_ylabel(f"{first.name}: mean probability of the right breed", fontsize=9)
+    axes.set_xlabel(f"{_literal(second.name)}: mean probability of the right breed", fontsize=9)
+    axes.set_ylabel(f"{_literal(first.name)}: mean probability of the right breed", fontsize=9)
     axes.margins(x=0.15)
     return _with_legend(figure, axes, columns=1)
+
+
+def _literal(name: str) -> str:
+    """A run's name for matplotlib, to the letter: dollars would begin a formula, "_" at the start hides a legend."""
+    name = name.replace("$", r"\$")
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -178,7 +187,7 @@ def _over_epochs(figure: Figure, axes: Any) -> bytes:
 
 def _with_legend(figure: Figure, axes: Any, columns: int = 2) -> bytes:
     handles, labels = axes.get_legend_handles_labels()
-    wide = max(map(len, labels)) > 24
+    wide = max(map(len, labels), default=0) > 24
     figure.legend(handles, labels, loc="outside upper center", ncols=1 if wide else columns, frameon=False, fontsize=9)
     return _png(figure)
 

@@ -5,9 +5,6 @@
 
 import io
 import re
-import shlex
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +16,7 @@ from PIL import Image, ImageOps
 from dogbreeds import metrics
 from dogbreeds.images import open_image
 from dogbreeds.research import plots
-from dogbreeds.research.compare import Comparison, Entry, Group, Pair, recipe_of
+from dogbreeds.research.compare import Comparison, Entry, Group, Pair, mean_and_deviation, recipe_of
 from dogbreeds.research.document import (
     Block,
     Charts,
@@ -33,22 +30,25 @@ from dogbreeds.research.document import (
     to_html,
     to_markdown,
 )
-from dogbreeds.research.evaluate import write_breeds, write_confusion
-from dogbreeds.run_folder import check_absent, make_folder, partial_path, write_json
+from dogbreeds.run_folder import whole_or_absent, write_json
 from dogbreeds.serving.heat_map import overlay
 
 NUM_WORST = 6
 """Breeds shown of those a run tells worst."""
 NUM_DISAGREEMENTS = 4
 """Photos shown that one run gets right and the other wrong, each way."""
+COSTS = {
+    "milliseconds": "milliseconds from file to answer",
+    "model_megabytes": "size of the model served, MB",
+    "training_seconds": "training time, seconds",
+}
+"""What accuracy is plotted against, and its words for an axis."""
 THUMBNAIL = 200
 """Height and width of a photo in the report, pixels."""
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
     """Write comparison.html, comparison.md with its pictures, comparison.json, and CSV files for each run.
-
-    Everything is written to a folder beside it first, so the report is whole or absent.
 
     Args:
         comparison: From `dogbreeds.research.compare.compare`.
@@ -57,22 +57,16 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     Raises:
         UserError: The folder exists or can't be made, or a photo can't be read.
     """
-    check_absent(folder)
-    unfinished = partial_path(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    make_folder(unfinished)
-    blocks = content(comparison)
-    (unfinished / "comparison.html").write_text(to_html(blocks), encoding="utf-8")
-    (unfinished / "pictures").mkdir()
-    for picture in pictures_of(blocks):
-        (unfinished / "pictures" / picture.name).write_bytes(picture.data)
-    (unfinished / "comparison.md").write_text(to_markdown(blocks), encoding="utf-8")
-    write_json(unfinished / "comparison.json", comparison.to_dict())
-    for entry in comparison.main.entries:
-        name = _file_name(entry.name)
-        write_breeds(unfinished / f"breeds-{name}.csv", entry.breeds)
-        write_confusion(unfinished, entry.predictions, prefix=f"confusion-{name}")
-    unfinished.rename(folder)
+    with whole_or_absent(folder) as unfinished:
+        blocks = content(comparison)
+        (unfinished / "comparison.html").write_text(to_html(blocks), encoding="utf-8")
+        (unfinished / "pictures").mkdir()
+        for picture in pictures_of(blocks):
+            (unfinished / "pictures" / picture.name).write_bytes(picture.data)
+        (unfinished / "comparison.md").write_text(to_markdown(blocks), encoding="utf-8")
+        write_json(unfinished / "comparison.json", comparison.to_dict())
+        for entry in comparison.main.entries:
+            entry.predictions.write_tables(unfinished, f"-{_file_name(comparison.main, entry)}")
 
 
 # What the report says
@@ -94,16 +88,16 @@ def content(comparison: Comparison) -> list[Block]:
                     plots.accuracy_against_cost(entries, key, words),
                     f"Top-1 of each run with its 95 % interval against {words}.",
                 )
-                for key, words in (
-                    ("milliseconds_median", "milliseconds from file to answer"),
-                    ("model_megabytes", "size of the model served, MB"),
-                    ("training_seconds", "training time, seconds"),
-                )
+                for key, words in COSTS.items()
             ]
         ),
         *_significance(comparison),
         *_seeds(comparison),
         Heading("How they learned"),
+        Text(
+            "The loss in training is taken with random views of the photos and while the weights still change, so it "
+            "is not to be compared with that on validation."
+        ),
         Charts(
             [
                 Picture("losses.png", plots.losses(entries), "Cross-entropy after each epoch, for each run."),
@@ -118,7 +112,7 @@ def content(comparison: Comparison) -> list[Block]:
         Charts(
             [
                 Picture(
-                    f"reliability-{_file_name(entry.name)}.png",
+                    f"reliability-{_file_name(group, entry)}.png",
                     plots.reliability_diagram(entry),
                     f"Accuracy against confidence of {entry.name}, before and after calibration.",
                 )
@@ -140,40 +134,49 @@ def _answer(comparison: Comparison) -> list[Block]:
     blocks: list[Block] = []
     for pair in group.pairs:
         if best.name in (pair.first, pair.second):
-            blocks.append(Text(_verdict(comparison, pair, best.name), prominent=True))
+            blocks += [Text(words, prominent=True) for words in _verdict(comparison, pair, best.name)]
     figures = group.together
     gain = figures["top1"] - best.figures["top1"]
+    than = f"{_points(abs(gain))} {'more' if gain > 0 else 'less'} than" if gain else "as many as"
     blocks.append(
         Text(
-            f"All together (the mean of their probabilities) reach {_percent(figures['top1'])}, "
-            f"{_points(abs(gain))} {'more' if gain > 0 else 'less'} than the best alone, and at least one is right on "
-            f"{_percent(_any_right(group))}."
+            f"All together (the mean of their probabilities) reach {_percent(figures['top1'])}, {than} the best alone, "
+            f"and at least one is right on {_percent(_any_right(group))}."
         )
     )
-    return blocks
+    return [*blocks, *(Text(f"**Note:** {remark}") for remark in comparison.remarks)]
 
 
-def _verdict(comparison: Comparison, pair: Pair, best: str) -> str:
+def _verdict(comparison: Comparison, pair: Pair, best: str) -> list[str]:
+    """What the figures say of two runs: over the seeds first where there are several, then on these photos."""
     group = comparison.main
+    said = []
+    if len(comparison.groups) > 1:
+        differences = comparison.differences(recipe_of(group, pair.first), recipe_of(group, pair.second))
+        mean, deviation = mean_and_deviation(differences)
+        ahead, behind = (pair.first, pair.second) if mean >= 0 else (pair.second, pair.first)
+        num_ahead = sum(difference * mean > 0 for difference in differences)
+        said.append(
+            f"Over {len(differences)} seeds {recipe_of(group, ahead)} is right more often than "
+            f"{recipe_of(group, behind)} by {100 * abs(mean):.1f} ± {100 * deviation:.1f} points, with {num_ahead} of "
+            f"{len(differences)} seeds."
+        )
     other = pair.second if pair.first == best else pair.first
     sign = 1 if pair.first == best else -1
     low, high = sorted(sign * edge for edge in pair.top1_interval)
-    difference = sign * pair.top1_difference
     figures = {entry.name: entry.figures for entry in group.entries}
-    words = (
+    corrected = ", Holm-corrected" if len(group.pairs) > 1 else ""
+    said.append(
         f"On the same {pair.n:,} photos {best} is right on {_percent(figures[best]['top1'])}, {other} on "
-        f"{_percent(figures[other]['top1'])}: a difference of {_points(difference)} (95 % interval {100 * low:+.1f} to "
-        f"{100 * high:+.1f}; McNemar p = {_p_value(pair.p_value_adjusted)}). "
-    )
-    words += "The difference is more than chance." if pair.is_real else "So small a difference can be chance."
-    if len(comparison.groups) > 1:
-        first, second = recipe_of(group, pair.first), recipe_of(group, pair.second)
-        mean, deviation = comparison.difference_over_seeds(first, second)
-        words += (
-            f" Over {len(comparison.groups)} seeds, {first if sign == 1 else second} is ahead by "
-            f"{100 * sign * mean:+.1f} ± {100 * deviation:.1f} points."
+        f"{_percent(figures[other]['top1'])}: a difference of {_points(sign * pair.top1_difference)} (95 % interval "
+        f"{100 * low:+.1f} to {100 * high:+.1f}; McNemar p = {_p_value(pair.p_value_adjusted)}{corrected}). "
+        + (
+            "Between these two checkpoints that is more than the chance of the photos."
+            if pair.is_real
+            else "These photos do not settle which is better."
         )
-    return words
+    )
+    return said
 
 
 def _tables(comparison: Comparison) -> list[Block]:
@@ -201,8 +204,8 @@ def _tables(comparison: Comparison) -> list[Block]:
         "trained": lambda c: f"{c['num_trained_parameters']:,}",
         "GFLOPs a photo": lambda c: _number(c["flops_per_photo"] and c["flops_per_photo"] / 1e9, ".2f"),
         "model, MB": lambda c: f"{c['model_megabytes']:.1f}",
-        "ms a photo, median": lambda c: f"{c['milliseconds_median']:.1f}",
-        "p95": lambda c: f"{c['milliseconds_p95']:.1f}",
+        "ms a photo, median": lambda c: f"{c['milliseconds_per_photo']['median']:.1f}",
+        "p95": lambda c: f"{c['milliseconds_per_photo']['p95']:.1f}",
         "training, s": lambda c: f"{c['training_seconds']:,.0f}",
         "trained on": lambda c: c["training_hardware"],
     }
@@ -212,23 +215,24 @@ def _tables(comparison: Comparison) -> list[Block]:
             ["", *columns], [[name, *(show(values) for show in columns.values())] for name, values in rows], caption
         )
 
-    what = "held out from training" if comparison.split in ("test", "validation") else "labelled"
     cost_rows = [(entry.name, entry.cost) for entry in group.entries]
     return [
         Heading("The figures"),
-        table(columns, rows, f"{n:,} photos, {what} ({comparison.split}). In brackets: 95 % interval (Wilson)."),
+        table(columns, rows, f"{n:,} photos: {_photos_judged(comparison)}. In brackets: 95 % interval (Wilson)."),
         table(
             calibration,
             rows,
-            "Lower is better. Cross-entropy and “before” are those of the model's own probabilities, the rest those "
-            "after calibration by one temperature. Log-loss is the score of Kaggle's Dog Breed Identification.",
+            "Lower is better. Cross-entropy and “before” are those of a model's own probabilities, the rest those "
+            "after calibration by one temperature; the mean of all together is not calibrated again. Log-loss is the "
+            "score of Kaggle's Dog Breed Identification.",
         ),
         table(
             costs,
             cost_rows,
             "Milliseconds from one file to its answer, one at a time and the runs in turns, on "
             f"{comparison.latency_photos}; {comparison.hardware}. Training includes computing the features of a frozen "
-            "backbone. A multiplication and an addition count as two FLOPs.",
+            "backbone, and the run that another started from; compare it on the same hardware only. A multiplication "
+            "and an addition count as two FLOPs.",
         ),
     ]
 
@@ -303,7 +307,7 @@ def _breed_by_breed(group: Group) -> list[Block]:
         Charts(
             [
                 Picture(
-                    f"breeds-{_file_name(other.name)}.png",
+                    f"breeds-{_file_name(group, other)}.png",
                     plots.breed_by_breed(group, first, other),
                     f"Mean probability of the right breed, {first.name} against {other.name}, a point a breed.",
                 )
@@ -321,7 +325,8 @@ def _worst(comparison: Comparison) -> list[Block]:
             "with the number of photos and the mean probability."
         ),
     ]
-    for entry in comparison.main.entries:
+    group = comparison.main
+    for entry in group.entries:
         worst = sorted(entry.breeds, key=lambda breed: (breed.recall, breed.mean_probability))[:NUM_WORST]
         rows = [
             [
@@ -351,7 +356,7 @@ def _mistake(comparison: Comparison, entry: Entry, breed: metrics.BreedFigures) 
         return []
     index = int(mistakes[np.argmax(confidence[mistakes])])
     taken_for = int(predictions.predicted[index])
-    name = f"{_file_name(entry.name)}-{_file_name(breed.breed)}"
+    name = f"{_file_name(comparison.main, entry)}-{label}"
     pictures = [
         _photo(
             comparison,
@@ -377,11 +382,7 @@ def _disagreements(comparison: Comparison) -> list[Block]:
     first = group.entries[0]
     for other in group.entries[1:]:
         for right, wrong in ((first, other), (other, first)):
-            rows = _only_right(comparison, right, wrong)
-            blocks += [
-                Heading(f"{right.name} right, {wrong.name} wrong", 3),
-                Gallery(rows) if rows else Text("No such photo."),
-            ]
+            blocks += [Heading(f"{right.name} right, {wrong.name} wrong", 3), *_only_right(comparison, right, wrong)]
     blocks.append(
         Text(
             "Each heat map shows what speaks for the breed that the run itself names, bright where most; what is "
@@ -391,25 +392,31 @@ def _disagreements(comparison: Comparison) -> list[Block]:
     return blocks
 
 
-def _only_right(comparison: Comparison, right: Entry, wrong: Entry) -> list[list[Picture]]:
+def _only_right(comparison: Comparison, right: Entry, wrong: Entry) -> list[Block]:
+    group = comparison.main
     chosen = np.flatnonzero(right.predictions.right & ~wrong.predictions.right)
+    if not len(chosen):
+        return [Text("There is no such photo.")]
     sureness = right.predictions.probabilities.max(axis=1) * wrong.predictions.probabilities.max(axis=1)
     rows: list[list[Picture]] = []
-    for index in chosen[np.argsort(-sureness[chosen], kind="stable")][:NUM_DISAGREEMENTS]:
-        predictions = right.predictions
-        content_ = comparison.photos.find(predictions.ids[index], predictions.digests[index])
-        if content_ is None:
+    for index in chosen[np.argsort(-sureness[chosen], kind="stable")]:
+        image = _image(comparison, int(index))
+        if image is None:
             continue
-        image = open_image(content_)
-        stem = f"{_file_name(right.name)}-right-{_file_name(wrong.name)}-wrong-{len(rows) + 1}"
-        row = [_thumbnail(image, f"{stem}.jpg", predictions.names[predictions.labels[index]])]
-        for entry in (right, wrong):
-            prediction = entry.predictor.predict(image, top_k=1)
+        stem = f"{_file_name(group, right)}-right-{_file_name(group, wrong)}-wrong-{len(rows) + 1}"
+        names, labels = group.predictions.names, group.predictions.labels
+        row = [_thumbnail(image, f"{stem}.jpg", names[labels[index]])]
+        for which, entry in (("right", right), ("wrong", wrong)):
+            heat_map = overlay(image, entry.predictor.predict(image, top_k=1))
             probability = entry.predictions.probabilities[index].max()
-            words = f"{entry.name}: {entry.predictions.names[entry.predictions.predicted[index]]} ({probability:.0%})"
-            row.append(_thumbnail(overlay(image, prediction), f"{stem}-{_file_name(entry.name)}.jpg", words))
+            words = f"{entry.name}: {names[entry.predictions.predicted[index]]} ({probability:.0%})"
+            row.append(_thumbnail(heat_map, f"{stem}-{which}.jpg", words))
         rows.append(row)
-    return rows
+        if len(rows) == NUM_DISAGREEMENTS:
+            break
+    if not rows:
+        return [Text(f"Of {len(chosen):,} such photos none is in `{comparison.photos.data}`.")]
+    return [Gallery(rows)]
 
 
 def _confusion(group: Group) -> list[Block]:
@@ -417,7 +424,8 @@ def _confusion(group: Group) -> list[Block]:
         Heading("Who is taken for whom"),
         Text(
             "Breeds that are confused with each other stand together, in the same order for all runs. The colour goes "
-            "by the square root, so that a few per cent are seen. The numbers are in the CSV files beside this page."
+            "by the square root, so that a few per cent are seen. The numbers are in the CSV files beside this page, "
+            "with the breeds too that have no photos here."
         ),
     ]
     for form, words in (("counts", "answers"), ("probabilities", "mean probabilities")):
@@ -425,7 +433,7 @@ def _confusion(group: Group) -> list[Block]:
             blocks.append(
                 LargeChart(
                     Picture(
-                        f"confusion-{form}-{_file_name(entry.name)}.png",
+                        f"confusion-{form}-{_file_name(group, entry)}.png",
                         plots.confusion_matrix(entry, group.order, form),
                         f"Confusion matrix of {entry.name}, {words}.",
                     )
@@ -435,53 +443,68 @@ def _confusion(group: Group) -> list[Block]:
 
 
 def _small_print(comparison: Comparison) -> list[Block]:
-    blocks: list[Block] = [
-        Heading("What a careful reader asks"),
-        Text(
-            "**Have the models seen these photos?** Stanford Dogs is a part of ImageNet. A backbone that was "
-            "pre-trained on ImageNet has very probably seen these very photos, with these labels if it was trained on "
-            "the 1,000 classes. That flatters every such run, and not all equally. Runs from scratch have seen only "
-            "their training photos."
-        ),
-    ]
-    if comparison.split == "validation":
-        blocks.append(
-            Text(
-                "**Were these photos used for choosing?** Yes: the best epoch, the temperature and the thresholds were "
-                "chosen on the validation photos, which makes these figures slightly too good. A test split has not "
-                "been used for anything."
-            )
-        )
-    if comparison.dropped:
-        blocks.append(Text(f"**Left out:** {comparison.dropped:,} photos that the runs do not have in common."))
     rows = []
     for group in comparison.groups:
         for entry in group.entries:
             record = entry.run.record
             data = record["data"]
+            commands = [base["command"] for base in [record.get("base_run")] if base] + [record["command"]]
             rows.append(
                 [
                     entry.name,
-                    f"`{record['command']}`",
+                    " then ".join(f"`{command}`" for command in commands),
+                    "nothing" if record["config"]["from_scratch"] else f"`{record['config']['model']}`",
                     f"`{record['config']['data']}`: {data['num_train']:,} training, "
                     f"{data['num_validation']:,} validation, {data['num_test']:,} test photos",
                     f"`{data['split_hash'][:16]}`",
+                    f"`{group.photos_hash[:16]}`",
                     str(entry.seed),
                     f"{record['best_epoch']} of {record['num_epochs']}",
-                    ", ".join(f"{package} {number}" for package, number in record["versions"].items()),
+                    _versions(record["versions"]),
                     record["hardware"],
                 ]
             )
-    blocks.append(Table(["", "command", "data", "split (SHA-256)", "seed", "best epoch", "versions", "hardware"], rows))
+    header = [
+        "", "command", "began with", "data", "split (SHA-256)", "photos judged (SHA-256)", "seed", "best epoch",
+        "versions", "hardware",
+    ]  # fmt: skip
     photos = f"`{comparison.photos.data}`" if comparison.photos else "none"
-    blocks.append(
+    return [
+        Heading("What a careful reader asks"),
         Text(
-            f"Made by `{shlex.join(['python', '-m', 'dogbreeds', *sys.argv[1:]])}` on "
-            f"{datetime.now(UTC):%Y-%m-%d}, {comparison.hardware}; photos from {photos}. Every figure can be computed "
-            "again from the `predictions-*.parquet` files of the runs."
-        )
-    )
-    return blocks
+            "**Have the models seen these photos before?** Stanford Dogs is a part of ImageNet. Where the photos are "
+            "of Stanford Dogs, a backbone that was pre-trained on ImageNet has very probably seen these very ones, "
+            "with these labels if it was trained on the 1,000 classes. That flatters such a run, and not all of them "
+            "equally. A run that began with nothing has seen its own training photos only."
+        ),
+        *(
+            [
+                Text(
+                    "**Were these photos used for choosing?** Yes: the best epoch, the temperature and the thresholds "
+                    "were chosen on the validation photos, which makes these figures slightly too good."
+                )
+            ]
+            if comparison.split == "validation"
+            else []
+        ),
+        Table(header, rows),
+        Text(
+            f"Made by `{comparison.command}` on {datetime.now(UTC):%Y-%m-%d}; {comparison.hardware}; "
+            f"{_versions(comparison.versions)}; photos from {photos}. Every figure can be computed again from the "
+            "predictions of the runs, photo by photo: `predictions-*.parquet`, or with --data what `evaluate --output` "
+            "writes."
+        ),
+    ]
+
+
+def _photos_judged(comparison: Comparison) -> str:
+    if comparison.data is None:
+        return f"{comparison.split} split, held out from training"
+    return f"`{comparison.data}`" + (f", {comparison.split} split" if comparison.split else "")
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{package} {number}" for package, number in versions.items())
 
 
 def _any_right(group: Group) -> float:
@@ -489,9 +512,15 @@ def _any_right(group: Group) -> float:
 
 
 def _photo(comparison: Comparison, index: int, name: str, caption: str) -> Picture | None:
+    image = _image(comparison, index)
+    return _thumbnail(image, name, caption) if image is not None else None
+
+
+def _image(comparison: Comparison, index: int) -> Image.Image | None:
+    """A photo of the main group, or None where it can't be had."""
     predictions = comparison.main.predictions
-    content_ = comparison.photos.find(predictions.ids[index], predictions.digests[index])
-    return _thumbnail(open_image(content_), name, caption) if content_ is not None else None
+    file = comparison.photos.find(predictions.ids[index], predictions.digests[index])
+    return open_image(file) if file is not None else None
 
 
 def _thumbnail(image: Image.Image, name: str, caption: str) -> Picture:
@@ -521,5 +550,8 @@ def _p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+def _file_name(group: Group, entry: Entry) -> str:
+    """The run's name as a part of a file's name; different for each run."""
+    plain = [re.sub(r"[^\w.-]+", "_", other.name) for other in group.entries]
+    mine = plain[group.entries.index(entry)]
+    return mine if plain.count(mine) == 1 else f"{mine}-{group.entries.index(entry) + 1}"

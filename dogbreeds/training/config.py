@@ -167,9 +167,15 @@ def run_training_script(preset: TrainConfig, description: str | None) -> None:
                 `python -m dogbreeds compare` can tell the recipe from the luck of its seed.
         """
         configs = one_for_each_seed(config, seeds)
-        from dogbreeds.run_folder import check_output
+        from dogbreeds.run_folder import check_output, partial_path
         from dogbreeds.training.trainer import train  # takes seconds, which --help and a mistyped option need not wait
 
+        if seeds and config.resume:  # a series goes on where it was interrupted
+            configs = [
+                dataclasses.replace(each, resume=partial_path(each.output_dir).is_dir())
+                for each in configs
+                if not each.output_dir.exists()
+            ]
         for each in configs:  # nothing is trained if one of them can't be
             check_output(each.output_dir, overwrite=each.overwrite, resume=each.resume)
         for each in configs:

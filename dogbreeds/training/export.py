@@ -223,7 +223,7 @@ def quantize_onnx(source: Path, target: Path) -> None:
         blocks = values.reshape(-1, BLOCK_SIZE)
         largest = np.abs(blocks).max(axis=1, keepdims=True)
         step = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        constants = {
+        constants: dict[str, np.ndarray] = {
             f"{weights.name}_8bit": np.round(blocks / step).astype(np.int8),
             f"{weights.name}_step": step,
             f"{weights.name}_shape": np.array(values.shape, dtype=np.int64),

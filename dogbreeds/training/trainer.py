@@ -140,6 +140,7 @@ class Trainer:
         with self._timed("data"), self.accelerator.main_process_first():
             self.splits = load_data(config, progress=self.accelerator.is_main_process)
         self._say_data()
+        self.base_run = self._base_run()
         self.full_model = build_model(config, self.splits.names)
         check_servable(self.full_model, config.image_size)
         self.view = model_view(config)
@@ -176,7 +177,6 @@ class Trainer:
             with self._timed(f"evaluation of {split}"):
                 # In float32, whatever training used, because that is what is served.
                 logits[split] = self._predict_logits(model, split, exact=True)
-            self.seconds[f"evaluation of {split}"] += self.feature_seconds.get(split, 0.0)
         if self._is_main:
             self._save(logits)
         self.accelerator.wait_for_everyone()
@@ -198,6 +198,20 @@ class Trainer:
         if problem[0]:
             raise UserError(problem[0])
         return run_folder.partial_path(config.output_dir)
+
+    def _base_run(self) -> dict[str, Any] | None:
+        """What to remember of the run that this one starts from, where --model names a run folder."""
+        path = Path(self.config.model) / run_folder.RECORD
+        if self.config.from_scratch or not path.is_file():
+            return None
+        base = json.loads(path.read_text(encoding="utf-8"))
+        same_data = base["data"]["fingerprint"] == self.splits.fingerprint
+        if same_data and base["data"]["split_hash"] != self.splits.split_hash:
+            raise UserError(
+                f"the run {self.config.model!r} was trained on photos that are held out here: give the --seed "
+                f"({base['config']['seed']}), --validation-fraction and --test-fraction that it was trained with"
+            )
+        return {"command": base["command"], "seconds": base["seconds"], "data": base["data"]["split_hash"]}
 
     def _build_loaders(self) -> None:
         config, splits = self.config, self.splits
@@ -432,7 +446,8 @@ class Trainer:
         figures = {}
         for split, (split_logits, labels) in logits.items():
             probabilities = calibration.probabilities(split_logits)
-            seconds = self.seconds[f"evaluation of {split}"]
+            # From the photos, even where their features were computed long before
+            seconds = self.seconds[f"evaluation of {split}"] + self.feature_seconds.get(split, 0.0)
             figures[split] = {
                 **self.metric.compute(predictions=probabilities, uncalibrated=softmax(split_logits), references=labels),
                 "verdicts": calibration.verdict_shares(split_logits),
@@ -440,13 +455,15 @@ class Trainer:
                 "photos_per_second": len(labels) / seconds,
             }
             assert figures[split]["n"] == len(self._photos(split))
-            Predictions(
+            predictions = Predictions(
                 self._photos(split).ids,
                 tuple(self.splits.digests[split].tolist()),
                 labels,
                 self.splits.names,
                 probabilities,
-            ).save(self.partial / run_folder.predictions_file(split))
+            )
+            predictions.save(self.partial / run_folder.predictions_file(split))
+            predictions.write_tables(self.partial, f"-{split}")
         with self._timed("export"):
             model = copy.deepcopy(self.full_model).cpu().float().eval()
             model.save_pretrained(self.partial)
@@ -462,6 +479,7 @@ class Trainer:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": self._command(),
             "config": self.config.to_dict(),
+            **({"base_run": self.base_run} if self.base_run else {}),
             "data": self.splits.to_dict(),
             "num_epochs": self.progress.epoch,
             "best_epoch": self.progress.best_epoch,
