@@ -201,10 +201,10 @@ class Trainer:
 
     def _base_run(self) -> dict[str, Any] | None:
         """What to remember of the run that this one starts from, where --model names a run folder."""
-        path = Path(self.config.model) / run_folder.RECORD
-        if self.config.from_scratch or not path.is_file():
+        path = Path(self.config.model)
+        if self.config.from_scratch or not (path / run_folder.RECORD).is_file():
             return None
-        base = json.loads(path.read_text(encoding="utf-8"))
+        base = run_folder.RunFolder.open(path).record
         same_data = base["data"]["fingerprint"] == self.splits.fingerprint
         if same_data and base["data"]["split_hash"] != self.splits.split_hash:
             raise UserError(
