@@ -528,6 +528,12 @@ def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypat
             run_training_script(preset, None)
         assert stop.value.code == 2 and words in capsys.readouterr().err
     assert not Path(tmp_path / "vit-seed7.partial").exists()
+    # An interrupted series goes on: what is complete stays, what was not begun begins.
+    before = (tmp_path / "vit-seed3" / "run.json").read_text()
+    monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5,7", "--resume"])
+    run_training_script(preset, None)
+    assert (tmp_path / "vit-seed3" / "run.json").read_text() == before
+    assert RunFolder.open(tmp_path / "vit-seed7").record["config"]["seed"] == 7
 
 
 def test_evaluate_writes_all_that_it_found(tiny_run, photo_folder, tmp_path, monkeypatch, capsys):

@@ -448,11 +448,11 @@ def _small_print(comparison: Comparison) -> list[Block]:
         for entry in group.entries:
             record = entry.run.record
             data = record["data"]
-            commands = [base["command"] for base in [record.get("base_run")] if base] + [record["command"]]
+            base = [record["base_run"]["command"]] if "base_run" in record else []
             rows.append(
                 [
                     entry.name,
-                    " then ".join(f"`{command}`" for command in commands),
+                    " then ".join(f"`{command}`" for command in [*base, record["command"]]),
                     "nothing" if record["config"]["from_scratch"] else f"`{record['config']['model']}`",
                     f"`{record['config']['data']}`: {data['num_train']:,} training, "
                     f"{data['num_validation']:,} validation, {data['num_test']:,} test photos",
