@@ -24,6 +24,7 @@ def main() -> None:
     with one_line_errors():
         commands: dict[str, Callable[..., Any]] = {
             "predict": predict,
+            "index": index,
             "evaluate": evaluate,
             "compare": compare,
             "export": export,
@@ -83,6 +84,33 @@ def predict(
             }
             print(f"{path}: {words[prediction.verdict]}", flush=True)
     return 1 if num_failed else 0
+
+
+def index(
+    folder: Positional[Path],
+    output: Path,
+    top_k: int = 3,
+    run_dir: Path = DEFAULT_RUN,
+) -> int:
+    """Name the breed on every photo of a folder and its sub-folders, in a table with one row for each file.
+
+    Interrupted, it goes on where it was when the same command is given again. The exit status is 1 if a file could not
+    be read; the table says why.
+
+    Args:
+        folder: The photo library. Hidden files and links to folders are left out.
+        output: The table to make, .csv or .parquet.
+        top_k: How many breeds to name; no more than the run knows are named.
+        run_dir: The run folder that answers.
+    """
+    if top_k < 1:
+        raise UserError(f"--top-k {top_k}: must be 1 or more")
+    from dogbreeds.serving.library import UNREADABLE, index_library
+
+    counts = index_library(run_dir, folder, output, top_k=top_k, progress=sys.stderr.isatty())
+    named = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
+    print(f"{counts.total():,} files: {named}; the table is {output}")
+    return 1 if counts[UNREADABLE] else 0
 
 
 def evaluate(

@@ -4,6 +4,7 @@ import io
 import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -42,37 +43,40 @@ def open_image(source: PhotoSource) -> Image.Image:
             than `MAX_PIXELS`.
     """
     if isinstance(source, Image.Image):
-        image = source
-    else:
-        image = _identify(source if isinstance(source, bytes) else _read(Path(source)))
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImage(
-            f"This image is too large ({width} x {height} pixels). "
-            f"Please choose one of at most {MAX_PIXELS // 1_000_000} megapixels."
-        )
-    return _upright_rgb(image)
-
-
-def _read(path: Path) -> bytes:
+        return _decode(source)
+    if isinstance(source, bytes):
+        return _decode(_identify(io.BytesIO(source)))
+    path = Path(source)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:  # read as far as is needed: a video is known by its first bytes
+            return _decode(_identify(file if file.seekable() else io.BytesIO(file.read())))
     except FileNotFoundError:
         raise BadImage(f"There is no file {str(path)!r}.") from None
     except (OSError, ValueError) as error:
         raise BadImage(f"The file {str(path)!r} can't be read ({getattr(error, 'strerror', None) or error}).") from None
 
 
-def _identify(data: bytes) -> Image.Image:
+def image_size(content: bytes) -> tuple[int, int]:
+    """Width and height that a photo's header tells, before it is turned upright.
+
+    Raises:
+        BadImage: The file is empty, no image, or of a kind not in `FORMATS`.
+    """
+    return _identify(io.BytesIO(content)).size
+
+
+def _identify(file: BinaryIO) -> Image.Image:
     """Read the header only."""
-    if not data:
+    head = file.read(64)
+    file.seek(0)
+    if not head:
         raise BadImage("This file is empty. Please choose a photo.")
     formats: tuple[str, ...] = FORMATS
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[12:64]:
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[12:]:
         _register_heif()
         formats = ("HEIF",)
     try:
-        return Image.open(io.BytesIO(data), formats=formats)
+        return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         raise BadImage("This file is not a photo (JPEG, PNG, WebP, HEIC and the like can be read).") from None
     except Image.DecompressionBombError:
@@ -80,6 +84,16 @@ def _identify(data: bytes) -> Image.Image:
         raise BadImage(f"This image is too large. Please choose one of at most {limit} megapixels.") from None
     except Exception as error:  # Pillow's decoders raise what they like on a damaged header
         raise BadImage(_damaged(error)) from None
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage(
+            f"This image is too large ({width} x {height} pixels). "
+            f"Please choose one of at most {MAX_PIXELS // 1_000_000} megapixels."
+        )
+    return _upright_rgb(image)
 
 
 def _register_heif() -> None:

@@ -1,5 +1,6 @@
 """What this process may use of its machine, and what the machine is called."""
 
+import ctypes
 import math
 import os
 import platform
@@ -14,6 +15,22 @@ def num_cores() -> int:
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no control groups, or no limit ("max")
         return cores
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for what is allocated next, instead of giving it back to the system.
+
+    Training on a CPU allocates and frees the same large tensors in every step. By default each is mapped anew, and the
+    system clears its pages: half of the time of MobileNetV2's step (tests/benchmarks/training_speed.py). Only glibc has
+    these settings; elsewhere nothing happens. See mallopt(3).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return
+    trim_threshold, mmap_max = -1, -4
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def processor() -> str:

@@ -43,14 +43,28 @@ class View:
         Returns:
             float32 array `(3, size, size)`, channels R, G, B; 0..1 shifted by `mean` and divided by `std`.
         """
+        cut = self.cut(image)
+        pixels = np.empty((3, self.size, self.size), dtype=np.float32)
+        for channel, (scale, shift) in enumerate(zip(*self.scale_and_shift(), strict=True)):
+            np.multiply(cut[..., channel], scale, out=pixels[channel], dtype=np.float32)
+            pixels[channel] -= shift
+        return pixels
+
+    def cut(self, image: Image.Image) -> np.ndarray:
+        """The view before it is normalised: uint8 `(size, size, 3)` of an upright RGB image."""
         assert image.mode == "RGB", f"the view takes RGB images, not {image.mode}"
         box = self.region(image.width, image.height)
         # One step, with the same pixels as scaling the whole photo and cutting then, but without the work in between.
-        cut = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
-        pixels = np.asarray(cut, dtype=np.float32)
-        scale = 1.0 / (255.0 * np.asarray(self.std, np.float32))
-        shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1), dtype=np.float32)
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+
+    def cuts_like(self, other: "View") -> bool:
+        """Whether `cut` gives the same pixels as that of another view; normalisation plays no part."""
+        return (self.size, self.fit, self.shortest_edge) == (other.size, other.fit, other.shortest_edge)
+
+    def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """What normalises 8-bit values, each `(3,)` float32: they are multiplied by the first, less the second."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return 1.0 / (255.0 * std), mean / std
 
     def region(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a photo of this size that the model sees: left, top, right, bottom, in the photo's pixels."""

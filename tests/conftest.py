@@ -37,6 +37,15 @@ def make_photo_folder(folder: Path, num_photos: int = 10, num_breeds: int = 4) -
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory):
+    """Pixel caches of tests go here, not to the person's own; processes that a test starts inherit it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "dogbreeds"
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 small photos of 4 breeds; not to be changed."""

@@ -1,6 +1,8 @@
 import io
+import os
 import struct
 import sys
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -41,6 +43,45 @@ def test_paths_bytes_and_images_are_the_same(tmp_path):
     path.write_bytes(saved(picture(), "PNG"))
     for source in (path, str(path), path.read_bytes(), picture()):
         assert_is_the_picture(open_image(source), 0)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF"])
+def test_a_file_gives_the_pixels_of_its_bytes_and_is_closed(format, tmp_path):
+    path = tmp_path / "photo"
+    data = saved(picture(), format, **({"compression": "tiff_lzw"} if format == "TIFF" else {}))
+    path.write_bytes(data)
+    num_open = len(os.listdir("/dev/fd"))
+    opened = open_image(path)
+    assert len(os.listdir("/dev/fd")) == num_open
+    path.write_bytes(b"")  # nothing is read from it later on
+    assert np.array_equal(np.asarray(opened.resize(opened.size)), np.asarray(open_image(data)))
+    path.write_bytes(data[:40])
+    with pytest.raises(BadImage) as error:
+        open_image(path)
+    assert error.traceback and len(os.listdir("/dev/fd")) == num_open
+
+
+def test_what_is_no_photo_is_not_read_into_memory(tmp_path):
+    video = tmp_path / "video.mp4"
+    video.write_bytes(b"\0\0\0\x18ftypisom")
+    os.truncate(video, 500_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadImage, match="not a photo"):
+            open_image(video)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_photo_may_come_through_a_pipe():
+    readable, writable = os.pipe()
+    os.write(writable, saved(picture(), "PNG"))
+    os.close(writable)
+    try:
+        assert_is_the_picture(open_image(f"/dev/fd/{readable}"), 0)
+    finally:
+        os.close(readable)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,47 +1,144 @@
-"""Random views of a photo, for training alone."""
+"""From 8-bit pixels to what a model sees, at random or not: a batch at a time, on the device that trains."""
 
-from collections.abc import Callable
+import math
 
+import numpy as np
 import torch
-from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from torch import nn
 
 from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.loaders import seed_of
 from dogbreeds.view import View
 
+NUM_TRIES = 10
+"""How often the proportions of a random crop are drawn until it lies within the photo, as torchvision does."""
+MAX_PROPORTION = 4 / 3
+"""Of a random crop, width to height or height to width (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842)."""
+GREY = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in the grey that contrast is relative to (ITU-R BT.601, as in torchvision)."""
 
-def random_view(config: TrainConfig, view: View) -> Callable[[Image.Image], torch.Tensor]:
-    """The transform that gives another view of a photo each time it is called.
 
-    A random resized crop and a horizontal flip unless the options say otherwise (Szegedy et al. 2015,
-    https://arxiv.org/abs/1409.4842), then the other changes of shape and light that are asked for, then the view's own
-    normalisation. It draws from torch's global generator.
+class Normalise:
+    """Normalised pixels, as `dogbreeds.view.View` makes them for one photo."""
 
-    Returns:
-        A function from an RGB image to a float32 tensor `(3, view.size, view.size)`.
+    def __init__(self, view: View, device: torch.device) -> None:
+        self._scale, self._shift = (torch.from_numpy(values).to(device) for values in view.scale_and_shift())
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """`(B, H, W, 3)`, uint8 or float from 0 to 255, to float32 `(B, 3, H, W)` in channels-last memory."""
+        return (pixels.float() * self._scale - self._shift).permute(0, 3, 1, 2)
+
+
+class RandomViews:
+    """Random views of a split's photos: another one in each epoch, the same for the same seed, epoch and photo.
+
+    They are those of torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `RandomAffine` and `ColorJitter` one
+    after the other, with the same options (tests/test_augment.py holds them against these), but the shape is changed in
+    one step, by one grid for each photo, and a whole batch at a time: 16 processes of torchvision could not feed one
+    GPU. What an epoch does to each photo is drawn beforehand, on the CPU, so it does not depend on batches, processes
+    or the device.
     """
-    size = [view.size, view.size]
-    steps: list[torch.nn.Module] = []
-    if config.crop_scale < 1:
-        steps.append(v2.RandomResizedCrop(size, scale=(config.crop_scale, 1.0), antialias=True))
-    elif view.fit == "squash":
-        steps.append(v2.Resize(size, antialias=True))
-    else:
-        steps += [v2.Resize(view.shortest_edge or view.size, antialias=True), v2.CenterCrop(size)]
-    if config.flip:
-        steps.append(v2.RandomHorizontalFlip(config.flip))
-    if config.rotation or config.zoom or config.shift or config.shear:
-        steps.append(
-            v2.RandomAffine(
-                degrees=config.rotation,
-                translate=(config.shift, config.shift),
-                scale=(1 - config.zoom, 1 + config.zoom),
-                shear=config.shear or None,
-                interpolation=InterpolationMode.BILINEAR,
-                fill=[round(255 * mean) for mean in view.mean],
-            )
+
+    def __init__(self, config: TrainConfig, view: View, sizes: np.ndarray, device: torch.device) -> None:
+        """Prepare for one split.
+
+        Args:
+            config: The options on augmentation, and the seed.
+            view: What the model sees.
+            sizes: `(N, 2)`, width and height of each photo, whose whole is in the pixels.
+            device: Where the views are made.
+        """
+        self._config, self._view, self._device = config, view, device
+        self._sizes = sizes.astype(np.float64)
+        self._moves = bool(config.rotation or config.zoom or config.shift or config.shear)
+        self._normalise = Normalise(view, device)
+        self._grey = torch.tensor(GREY, device=device)[:, None, None]
+        self._fill = torch.tensor([round(255 * mean) for mean in view.mean], dtype=torch.float32, device=device)
+        # The centres of the view's pixels, where its left, right, top and bottom edges are at -1 and 1
+        centres = (torch.arange(view.size, device=device, dtype=torch.float32) + 0.5) * (2 / view.size) - 1
+        self._centres = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).flatten(0, 1)
+
+    def draw(self, epoch: int) -> None:
+        """Draw what happens to each photo in this epoch."""
+        config = self._config
+        num_photos = len(self._sizes)
+        rng = np.random.default_rng(seed_of(config.seed, epoch, 1))
+
+        def either_way(largest: float) -> np.ndarray:
+            return rng.uniform(-largest, largest, num_photos)
+
+        left, top, width, height = self._draw_crops(rng).T
+        photo_width, photo_height = self._sizes.T
+        centre = np.stack([(2 * left + width) / photo_width - 1, (2 * top + height) / photo_height - 1], axis=1)
+        half = np.stack([width / photo_width, height / photo_height], axis=1)
+        half[rng.random(num_photos) < config.flip, 0] *= -1
+        angle, shear = np.radians(either_way(config.rotation)), np.radians(either_way(config.shear))
+        scale = 1 + either_way(config.zoom)
+        shift = np.stack([either_way(2 * config.shift), either_way(2 * config.shift)], axis=1)  # the view is 2 wide
+        # From the view to the crop: the inverse of torchvision's rotation, shear in x and scale about the centre
+        tan, cos, sin = np.tan(shear), np.cos(angle), np.sin(angle)
+        inverse = np.array([[cos - sin * tan, cos * tan + sin], [-sin, cos]]) / scale
+        self._crop_centre, self._crop_half, self._shift, self._inverse = (
+            torch.from_numpy(values).float().to(self._device)
+            for values in (centre, half, shift, inverse.transpose(2, 0, 1))
         )
-    if config.brightness or config.contrast:
-        steps.append(v2.ColorJitter(brightness=config.brightness, contrast=config.contrast))
-    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(view.mean), list(view.std))]
-    return v2.Compose(steps)
+        brightness = 1 + either_way(config.brightness)
+        first = rng.random(num_photos) < 0.5  # brightness before contrast, or after it
+        light = np.stack(
+            [np.where(first, brightness, 1), 1 + either_way(config.contrast), np.where(first, 1, brightness)]
+        )
+        self._light = torch.from_numpy(light).float().to(self._device)
+
+    def __call__(self, indices: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """The views of this epoch.
+
+        Args:
+            indices: `(B,)`, which photos of the split.
+            pixels: `(B, S, S, 3)` uint8, each photo's whole, squashed to a square.
+
+        Returns:
+            float32 `(B, 3, size, size)`, normalised.
+        """
+        size = self._view.size
+        places = self._centres.expand(len(indices), -1, -1)  # (B, size * size, 2), in the view
+        if self._moves:
+            places = (places - self._shift[indices, None]) @ self._inverse[indices].mT
+        grid = places * self._crop_half[indices, None] + self._crop_centre[indices, None]  # in the photo
+        photos = pixels.permute(0, 3, 1, 2).float()
+        views = nn.functional.grid_sample(
+            photos, grid.unflatten(1, (size, size)), padding_mode="border", align_corners=False
+        )
+        if self._moves:
+            outside = (places.abs() > 1).any(-1).unflatten(1, (size, size))[:, None]
+            views = torch.where(outside, self._fill[:, None, None], views)
+        if self._config.brightness or self._config.contrast:
+            views = self._lit(views, self._light[:, indices, None, None, None])
+        return self._normalise(views.permute(0, 2, 3, 1))
+
+    def _lit(self, views: torch.Tensor, light: torch.Tensor) -> torch.Tensor:
+        brightness, contrast, brightness_after = light
+        views = (views * brightness).clamp(0, 255)
+        grey = (views * self._grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+        views = (grey + contrast * (views - grey)).clamp(0, 255)
+        return (views * brightness_after).clamp(0, 255)
+
+    def _draw_crops(self, rng: np.random.Generator) -> np.ndarray:
+        """Of each photo the part that is seen: left, top, width, height `(N, 4)`, in the photo's pixels."""
+        if self._config.crop_scale == 1:
+            regions = np.array([self._view.region(int(width), int(height)) for width, height in self._sizes])
+            return np.concatenate([regions[:, :2], regions[:, 2:] - regions[:, :2]], axis=1)
+        num_photos = len(self._sizes)
+        width, height = self._sizes.T
+        area = (width * height)[:, None] * rng.uniform(self._config.crop_scale, 1, (num_photos, NUM_TRIES))
+        limit = math.log(MAX_PROPORTION)
+        proportion = np.exp(rng.uniform(-limit, limit, (num_photos, NUM_TRIES)))
+        widths, heights = np.sqrt(area * proportion), np.sqrt(area / proportion)
+        fits = (widths <= width[:, None]) & (heights <= height[:, None])
+        first = (np.arange(num_photos), fits.argmax(axis=1))
+        found = fits.any(axis=1)
+        # Of a photo that is too long for any of them: the largest part of an allowed proportion, from the middle
+        crop_width = np.where(found, widths[first], np.minimum(width, height * MAX_PROPORTION))
+        crop_height = np.where(found, heights[first], np.minimum(height, width * MAX_PROPORTION))
+        across, down = np.where(found, rng.random((2, num_photos)), 0.5)
+        left, top = across * (width - crop_width), down * (height - crop_height)
+        return np.stack([left, top, crop_width, crop_height], axis=1)

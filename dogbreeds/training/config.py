@@ -97,9 +97,22 @@ class TrainConfig:
     """Decides the split, the order of the photos, the augmentation and the new weights."""
 
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
-    """Arithmetic of the forward and backward pass; by default what `accelerate config` or `launch` says, else no."""
+    """Arithmetic of the forward and backward pass; by default what `accelerate launch` says, else bf16 on a GPU that
+    can, and no on others."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network (torch.compile), which takes a minute and a C++ compiler. auto: on a GPU, in runs long enough
+    for it to pay."""
+    cache: Literal["on", "off"] = "on"
+    """Decode every photo once, into a pixel cache on disk that later runs find again; off: decode in every epoch."""
+    cache_dir: Path | None = None
+    """Where pixel caches are kept; by default $XDG_CACHE_HOME/dogbreeds or ~/.cache/dogbreeds."""
+    max_cache_gigabytes: float = 20.0
+    """What all pixel caches may take; those not used for longest make room."""
+    measure_peak: bool = False
+    """Time a large matrix product first, and say how much of that speed training reaches."""
     num_workers: int | None = None
-    """Processes that decode photos; by default the machine's cores, 8 at most, shared among the training processes."""
+    """Processes that decode photos with --cache off; by default the machine's cores, 8 at most, shared among the
+    training processes."""
     tensorboard: bool = False
     """Write TensorBoard logs to OUTPUT_DIR/logs."""
     overwrite: bool = False
@@ -135,6 +148,7 @@ class TrainConfig:
         check(self.images_per_breed is None or self.images_per_breed >= 3, "images_per_breed", "3 or more")
         check(self.seed < 2**32, "seed", "below 2**32")
         check(self.output_dir.name not in ("", ".."), "output_dir", "the name of a folder to make")
+        check(self.max_cache_gigabytes > 0, "max_cache_gigabytes", "above 0")
         check(self.num_workers is None or self.num_workers >= 0, "num_workers", "0 or more")
         check(len(self.breeds) != 1, "breeds", "two or more")
         if self.from_scratch and self.freeze_backbone:
@@ -147,12 +161,20 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "output_dir": str(self.output_dir), "breeds": list(self.breeds)}
+        cache_dir = None if self.cache_dir is None else str(self.cache_dir)
+        plain = {"output_dir": str(self.output_dir), "breeds": list(self.breeds), "cache_dir": cache_dir}
+        return {**dataclasses.asdict(self), **plain}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
         """The inverse of `to_dict`."""
-        return cls(**{**values, "output_dir": Path(values["output_dir"]), "breeds": tuple(values["breeds"])})
+        cache_dir = values.get("cache_dir")
+        typed = {
+            "output_dir": Path(values["output_dir"]),
+            "breeds": tuple(values["breeds"]),
+            "cache_dir": None if cache_dir is None else Path(cache_dir),
+        }
+        return cls(**{**values, **typed})
 
 
 def run_training_script(preset: TrainConfig, description: str | None) -> None:

@@ -1,12 +1,12 @@
 """From a data set, wherever it is, to disjoint training, validation and test photos. Imports no torch.
 
-`read_dataset` finds the photos and their labels; `load_data` leaves out what can't be read or occurs twice, and cuts
-the splits that the data does not bring.
+`read_dataset` finds the photos and their labels; `load_data` decodes every photo once, into the pixel cache, leaves out
+what can't be read or occurs twice, and cuts the splits that the data does not bring.
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +17,18 @@ from tqdm import tqdm
 
 from dogbreeds.breeds import all_breeds, label_name, parse_breeds
 from dogbreeds.errors import UserError
-from dogbreeds.images import BadImage, open_image
+from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.machine import num_cores
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.hub import announce
+from dogbreeds.training.pixel_cache import PixelCache, default_folder, open_pixel_cache
+from dogbreeds.view import View
 
 MAX_UNREADABLE = 0.01
 """A larger share of photos that can't be decoded stops the run: then something is wrong with the data as a whole."""
+
+WHOLE_PHOTO_SCALE = 8 / 7
+"""Random views are cut from photos that are kept at up to this many times the image size: 256 pixels for 224."""
 
 SPLIT_NAMES = {
     "train": "train",
@@ -87,6 +92,12 @@ class Splits:
     """Hash of which photo, by its content, is in which split with which label."""
     digests: dict[str, np.ndarray]
     """For each split the SHA-256 of each photo's file, in hexadecimal, in the split's order."""
+    sizes: dict[str, np.ndarray]
+    """For each split `(N, 2)` int: width and height of each photo, upright, pixels."""
+    kept_view: View
+    """What training keeps of a photo; see `kept_view`."""
+    cache: PixelCache | None
+    """All photos as `kept_view` shows them; None where they are decoded in every epoch."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,16 +139,18 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     left_out: list[LeftOut] = []
     seen: dict[str, str] = {}
     kept: dict[str, Photos] = {}
+    checked = _check(given, config, progress)
     digests: dict[str, np.ndarray] = {}
-    num_checked = num_unreadable = 0
+    sizes: dict[str, np.ndarray] = {}
+    num_unreadable = 0
     for split in sorted(given, key=["test", "validation", "train"].index):
         photos = given[split]
-        checked = _check(photos, split, progress)
         # Sorted by content, so that what follows does not depend on the order in which a disk lists its files.
-        order = sorted(range(len(photos)), key=lambda i: (checked[i][0], photos.ids[i]))
+        order = sorted(range(len(photos)), key=lambda i: (checked.digests[split][i], photos.ids[i]))
         good = []
         for index in order:
-            digest, problem = checked[index]
+            digest = checked.digests[split][index]
+            problem = checked.problems.get(digest)
             if problem:
                 num_unreadable += 1
             elif digest in seen:
@@ -147,9 +160,10 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
                 good.append(index)
             if problem:
                 left_out.append(LeftOut(photos.ids[index], problem))
-        num_checked += len(photos)
         kept[split] = photos.select(good)
-        digests[split] = np.array([checked[index][0] for index in good])
+        digests[split] = np.array([checked.digests[split][index] for index in good])
+        sizes[split] = np.array([checked.size_of[digest] for digest in digests[split]]).reshape(-1, 2)
+    num_checked = sum(len(photos) for photos in given.values())
     if num_unreadable > MAX_UNREADABLE * num_checked:
         examples = "; ".join(f"{photo.id}: {photo.reason}" for photo in left_out[:3])
         raise UserError(
@@ -165,9 +179,10 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
         raise UserError(f"{config.data!r} holds {len(present)} breed(s): at least two are needed to tell them apart")
     parts: dict[str, Photos] = {}
     part_digests: dict[str, np.ndarray] = {}
+    part_sizes: dict[str, np.ndarray] = {}
     for split, (source, indices) in members.items():
         parts[split] = _only(kept[source].select(indices), present, config.data)
-        part_digests[split] = digests[source][indices]
+        part_digests[split], part_sizes[split] = digests[source][indices], sizes[source][indices]
     everything = np.concatenate(list(part_digests.values()))
     assert len(set(everything.tolist())) == len(everything), "a photo is in two splits"
     lines = [
@@ -183,6 +198,39 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
         fingerprint=_hash_lines([line.split(" ", 1)[1] for line in lines]),
         split_hash=_hash_lines(lines),
         digests=part_digests,
+        sizes=part_sizes,
+        kept_view=checked.view,
+        cache=checked.cache,
+    )
+
+
+def kept_view(config: TrainConfig, longest_side: int) -> View:
+    """What training keeps of a photo: what evaluation sees, or for random views the whole photo, squashed to a square.
+
+    Args:
+        config: The run's options.
+        longest_side: Of all photos, pixels: none is kept larger than it is.
+    """
+    if not config.random_views:
+        return View(config.image_size, config.fit)
+    return View(min(round(config.image_size * WHOLE_PHOTO_SCALE), longest_side), "squash")
+
+
+def pixel_cache(
+    config: TrainConfig, view: View, sources: Sequence[Path | bytes], digests: Sequence[str], progress: bool
+) -> PixelCache:
+    """The pixel cache of these photos, kept as the options say.
+
+    Raises:
+        UserError: There is no room for it.
+    """
+    return open_pixel_cache(
+        view,
+        sources,
+        digests,
+        folder=config.cache_dir or default_folder(),
+        max_bytes=round(config.max_cache_gigabytes * 1e9),
+        progress=progress,
     )
 
 
@@ -386,30 +434,102 @@ def _only(photos: Photos, names: Sequence[str], data: str) -> Photos:
     return replace(photos.select(np.flatnonzero(labels >= 0)), labels=labels[labels >= 0], names=tuple(names))
 
 
-def _check(photos: Photos, split: str, progress: bool) -> list[tuple[str, str | None]]:
-    """Decode every photo once: the hash of its content, and what is wrong with it or None."""
+@dataclass(frozen=True)
+class _Checked:
+    """What was found when every photo was decoded."""
 
-    def check(index: int) -> tuple[str, str | None]:
-        try:
-            source = photos.sources[index]
-            content = source if isinstance(source, bytes) else source.read_bytes()
-        except OSError as error:
-            return "", f"The file can't be read ({error.strerror})."
-        digest = hashlib.sha256(content).hexdigest()
-        try:
-            open_image(content)
-        except BadImage as error:
-            return digest, str(error)
-        return digest, None
+    digests: dict[str, list[str]]
+    """Of each split's photos. A file that can't be read has a name of its own here instead."""
+    problems: dict[str, str]
+    """By digest, what is wrong with a photo."""
+    size_of: dict[str, tuple[int, int]]
+    """By digest, width and height of a good photo, upright."""
+    view: View
+    cache: PixelCache | None
 
-    with ThreadPoolExecutor(num_cores()) as pool:
-        bar = tqdm(total=len(photos), desc=f"checking {split} photos", unit="photo", disable=not progress)
-        with bar:
-            checked = []
-            for result in pool.map(check, range(len(photos))):
-                checked.append(result)
-                bar.update()
-    return checked
+
+def _check(given: dict[str, Photos], config: TrainConfig, progress: bool) -> _Checked:
+    """Decode every photo once, into the pixel cache or only to see whether it can be."""
+    digests: dict[str, list[str]] = {}
+    problems: dict[str, str] = {}
+    sides = [config.image_size]
+    for split, photos in given.items():
+        digests[split] = []
+        headers = _on_all_cores(_read_header, photos.sources, f"reading {split} photos", progress)
+        for index, (digest, longest_side, problem) in enumerate(headers):
+            key = digest or f"unreadable {split} {index}"
+            if problem:
+                problems[key] = problem
+            digests[split].append(key)
+            sides.append(longest_side)
+    view = kept_view(config, max(sides))
+    readable = [
+        (digest, photos.sources, index)
+        for split, photos in given.items()
+        for index, digest in enumerate(digests[split])
+        if digest not in problems
+    ]
+    sources = _Picked([(column, index) for _, column, index in readable])
+    good = [digest for digest, _, _ in readable]
+    if config.cache == "on":
+        cache = pixel_cache(config, view, sources, good, progress)
+        size_of = {digest: tuple(cache.sizes[row].tolist()) for digest, row in cache.row_of.items()}
+        return _Checked(digests, {**problems, **cache.problems}, size_of, view, cache)
+    size_of = {}
+    for digest, found in zip(good, _on_all_cores(_size, sources, "decoding photos", progress), strict=True):
+        if isinstance(found, str):
+            problems[digest] = found
+        else:
+            size_of[digest] = found
+    return _Checked(digests, problems, size_of, view, None)
+
+
+class _Picked(Sequence[Path | bytes]):
+    """Photos of several splits, in some order; each is read when it is asked for."""
+
+    def __init__(self, places: list[tuple[Sequence[Path | bytes], int]]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        column, place = self._places[index]
+        return column[place]
+
+
+def _read_header(source: Path | bytes) -> tuple[str, int, str | None]:
+    """The digest of a photo's file, its longest side in pixels, and what is wrong with it so far or None."""
+    try:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        return "", 0, f"The file can't be read ({error.strerror})."
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        return digest, max(image_size(content)), None
+    except BadImage as error:
+        return digest, 0, str(error)
+
+
+def _size(source: Path | bytes) -> tuple[int, int] | str:
+    """The size of a photo, or why it can't be decoded."""
+    try:
+        return open_image(source).size
+    except BadImage as error:
+        return str(error)
+
+
+def _on_all_cores(
+    function: Callable[[Path | bytes], Any], sources: Sequence[Path | bytes], what: str, progress: bool
+) -> Iterator[Any]:
+    """The function's answers for each photo, in order."""
+    with (
+        ThreadPoolExecutor(num_cores()) as pool,
+        tqdm(total=len(sources), desc=what, unit="photo", disable=not progress) as bar,
+    ):
+        for answer in pool.map(lambda index: function(sources[index]), range(len(sources))):
+            bar.update()
+            yield answer
 
 
 def _cut(kept: dict[str, Photos], config: TrainConfig) -> dict[str, tuple[str, np.ndarray]]:

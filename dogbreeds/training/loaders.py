@@ -1,18 +1,27 @@
-"""From photos to batches of tensors, in an order that is a function of the seed and the epoch alone."""
+"""From photos to batches, in an order that is a function of the seed and the epoch alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dogbreeds.images import open_image
 from dogbreeds.training.data import Photos
+from dogbreeds.training.pixel_cache import PixelCache
 from dogbreeds.view import View
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Inputs (pixels `(B, 3, H, W)` or features `(B, D)`, float32) and labels `(B,)` int64."""
+
+class Batch(NamedTuple):
+    """Some photos of a split."""
+
+    indices: torch.Tensor
+    """`(B,)` int64: which photos of the split."""
+    inputs: torch.Tensor
+    """Their pixels, uint8 `(B, H, W, 3)`, or features `(B, D)`, float32."""
+    labels: torch.Tensor
+    """`(B,)` int64."""
 
 
 def seed_of(*parts: int) -> int:
@@ -20,42 +29,69 @@ def seed_of(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-class ViewDataset(Dataset[tuple[torch.Tensor, int]]):
-    """Photos as the model sees them in evaluation; an item is `(3, H, W)` float32 and its label."""
+class PixelDataset(Dataset[Batch]):
+    """Photos as 8-bit pixels of a view: rows of a pixel cache, or decoded whenever they are asked for."""
 
-    def __init__(self, photos: Photos, view: View) -> None:
-        self._photos, self._view = photos, view
+    def __init__(self, photos: Photos, view: View, cache: PixelCache | None = None, rows: np.ndarray | None = None):
+        """Choose the photos.
+
+        Args:
+            photos: A split.
+            view: How they are scaled.
+            cache: Where their pixels are; None to decode them.
+            rows: `(N,)`, of each photo its row in the cache.
+        """
+        assert cache is None or (cache.view == view and rows is not None and len(rows) == len(photos))
+        self.photos, self.view = photos, view
+        self._cached = None if cache is None else cache.pixels
+        self._rows = rows
+        self._labels = torch.from_numpy(photos.labels)
+        self._resident: torch.Tensor | None = None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether nothing is left to decode."""
+        return self._cached is not None
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the pixels are on an accelerator; see `keep_on`."""
+        return self._resident is not None
+
+    @property
+    def num_bytes(self) -> int:
+        """What the pixels take in memory."""
+        return len(self) * self.view.size**2 * 3
+
+    def keep_on(self, device: torch.device) -> None:
+        """Copy the cached pixels to an accelerator, where batches are then picked from them."""
+        assert self._cached is not None and self._rows is not None
+        resident = torch.empty((len(self), self.view.size, self.view.size, 3), dtype=torch.uint8, device=device)
+        for start in range(0, len(self), 1024):
+            rows = self._rows[start : start + 1024]
+            resident[start : start + len(rows)] = torch.from_numpy(self._cached[rows]).to(device)
+        self._resident, self._labels = resident, self._labels.to(device)
 
     def __len__(self) -> int:
-        return len(self._photos)
+        return len(self.photos)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        pixels = self._view(open_image(self._photos.sources[index]))
-        return torch.from_numpy(pixels), int(self._photos.labels[index])
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
 
-
-class RandomViewDataset(Dataset[tuple[torch.Tensor, int]]):
-    """Photos as the model sees them in training; an item is asked for by (epoch, index).
-
-    The random view of a photo is a function of the seed, the epoch and the photo's index, whatever worker makes it.
-    """
-
-    def __init__(self, photos: Photos, transform: Callable[[Image.Image], torch.Tensor], seed: int) -> None:
-        self._photos, self._transform, self._seed = photos, transform, seed
-
-    def __len__(self) -> int:
-        return len(self._photos)
-
-    def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        epoch, index = epoch_and_index
-        image = open_image(self._photos.sources[index])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self._seed, epoch, index))
-            return self._transform(image), int(self._photos.labels[index])
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = torch.tensor(indices)
+        if self._resident is not None:
+            index = index.to(self._resident.device, non_blocking=True)
+            return Batch(index, self._resident[index], self._labels[index])
+        if self._cached is not None and self._rows is not None:
+            pixels = self._cached[self._rows[indices]]
+        else:
+            pixels = np.stack([self.view.cut(open_image(self.photos.sources[i])) for i in indices])
+        return Batch(index, torch.from_numpy(pixels), self._labels[index])
 
 
-class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
-    """Features of a frozen backbone `(D,)`, computed once; training asks by (epoch, index), evaluation by index."""
+class FeatureDataset(Dataset[Batch]):
+    """Features of a frozen backbone `(N, D)`, computed once."""
 
     def __init__(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         assert len(features) == len(labels), (features.shape, labels.shape)
@@ -64,16 +100,13 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self._features)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
-        index = key[1] if isinstance(key, tuple) else key
-        return self._features[index], int(self._labels[index])
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = torch.tensor(indices)
+        return Batch(index, self._features[index], self._labels[index])
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Every item once an epoch, in an order drawn from (seed, epoch); yields (epoch, index).
-
-    The epoch travels with the index because a data set's own state does not reach its worker processes.
-    """
+class EpochSampler(Sampler[int]):
+    """Every item once an epoch, in an order drawn from (seed, epoch)."""
 
     def __init__(self, num_items: int, seed: int) -> None:
         self._num_items, self._seed = num_items, seed
@@ -86,25 +119,34 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self._num_items
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(seed_of(self._seed, self.epoch))
-        for index in torch.randperm(self._num_items, generator=generator).tolist():
-            yield self.epoch, index
+        yield from torch.randperm(self._num_items, generator=generator).tolist()
 
 
 def training_loader(dataset: Dataset, batch_size: int, seed: int, num_workers: int) -> DataLoader:
     """Batches in random order, for one process; accelerate shards them over several."""
-    sampler = EpochSampler(len(dataset), seed)  # type: ignore[arg-type]
+    return _loader(dataset, batch_size, num_workers, EpochSampler(len(dataset), seed))  # type: ignore[arg-type]
+
+
+def evaluation_loader(dataset: Dataset, batch_size: int, num_workers: int) -> DataLoader:
+    """Batches in the data set's own order."""
+    return _loader(dataset, batch_size, num_workers, None)
+
+
+def _loader(dataset: Dataset, batch_size: int, num_workers: int, sampler: EpochSampler | None) -> DataLoader:
+    on_accelerator = isinstance(dataset, PixelDataset) and dataset.is_resident
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
+        collate_fn=_as_it_is,
         persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not on_accelerator,
     )
 
 
-def evaluation_loader(dataset: Dataset, batch_size: int, num_workers: int) -> DataLoader:
-    """Batches in the data set's own order."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+def _as_it_is(batch: Any) -> Batch:
+    """The data sets above give whole batches."""
+    return batch

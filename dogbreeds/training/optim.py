@@ -1,5 +1,6 @@
 """AdamW's parameter groups, and how the learning rate moves."""
 
+import copy
 import math
 from typing import Any
 
@@ -90,3 +91,47 @@ class Schedule:
         self._step = state["step"]
         self._by_step.load_state_dict({"lr_lambdas": [None] * len(self._by_step.lr_lambdas), **state["by_step"]})
         self._by_epoch.load_state_dict(state["by_epoch"])
+
+
+class WeightAverage:
+    """An exponential moving average of a model's weights and statistics, which never waits for the accelerator.
+
+    Its decay rises to its full value, so that the average forgets the start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, device: torch.device) -> None:
+        """Start with a copy.
+
+        Args:
+            model: The model that will be trained; not yet changed by accelerate.
+            decay: For each step.
+            device: Where the model will be trained.
+        """
+        self.model = copy.deepcopy(model).requires_grad_(False).to(device)
+        self._decay, self._num_updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
+        num = self._num_updates
+        weight = 1 - min(self._decay, (1 + num) / (10 + num)) if num else 1.0
+        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
+        averaged = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in averaged], [theirs for _, theirs in averaged], weight)
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
+        self._num_updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """For resuming."""
+        return {"model": self.model.state_dict(), "num_updates": self._num_updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self._num_updates = state["num_updates"]
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]

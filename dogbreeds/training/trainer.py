@@ -13,7 +13,6 @@ import math
 import os
 import platform
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -28,29 +27,29 @@ import onnxruntime
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import InitProcessGroupKwargs, set_seed
-from safetensors.torch import load_file, save_file
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, find_executable_batch_size, set_seed
+from safetensors.torch import load_file
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dogbreeds import run_folder
+from dogbreeds import metrics, run_folder
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
-from dogbreeds.machine import num_cores, processor
+from dogbreeds.machine import keep_freed_memory, num_cores, processor
 from dogbreeds.predictions import Predictions
-from dogbreeds.training.augment import random_view
+from dogbreeds.training.augment import Normalise, RandomViews
+from dogbreeds.training.checkpoints import BEST, Checkpoints
 from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.data import Photos, Splits, load_data
+from dogbreeds.training.data import Photos, Splits, load_data, pixel_cache
 from dogbreeds.training.export import check_servable, export_serving_model
 from dogbreeds.training.features import compute_features
 from dogbreeds.training.loaders import (
+    Batch,
     EpochSampler,
-    RandomViewDataset,
-    ViewDataset,
+    PixelDataset,
     evaluation_loader,
     seed_of,
     training_loader,
@@ -58,10 +57,21 @@ from dogbreeds.training.loaders import (
 from dogbreeds.training.metric import BreedMetrics
 from dogbreeds.training.model_card import model_card
 from dogbreeds.training.models import build_model, flops_per_photo, model_view
-from dogbreeds.training.optim import Schedule, parameter_groups
+from dogbreeds.training.optim import Schedule, WeightAverage, parameter_groups
+from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
 
 LOG_EVERY = 20
-"""Steps between looks at the loss; each look waits for the accelerator."""
+"""Steps between looks at the loss."""
+
+GPU_SHARE = 0.5
+"""Of a GPU's free memory, what the photos' pixels may take; the rest is for the network."""
+
+EVALUATION_BATCH_SIZE = {"cpu": 64, "cuda": 1024}
+"""Photos in a batch where no gradients are kept; on a GPU fewer where so many do not fit."""
+
+COMPILE_FROM = 500_000
+"""Photos to train on, over all epochs, from which `--compile auto` compiles the network on a GPU: the minute that takes
+must come back."""
 
 
 class Head(nn.Module):
@@ -124,18 +134,23 @@ class Trainer:
         run_folder.check_output(config.output_dir, overwrite=config.overwrite, resume=config.resume)
         self.config = config
         self.seconds: dict[str, float] = {}
+        self.time_spent: dict[str, float] = {}
+        self.num_photos_trained = 0
         # accelerate keeps options from one Accelerator to the next in the same process; each run has its own.
         AcceleratorState._reset_state()
         GradientState._reset_state()
         self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
+            mixed_precision=config.mixed_precision or _default_precision(),
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             log_with="tensorboard" if config.tensorboard else None,
             project_dir=run_folder.partial_path(config.output_dir),
             step_scheduler_with_optimizer=False,
+            dataloader_config=DataLoaderConfiguration(non_blocking=True),
             # Processes wait while the first one downloads and checks the data.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
         )
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         set_seed(config.seed)
         with self._timed("data"), self.accelerator.main_process_first():
             self.splits = load_data(config, progress=self.accelerator.is_main_process)
@@ -147,12 +162,12 @@ class Trainer:
         self.partial = self._begin()
         self.num_parameters = sum(parameter.numel() for parameter in self.full_model.parameters())
         self.flops_per_photo = flops_per_photo(self.full_model, config.image_size)
+        self.clock = PhaseClock(self.accelerator.device)
+        self.peak_flops = self._measured_peak() if config.measure_peak else None
         self._build_loaders()
         self._build_optimiser()
         self.progress = Progress()
-        self.metric = BreedMetrics()
-        for item in filter(None, (self.schedule, self.average, self.progress)):
-            self.accelerator.register_for_checkpointing(item)
+        self.checkpoints = Checkpoints(self.partial / run_folder.STATE)
         if config.resume:
             self._resume()
 
@@ -164,16 +179,19 @@ class Trainer:
             started = time.perf_counter()
             train_loss = self._train_epoch(self.progress.epoch)
             figures = self._validate()
-            self._note_epoch(train_loss, figures, time.perf_counter() - started)
+            self._note_epoch(train_loss, figures, started)
+        self.checkpoints.wait()
+        self.accelerator.wait_for_everyone()
         self.seconds["training"] = sum(row["seconds"] for row in self.progress.history)
+        self._say_where_time_went()
 
     def finish(self) -> None:
         """Predict with the best weights, calibrate, export and complete the run folder."""
-        best = load_file(self.partial / run_folder.STATE / "best.safetensors")
+        best = load_file(self.partial / run_folder.STATE / BEST)
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         model.load_state_dict(best)
         logits = {}
-        for split in self.evaluation_loaders:
+        for split in self.evaluation_data:
             with self._timed(f"evaluation of {split}"):
                 # In float32, whatever training used, because that is what is served.
                 logits[split] = self._predict_logits(model, split, exact=True)
@@ -214,58 +232,103 @@ class Trainer:
         return {"command": base["command"], "seconds": base["seconds"], "data": base["data"]["split_hash"]}
 
     def _build_loaders(self) -> None:
-        config, splits = self.config, self.splits
-        num_workers = config.num_workers
-        if num_workers is None:
+        config, device = self.config, self.accelerator.device
+        data = {"train": self._pixels("train"), "validation": self._pixels("validation")}
+        if self.splits.test:
+            data["test"] = self._pixels("test")
+        self.num_workers = 0
+        if not data["train"].is_cached:
             processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun and accelerate launch set it
-            num_workers = max(1, min(8, num_cores() // processes_here))
-        views = {"validation": ViewDataset(splits.validation, self.view)}
-        if splits.test:
-            views["test"] = ViewDataset(splits.test, self.view)
-        training: Any
-        evaluation: dict[str, Any]
+            self.num_workers = max(1, min(8, num_cores() // processes_here))
+            if config.num_workers is not None:
+                self.num_workers = config.num_workers
+        self.normalise = Normalise(self.view, device)
+        self.random_views: RandomViews | None = None
+        if config.random_views:
+            self.random_views = RandomViews(config, self.view, self.splits.sizes["train"], device)
         self.head_only = config.freeze_backbone and not config.random_views
         self.feature_seconds: dict[str, float] = {}
+        training: Any = data["train"]
+        evaluation: dict[str, Any] = {split: dataset for split, dataset in data.items() if split != "train"}
         if self.head_only:
             with self._timed("features"):
-                datasets, self.feature_seconds = compute_features(
-                    self.full_model,
-                    {"train": ViewDataset(splits.train, self.view), **views},
-                    self.accelerator,
-                    config.image_size,
-                    num_workers,
+                features, self.feature_seconds = compute_features(
+                    self.full_model, data, self.normalise, self.accelerator, config.image_size, self.num_workers
                 )
-            training, evaluation = datasets.pop("train"), datasets
-            num_workers = 0
+            training, evaluation = features.pop("train"), dict(features)
+            self.num_workers = 0
         else:
-            transform = random_view(config, self.view) if config.random_views else _evaluation_transform(self.view)
-            training, evaluation = RandomViewDataset(splits.train, transform, config.seed), views
-        loader = training_loader(training, config.batch_size, config.seed, num_workers)
+            self._keep_on_gpu(list(data.values()))
+        loader = training_loader(training, config.batch_size, config.seed, self.num_workers)
         assert isinstance(loader.sampler, EpochSampler)
         self.sampler = loader.sampler
         self.training_loader: DataLoader = self.accelerator.prepare(loader)
-        self.evaluation_loaders: dict[str, DataLoader] = {
-            split: self.accelerator.prepare(evaluation_loader(dataset, 2 * config.batch_size, num_workers))
-            for split, dataset in evaluation.items()
-        }
+        self.evaluation_data = evaluation
+        self.evaluation_batch_size = EVALUATION_BATCH_SIZE.get(device.type, 64)
+        self._evaluation_loaders: dict[tuple[str, int], DataLoader] = {}
+
+    def _pixels(self, split: str) -> PixelDataset:
+        """The photos of a split: for training as they are kept for it, otherwise as the model sees them."""
+        photos, digests = getattr(self.splits, split), self.splits.digests[split].tolist()
+        view, cache = self.splits.kept_view if split == "train" else self.view, self.splits.cache
+        if cache is None:
+            return PixelDataset(photos, view)
+        if not cache.view.cuts_like(view):
+            with self.accelerator.main_process_first():
+                cache = pixel_cache(self.config, view, photos.sources, digests, self._is_main)
+        return PixelDataset(photos, view, cache, cache.rows(digests))
+
+    def _keep_on_gpu(self, datasets: list[PixelDataset]) -> None:
+        """Move the pixels to the GPU's memory, where there is a GPU and they fit."""
+        device = self.accelerator.device
+        if device.type != "cuda" or not all(dataset.is_cached for dataset in datasets):
+            return
+        num_bytes = sum(dataset.num_bytes for dataset in datasets)
+        free = torch.cuda.mem_get_info(device)[0]
+        if not fits_on_gpu(num_bytes, free):
+            self._say(
+                f"the photos stay in the host's memory: their pixels take {num_bytes / 1e9:.1f} GB, the GPU has "
+                f"{free / 1e9:.1f} GB free, of which they may take {GPU_SHARE:.0%}"
+            )
+            return
+        with self._timed("photos to the GPU"):
+            for dataset in datasets:
+                dataset.keep_on(device)
+        self._say(f"the photos are in the GPU's memory ({num_bytes / 1e9:.1f} GB)")
 
     def _build_optimiser(self) -> None:
-        config = self.config
+        config, device = self.config, self.accelerator.device
         classifier: Any = self.full_model.classifier
-        model = Head(classifier) if self.head_only else self.full_model
-        groups = parameter_groups(model, config)
+        self.trained_model: nn.Module = Head(classifier) if self.head_only else self.full_model
+        groups = parameter_groups(self.trained_model, config)
         self.num_trained_parameters = sum(p.numel() for group in groups for p in group["params"])
-        optimizer = torch.optim.AdamW(groups)
+        # Fused: the whole step in a few kernels, on CPUs and Nvidia's GPUs
+        optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
         # As accelerate has it, for `accelerate launch` can set it too
         num_accumulated = self.accelerator.gradient_accumulation_steps
         num_steps = config.epochs * math.ceil(len(self.training_loader) / num_accumulated)
         self.schedule = Schedule(optimizer, config, num_steps)
-        self.average: AveragedModel | None = None
+        self.average: WeightAverage | None = None
         if config.ema_decay:
             # Copied before `prepare`, which for mixed precision gives a model a `forward` that a copy would share.
-            self.average = AveragedModel(model, multi_avg_fn=_ema(config.ema_decay), use_buffers=True)
-            self.average.to(self.accelerator.device)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+            self.average = WeightAverage(self.trained_model, config.ema_decay, device)
+        self.model, self.optimizer = self.accelerator.prepare(self.trained_model, optimizer)
+        if self._compiles():
+            self._say("compiling the network; the first step takes a minute")
+            self.model.compile()
+
+    def _compiles(self) -> bool:
+        """Whether the network is compiled, by the options and the size of the run."""
+        if self.config.compile != "auto":
+            return self.config.compile == "on"
+        num_photos = len(self.splits.train) * self.config.epochs
+        return self.accelerator.device.type == "cuda" and not self.head_only and num_photos >= COMPILE_FROM
+
+    def _measured_peak(self) -> float:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
+        peak = peak_flops(self.accelerator.device, dtype)
+        self._say(f"measured peak: {peak / 1e12:.3g} TFLOP/s in {str(dtype).removeprefix('torch.')}")
+        return peak
 
     def _resume(self) -> None:
         state = self.partial / run_folder.STATE
@@ -278,14 +341,38 @@ class Trainer:
         if changed:
             key = changed[0]
             raise UserError(f"can't resume with another {key}: it was {then.get(key)!r}, now it is {now[key]!r}")
-        saved = sorted(state.glob("epoch-[0-9]*[0-9]"))
+        saved = self.checkpoints.load()
         if saved:
-            self.accelerator.load_state(str(saved[-1]))
+            self._load_state(saved)
         self._say(f"resuming after epoch {self.progress.epoch} of {self.config.epochs}")
+
+    def _state(self) -> dict[str, Any]:
+        """What the next epoch goes on from. Chance is not in it: each epoch draws it from (seed, epoch)."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.trained_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "scaler": scaler.state_dict() if scaler else None,
+            "progress": self.progress.state_dict(),
+        }
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `_state`."""
+        self.trained_model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress.load_state_dict(state["progress"])
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a resumed run to be the same run."""
-        free = ("overwrite", "resume", "num_workers", "tensorboard", "output_dir")
+        free = {"overwrite", "resume", "num_workers", "tensorboard", "output_dir", "measure_peak"}
+        free |= {"cache", "cache_dir", "max_cache_gigabytes"}
         options = {key: value for key, value in self.config.to_dict().items() if key not in free}
         return {
             **options,
@@ -307,37 +394,56 @@ class Trainer:
         if hasattr(self.training_loader, "set_epoch"):
             self.training_loader.set_epoch(epoch)  # accelerate counts epochs itself, from 0 after a resume
         self._train_mode()
+        if self.random_views is not None:
+            self.random_views.draw(epoch)
         total = torch.zeros((), device=accelerator.device)
         num_photos = 0
+        look: _Look | None = None
         with tqdm(
             total=len(self.training_loader),
             desc=f"epoch {epoch + 1}/{config.epochs}",
             unit="batch",
             disable=not accelerator.is_main_process,
         ) as bar:
-            for step, (inputs, labels) in enumerate(self.training_loader):
+            self.clock.enter("data")
+            for step, batch in enumerate(self.training_loader):
+                self.clock.enter("views")
+                inputs = self._inputs(batch, self.random_views)
                 with accelerator.accumulate(self.model):
+                    self.clock.enter("forward and backward")
                     loss = nn.functional.cross_entropy(
-                        _logits(self.model, inputs), labels, label_smoothing=config.label_smoothing
+                        _logits(self.model, inputs), batch.labels, label_smoothing=config.label_smoothing
                     )
                     accelerator.backward(loss)
+                    self.clock.enter("optimiser")
                     if accelerator.sync_gradients and config.max_grad_norm:
                         accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
                     self.optimizer.step()
                     if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
                         self.schedule.after_step()
                         if self.average is not None:
-                            self.average.update_parameters(accelerator.unwrap_model(self.model))
+                            self.average.update(self.trained_model)
                     self.optimizer.zero_grad()
-                total += loss.detach() * len(labels)
-                num_photos += len(labels)
+                total += loss.detach() * len(batch.labels)
+                num_photos += len(batch.labels)
                 bar.update()
-                if step % LOG_EVERY == 0 or step + 1 == len(self.training_loader):
-                    mean_loss = float(accelerator.reduce(total.clone(), "mean")) / num_photos
-                    self._check_finite(mean_loss, epoch, step)
-                    bar.set_postfix(loss=f"{mean_loss:.3f}", lr=f"{self._learning_rate():.1e}")
+                if look is not None and look.is_there():
+                    self._check_finite(look.loss, epoch, look.step)
+                    bar.set_postfix(loss=f"{look.loss:.3f}", lr=f"{self._learning_rate():.1e}")
+                    look = None
+                if step % LOG_EVERY == 0:
+                    look = _Look(accelerator.reduce(total / num_photos, "mean"), step, accelerator.num_processes > 1)
+                self.clock.enter("data")
         totals = accelerator.reduce(torch.stack([total, torch.tensor(num_photos, device=total.device)]))
-        return float(totals[0] / totals[1])
+        mean_loss = float(totals[0] / totals[1])
+        self._check_finite(mean_loss, epoch, len(self.training_loader) - 1)
+        return mean_loss
+
+    def _inputs(self, batch: Batch, random_views: RandomViews | None = None) -> torch.Tensor:
+        """What the model is given: features as they are, pixels normalised or as random views."""
+        if self.head_only:
+            return batch.inputs
+        return random_views(batch.indices, batch.inputs) if random_views else self.normalise(batch.inputs)
 
     def _train_mode(self) -> None:
         self.model.train()
@@ -353,13 +459,13 @@ class Trainer:
             )
 
     def _validate(self) -> dict[str, float]:
+        self.clock.enter("evaluation")
         if self.average is not None and self.accelerator.num_processes > 1:
-            for buffer in self.average.module.buffers():  # batch-norm statistics, which each process has its own of
+            for buffer in self.average.model.buffers():  # batch-norm statistics, which each process has its own of
                 torch.distributed.broadcast(buffer, 0)
-        model = self.average.module if self.average is not None else self.model
-        logits, labels = self._predict_logits(model, "validation")
+        logits, labels = self._predict_logits(self.average.model if self.average else self.model, "validation")
         probabilities = softmax(logits)
-        figures = self.metric.compute(predictions=probabilities, uncalibrated=probabilities, references=labels)
+        figures = metrics.summary(probabilities, labels, probabilities)
         self.schedule.after_epoch(figures["log_loss"])
         return figures
 
@@ -368,25 +474,37 @@ class Trainer:
 
         With `exact` the arithmetic is float32, otherwise the run's own.
         """
-        loader = self.evaluation_loaders[split]
-        model.eval()
-        all_logits, all_labels = [], []
-        with (
-            torch.no_grad(),
-            tqdm(total=len(loader), desc=split, unit="batch", leave=False, disable=not self._is_main) as bar,
-        ):
-            for inputs, labels in loader:
-                with nullcontext() if exact else self.accelerator.autocast():
-                    logits = _logits(model, inputs)
-                logits, labels = self.accelerator.gather_for_metrics((logits.float(), labels))
-                all_logits.append(logits.cpu())
-                all_labels.append(labels.cpu())
-                bar.update()
-        found = torch.cat(all_labels).numpy()
-        assert np.array_equal(found, self._photos(split).labels), f"{split} was not predicted completely and in order"
-        return torch.cat(all_logits).numpy(), found
 
-    def _note_epoch(self, train_loss: float, figures: dict[str, float], seconds: float) -> None:
+        @find_executable_batch_size(starting_batch_size=self.evaluation_batch_size)
+        def predict(batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+            self.evaluation_batch_size = batch_size  # not to try again in vain
+            all_logits, all_labels = [], []
+            loader = self._evaluation_loader(split, batch_size)
+            with tqdm(total=len(loader), desc=split, unit="batch", leave=False, disable=not self._is_main) as bar:
+                for batch in loader:
+                    with nullcontext() if exact else self.accelerator.autocast():
+                        logits = _logits(model, self._inputs(batch))
+                    logits, labels = self.accelerator.gather_for_metrics((logits.float(), batch.labels))
+                    all_logits.append(logits)
+                    all_labels.append(labels)
+                    bar.update()
+            return torch.cat(all_logits).cpu().numpy(), torch.cat(all_labels).cpu().numpy()
+
+        model.eval()
+        # Not compiled: batches of another size would have the network compiled again, which takes longer than it saves.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            logits, labels = predict()
+        assert np.array_equal(labels, self._photos(split).labels), f"{split} was not predicted completely and in order"
+        return logits, labels
+
+    def _evaluation_loader(self, split: str, batch_size: int) -> DataLoader:
+        key = (split, batch_size)
+        if key not in self._evaluation_loaders:
+            loader = evaluation_loader(self.evaluation_data[split], batch_size, self.num_workers)
+            self._evaluation_loaders[key] = self.accelerator.prepare(loader)
+        return self._evaluation_loaders[key]
+
+    def _note_epoch(self, train_loss: float, figures: dict[str, float], started: float) -> None:
         """Record an epoch, keep its weights if they are the best yet, and save what resuming needs."""
         progress = self.progress
         progress.epoch += 1
@@ -397,37 +515,62 @@ class Trainer:
             "validation_top1": figures["top1"],
             "validation_top3": figures["top3"],
             "learning_rate": self._learning_rate(),
-            "seconds": round(seconds, 2),
+            "seconds": round(time.perf_counter() - started, 2),
         }
         progress.history.append(row)
         # By loss rather than accuracy: on a small validation set, accuracy moves by chance more than epochs differ.
         best = min(progress.history, key=lambda row: row["validation_loss"])
         progress.best_epoch = int(best["epoch"])
+        self.clock.enter("saving")
+        if self._is_main:
+            self.checkpoints.folder.mkdir(exist_ok=True)
+            run_folder.write_json(self.checkpoints.folder / "config.json", self._identity())
+            best_model = self.average.model if self.average is not None else self.trained_model
+            self.checkpoints.save(progress.epoch, self._state(), best_model.state_dict() if best is row else None)
+        self.accelerator.wait_for_everyone()
+        for phase, seconds in self.clock.read().items():
+            self.time_spent[phase] = self.time_spent.get(phase, 0.0) + seconds
+        self.num_photos_trained += len(self.splits.train)
         self._say(
             f"epoch {progress.epoch}: train loss {train_loss:.3f}, validation loss {figures['log_loss']:.3f}, "
-            f"top-1 {figures['top1']:.1%}, top-3 {figures['top3']:.1%}, {seconds:.0f} s"
+            f"top-1 {figures['top1']:.1%}, top-3 {figures['top3']:.1%}, {row['seconds']:.0f} s"
             + (" (best so far)" if best is row else "")
         )
         self.accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
-        state = self.partial / run_folder.STATE
-        if self._is_main:
-            state.mkdir(exist_ok=True)
-            run_folder.write_json(state / "config.json", self._identity())
-            if best is row:
-                model = self.average.module if self.average is not None else self.model
-                weights = self.accelerator.unwrap_model(model, keep_torch_compile=False).state_dict()
-                temporary = state / "best.tmp"
-                save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
-                temporary.replace(state / "best.safetensors")
-        self.accelerator.wait_for_everyone()
-        saved = state / f"epoch-{progress.epoch:04d}"
-        self.accelerator.save_state(f"{saved}.tmp")
-        self.accelerator.wait_for_everyone()
-        if self._is_main:
-            Path(f"{saved}.tmp").rename(saved)
-            for older in state.glob("epoch-*"):
-                if older != saved:
-                    shutil.rmtree(older)
+
+    def _time_record(self) -> dict[str, Any]:
+        """Where the time of the epochs that were trained now went; for run.json, and empty where none was."""
+        seconds = self.time_spent
+        if not seconds:
+            return {}
+        in_steps = sum(seconds.values()) - seconds["evaluation"] - seconds["saving"]
+        record: dict[str, Any] = {
+            "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
+            "photos_per_second": self.num_photos_trained / sum(seconds.values()),
+            "photos_per_second_in_steps": self.num_photos_trained / in_steps,
+            "bottleneck": bottleneck(seconds),
+        }
+        if self.peak_flops:
+            # A backward pass is two forward passes, one for the inputs' gradients and one for the weights'.
+            flops = self.flops_per_photo * (1 if self.config.freeze_backbone else 3)
+            reached = flops * record["photos_per_second_in_steps"] / self.accelerator.num_processes
+            record["measured_peak_flops"] = self.peak_flops
+            record["share_of_peak"] = None if self.head_only else reached / self.peak_flops
+        return record
+
+    def _say_where_time_went(self) -> None:
+        record = self._time_record()
+        if not record:
+            return
+        total = sum(self.time_spent.values())
+        shares = ", ".join(f"{phase} {seconds / total:.0%}" for phase, seconds in self.time_spent.items())
+        self._say(
+            f"training took {total:.1f} s ({shares}): {record['photos_per_second']:,.0f} photos/s, "
+            f"{record['photos_per_second_in_steps']:,.0f} without validation and saving"
+        )
+        if record.get("share_of_peak"):
+            self._say(f"{record['share_of_peak']:.0%} of the measured peak")
+        self._say(record["bottleneck"])
 
     def _should_stop(self) -> bool:
         patience = self.config.early_stopping_patience
@@ -449,7 +592,9 @@ class Trainer:
             # From the photos, even where their features were computed long before
             seconds = self.seconds[f"evaluation of {split}"] + self.feature_seconds.get(split, 0.0)
             figures[split] = {
-                **self.metric.compute(predictions=probabilities, uncalibrated=softmax(split_logits), references=labels),
+                **BreedMetrics().compute(
+                    predictions=probabilities, uncalibrated=softmax(split_logits), references=labels
+                ),
                 "verdicts": calibration.verdict_shares(split_logits),
                 "seconds": seconds,
                 "photos_per_second": len(labels) / seconds,
@@ -491,6 +636,7 @@ class Trainer:
             "milliseconds_per_photo": milliseconds,
             "export_difference": differences,
             "seconds": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
+            "time": self._time_record(),
             "hardware": self._hardware(),
             "mixed_precision": self.accelerator.mixed_precision,
             "versions": {"python": platform.python_version()}
@@ -568,21 +714,32 @@ def _logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.logits
 
 
-def _evaluation_transform(view: Any) -> Any:
-    return lambda image: torch.from_numpy(view(image))
+class _Look:
+    """A look at the loss: the number is on its way from the accelerator, and nobody waits for it."""
+
+    def __init__(self, loss: torch.Tensor, step: int, wait: bool) -> None:
+        """Send for the number; with `wait` it is waited for, so that several processes see it at the same step."""
+        self.step = step
+        self._loss = loss.detach().to("cpu", non_blocking=not wait)
+        self._arrived: torch.cuda.Event | None = None
+        if loss.is_cuda and not wait:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def is_there(self) -> bool:
+        return self._arrived is None or self._arrived.query()
+
+    @property
+    def loss(self) -> float:
+        return float(self._loss)
 
 
-def _ema(decay: float) -> Any:
-    """The update of an exponential moving average whose decay rises to its full value, so that it forgets the start."""
+def fits_on_gpu(num_bytes: int, free: int) -> bool:
+    """Whether pixels may be kept in the memory of a GPU that has this much of it free, in bytes."""
+    return num_bytes <= GPU_SHARE * free
 
-    @torch.no_grad()
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], num_averaged: torch.Tensor) -> None:
-        steps = int(num_averaged)
-        weight = 1 - min(decay, (1 + steps) / (10 + steps))
-        for mine, theirs in zip(averaged, current, strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs.to(mine.device, mine.dtype), weight)
-            else:
-                mine.copy_(theirs)
 
-    return update
+def _default_precision() -> str | None:
+    """bf16 where a GPU computes in it and accelerate's own configuration names nothing else."""
+    configured = "ACCELERATE_MIXED_PRECISION" in os.environ
+    return "bf16" if not configured and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else None

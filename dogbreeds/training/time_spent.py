@@ -1,0 +1,95 @@
+"""Where the time of training goes, measured without making anything wait."""
+
+import time
+from typing import Any
+
+import torch
+
+PHASES = ("data", "views", "forward and backward", "optimiser", "evaluation", "saving")
+"""What an epoch's time is spent on: waiting for data, making views of it, the network, and so on."""
+
+MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the matrices that are multiplied to find out how fast a device can be."""
+
+
+class PhaseClock:
+    """Adds up the time of phases that follow one another; on a GPU by its own clock, which runs behind the program.
+
+    A GPU is given work ahead, so the program's clock says nothing of it: time there is measured between events in the
+    stream of work, which are read when an epoch is over.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+
+    def enter(self, phase: str) -> None:
+        """From here on time counts to this phase."""
+        assert phase in PHASES or not phase, phase
+        if self._on_gpu:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((phase, event))
+        else:
+            self._marks.append((phase, time.perf_counter()))
+
+    def read(self) -> dict[str, float]:
+        """Seconds of each phase since the last reading, and none of them is being timed from here on."""
+        self.enter("")
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        seconds = dict.fromkeys(PHASES, 0.0)
+        for (phase, start), (_, end) in zip(self._marks, self._marks[1:], strict=False):
+            if phase:
+                seconds[phase] += _seconds_between(start, end)
+        self._marks = []
+        return seconds
+
+
+def _seconds_between(start: Any, end: Any) -> float:
+    return start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, num_rounds: int = 5) -> float:
+    """How many floating-point operations a second the device reaches on a product of large square matrices.
+
+    Args:
+        device: A CPU or GPU.
+        dtype: Of the numbers.
+        num_rounds: Products timed; the fastest counts.
+    """
+    size = MATRIX_SIZE.get(device.type, 2048)
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    repeats = 10 if device.type == "cuda" else 1
+    fastest = float("inf")
+    for _ in range(num_rounds + 1):  # the first one starts the device up
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            matrix @ matrix
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        fastest = min(fastest, (time.perf_counter() - started) / repeats)
+    return 2 * size**3 / fastest
+
+
+def bottleneck(seconds: dict[str, float]) -> str:
+    """What limits training, in words, with the remedy where there is one.
+
+    Args:
+        seconds: Of each of `PHASES`.
+    """
+    total = sum(seconds.values())
+    largest = max(seconds, key=lambda phase: seconds[phase])
+    share = f"{seconds[largest] / total:.0%} of the time"
+    return {
+        "data": f"waiting for photos takes {share}: use the pixel cache (--cache on), on a faster disk, or raise "
+        "--num-workers",
+        "views": f"making random views takes {share}: ask for fewer kinds of change, or a smaller --image-size",
+        "forward and backward": f"the network's arithmetic takes {share}: more or faster hardware, --mixed-precision "
+        "bf16, or a smaller model",
+        "optimiser": f"the optimiser takes {share}: raise --batch-size",
+        "evaluation": f"validation takes {share}: hold out fewer photos (--validation-fraction)",
+        "saving": f"saving takes {share}: write to a faster disk (--output-dir)",
+    }[largest]

@@ -1,0 +1,143 @@
+"""Random views made a batch at a time, held against those of torchvision for one photo at a time."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+from PIL import Image, ImageFilter
+from torchvision.transforms import InterpolationMode, v2
+
+from dogbreeds.training.augment import Normalise, RandomViews
+from dogbreeds.view import View
+
+SIZE = 32
+VIEW = View(SIZE, mean=(0.5, 0.4, 0.6), std=(0.5, 0.25, 0.2))
+
+
+def smooth_photo(width, height):
+    """A photo without detail finer than the views, for torchvision smooths what it shrinks and a grid does not."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    photo = np.asarray(noise.filter(ImageFilter.GaussianBlur(max(width, height) / 10)), np.float32)
+    return Image.fromarray(((photo - photo.min()) * (255 / np.ptp(photo))).astype(np.uint8))
+
+
+def ours(photo, num_views, tmp_path, **options):
+    """Views of one photo, as training makes them."""
+    views = RandomViews(
+        tiny_config("data", tmp_path / "run", image_size=SIZE, **options),
+        VIEW,
+        np.array([photo.size] * num_views),
+        torch.device("cpu"),
+    )
+    views.draw(epoch=0)
+    whole = torch.from_numpy(View(64, "squash").cut(photo).copy())
+    return views(torch.arange(num_views), whole.expand(num_views, -1, -1, -1))
+
+
+def torchvisions(photo, num_views, crop_scale=0.35, flip=0.5, rotation=0.0, zoom=0.0, shift=0.0, shear=0.0, **light):
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(SIZE, scale=(crop_scale, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(flip),
+            v2.RandomAffine(
+                rotation,
+                translate=(shift, shift),
+                scale=(1 - zoom, 1 + zoom),
+                shear=shear or None,
+                interpolation=InterpolationMode.BILINEAR,
+                fill=[round(255 * mean) for mean in VIEW.mean],
+            ),
+            v2.ColorJitter(light.get("brightness", 0), light.get("contrast", 0)),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(VIEW.mean), list(VIEW.std)),
+        ]
+    )
+    torch.manual_seed(0)
+    return torch.stack([transform(photo) for _ in range(num_views)])
+
+
+@pytest.mark.parametrize("size", [(48, 36), (36, 48), (80, 30)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"crop_scale": 0.8, "flip": 0.0},
+        {"rotation": 20.0},
+        {"zoom": 0.4},
+        {"shift": 0.3},
+        {"shear": 30.0},
+        {"brightness": 0.5},
+        {"contrast": 0.9},
+        {"rotation": 30.0, "zoom": 0.15, "shift": 0.1, "shear": 10.0, "brightness": 0.5, "contrast": 0.1},
+    ],
+    ids=str,
+)
+def test_statistics_are_those_of_torchvision(size, options, tmp_path):
+    """Over many views, the mean and the spread at each place are the same."""
+    photo, num_views = smooth_photo(*size), 1000
+    mine, theirs = ours(photo, num_views, tmp_path, **options), torchvisions(photo, num_views, **options)
+    assert mine.shape == theirs.shape and mine.dtype == torch.float32
+    # What chance alone moves the mean of this many views by, and five times that; with what rounding to 8 bits between
+    # torchvision's steps and smoothing differ by.
+    noise = 5 * theirs.std(0) * (2 / num_views) ** 0.5 + 0.04
+    assert ((mine.mean(0) - theirs.mean(0)).abs() < noise).all()
+    assert ((mine.std(0) - theirs.std(0)).abs() < noise).all()
+
+
+def test_statistics_tell_other_options_apart(tmp_path):
+    photo = smooth_photo(48, 36)
+    theirs = torchvisions(photo, 1000, rotation=20.0)
+    noise = 5 * theirs.std(0) * (2 / 1000) ** 0.5 + 0.04
+    for other in ({}, {"rotation": 40.0}, {"rotation": 20.0, "flip": 0.0}, {"rotation": 20.0, "crop_scale": 0.6}):
+        mine = ours(photo, 1000, tmp_path, **other)
+        same_mean = ((mine.mean(0) - theirs.mean(0)).abs() < noise).all()
+        assert not (same_mean and ((mine.std(0) - theirs.std(0)).abs() < noise).all()), other
+
+
+def test_views_are_a_function_of_seed_epoch_and_photo(tmp_path):
+    config = tiny_config("data", tmp_path / "run", rotation=20, zoom=0.15, shift=0.1, shear=5, brightness=0.5)
+    sizes = np.array([(50 + index, 40) for index in range(12)])
+    pixels = torch.randint(0, 256, (12, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def views(config, epoch, photos):
+        made = RandomViews(config, VIEW, sizes, torch.device("cpu"))
+        made.draw(epoch)
+        return made(torch.tensor(photos), pixels[photos])
+
+    together = views(config, 3, list(range(12)))
+    torch.testing.assert_close(views(config, 3, [7, 2]), together[[7, 2]])  # whatever the batch
+    assert not torch.allclose(views(config, 4, list(range(12))), together)  # another epoch
+    other = tiny_config("data", tmp_path / "run", rotation=20, zoom=0.15, shift=0.1, shear=5, brightness=0.5, seed=1)
+    assert not torch.allclose(views(other, 3, list(range(12))), together)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_without_random_changes_the_training_view_is_the_view(fit, tmp_path):
+    view = View(SIZE, fit)
+    photo = smooth_photo(64, 48)
+    config = tiny_config("data", tmp_path / "run", crop_scale=1.0, flip=0.0, augment="on", fit=fit)
+    views = RandomViews(config, view, np.array([photo.size]), torch.device("cpu"))
+    views.draw(0)
+    whole = torch.from_numpy(View(64, "squash").cut(photo).copy())[None]
+    np.testing.assert_allclose(views(torch.tensor([0]), whole)[0].numpy(), view(photo), atol=0.08)
+
+
+def test_normalised_pixels_are_those_of_the_view():
+    photo = smooth_photo(64, 48)
+    batch = Normalise(VIEW, torch.device("cpu"))(torch.from_numpy(VIEW.cut(photo).copy())[None])
+    np.testing.assert_allclose(batch[0].numpy(), VIEW(photo), atol=1e-6)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_views_on_a_gpu_are_those_on_the_cpu(tmp_path):
+    config = tiny_config("data", tmp_path / "run", rotation=20, zoom=0.15, shift=0.1, shear=5, contrast=0.5)
+    pixels = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8)
+    made = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        views = RandomViews(config, VIEW, np.array([(50, 40)] * 8), device)
+        views.draw(0)
+        made.append(views(torch.arange(8, device=device), pixels.to(device)).cpu())
+    torch.testing.assert_close(made[0], made[1], atol=1e-3, rtol=1e-3)

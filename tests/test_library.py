@@ -1,0 +1,416 @@
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from conftest import ROOT, make_photo
+
+from dogbreeds.errors import UserError
+from dogbreeds.run_folder import RECORD
+from dogbreeds.serving import library
+from dogbreeds.serving.library import UNREADABLE, index_library
+from dogbreeds.serving.predictor import Predictor
+
+COLUMNS = ["path", "verdict", "breed", "probability", "breed_2", "probability_2", "error"]
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """24 small photos in nested folders."""
+    folder = tmp_path / "photos"
+    for number in range(24):
+        path = folder / ("a", "a/deeper", "b c", ".")[number % 4] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_photo(number % 4, number).save(path)
+    return folder
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(library, "BATCH_SIZE", 2)
+    monkeypatch.setattr(library, "ROW_GROUP", 5)
+    monkeypatch.setattr(library, "num_cores", lambda: 2)
+
+
+def indexed(tiny_run, photos, output, **options) -> list[dict]:
+    """The table's rows, with the apostrophe of CSV as it stands in the file."""
+    index_library(tiny_run, photos, output, top_k=2, progress=False, **options)
+    assert list(output.parent.glob(f"{output.name}*")) == [output]
+    if output.suffix == ".parquet":
+        return pyarrow.parquet.read_table(output).to_pylist()
+    return read_csv(output)
+
+
+def read_csv(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def interrupt(monkeypatch, num_batches: int) -> None:
+    """Ctrl-C while the model is at work on this batch."""
+    logits, calls = Predictor.logits, []
+
+    def interrupted(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) >= num_batches:
+            raise KeyboardInterrupt
+        return logits(self, pixels)
+
+    monkeypatch.setattr(Predictor, "logits", interrupted)
+
+
+def partial_of(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+def test_every_photo_gets_the_answer_of_predict(tiny_run, photos, tmp_path, small_batches):
+    rows = indexed(tiny_run, photos, tmp_path / "breeds.csv")
+    expected = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*.png"))]
+    assert list(rows[0]) == COLUMNS and [row["path"] for row in rows] == expected
+    predictor = Predictor(tiny_run)
+    for row in rows:
+        prediction = predictor.predict(photos / row["path"], top_k=2)
+        assert (row["verdict"], row["error"]) == (prediction.verdict, "")
+        assert [row["breed"], row["breed_2"]] == [candidate.breed for candidate in prediction.breeds]
+        for column, candidate in zip(["probability", "probability_2"], prediction.breeds, strict=True):
+            assert len(row[column]) == 6 and float(row[column]) == pytest.approx(candidate.probability, abs=1e-4)
+
+
+def test_csv_and_parquet_say_the_same(tiny_run, photos, tmp_path, small_batches):
+    (photos / "a" / "broken.jpg").write_bytes(b"no photo")
+    (photos / "a" / "two\nlines, 'and' \"quotes\".png").write_bytes((photos / "a" / "00.png").read_bytes())
+    (photos / "a" / "Icon\r").write_bytes(b"")
+    from_csv = indexed(tiny_run, photos, tmp_path / "breeds.csv")
+    from_parquet = indexed(tiny_run, photos, tmp_path / "breeds.parquet")
+    assert len(from_csv) == len(from_parquet) == 27
+    for text, typed in zip(from_csv, from_parquet, strict=True):
+        shown = {k: "" if v is None else f"{v:.4f}" if isinstance(v, float) else v for k, v in typed.items()}
+        assert shown == text
+    schema = pyarrow.parquet.read_schema(tmp_path / "breeds.parquet")
+    assert schema.names == COLUMNS
+    assert {str(schema.field(name).type) for name in COLUMNS if "probability" in name} == {"float"}
+    assert pyarrow.parquet.ParquetFile(tmp_path / "breeds.parquet").num_row_groups == 6
+    assert b"\r\n" not in (tmp_path / "breeds.csv").read_bytes()
+
+
+def test_what_can_not_be_read_has_a_row_that_says_why(tiny_run, photos, tmp_path, monkeypatch):
+    good = (photos / "03.png").read_bytes()
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "text.txt").write_bytes(b"hello, I am a text file\n")
+    (photos / "short.png").write_bytes(good[: len(good) // 2])
+    (photos / "link.png").symlink_to("nowhere.png")
+    (photos / "vanishing.png").write_bytes(good)
+    (photos / "locked.png").write_bytes(good)
+    (photos / "closed").mkdir()
+    (photos / "closed" / "unseen.png").write_bytes(good)
+    real_open, real_scandir = Path.open, os.scandir
+
+    def open_(self, *arguments, **options):
+        if self.name == "vanishing.png":  # after it was listed
+            self.unlink(missing_ok=True)
+        if self.name in ("locked.png", "closed"):  # tests that run as root can't take their own permission away
+            raise PermissionError(13, "Permission denied")
+        return real_open(self, *arguments, **options)
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return real_scandir(path)
+
+    monkeypatch.setattr(Path, "open", open_)
+    monkeypatch.setattr(os, "scandir", scandir)
+    rows = {row["path"]: row for row in indexed(tiny_run, photos, tmp_path / "breeds.csv")}
+    for name, words in {
+        "empty.jpg": "empty",
+        "text.txt": "not a photo",
+        "short.png": "cut short",
+        "link.png": "no file",
+        "vanishing.png": "no file",
+        "locked.png": "Permission denied",
+        "closed": "Permission denied",
+    }.items():
+        row = rows.pop(name)
+        assert words in row["error"] and {row[column] for column in COLUMNS[1:-1]} == {""}, row
+    assert len(rows) == 24 and all(row["verdict"] and not row["error"] for row in rows.values())
+
+
+def test_odd_names_do_no_harm(tiny_run, photos, tmp_path):
+    good = (photos / "03.png").read_bytes()
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in ("=HYPERLINK(0)", "+1", "-1", "@eaDir", "\tx", "\rx", "Hündin 🐕"):
+        (folder / name).write_bytes(good)
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(good)
+    (folder / os.fsdecode(b"\xff")).write_bytes(b"")
+    names = {row["path"] for row in indexed(tiny_run, folder, tmp_path / "odd.csv")}
+    unformatted = {"Hündin 🐕", "caf\\udce9.png", "\\udcff"}
+    assert names == {"'=HYPERLINK(0)", "'+1", "'-1", "'@eaDir", "'\tx", "'\rx"} | unformatted
+    rows = indexed(tiny_run, folder, tmp_path / "odd.parquet")
+    assert {row["path"] for row in rows} == {name.removeprefix("'") for name in names}
+    assert [row["path"] for row in rows if row["error"]] == ["\\udcff"]
+
+
+def test_names_that_are_no_valid_text_are_told_apart(tiny_run, photos, tmp_path, monkeypatch):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in (b"caf\xe8", b"caf\xe9"):
+        shutil.copy(photos / "03.png", folder / os.fsdecode(name))
+    monkeypatch.setattr(library, "BATCH_SIZE", 1)
+    monkeypatch.setattr(library, "num_cores", lambda: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            indexed(tiny_run, folder, tmp_path / "odd.csv")
+    rows = indexed(tiny_run, folder, tmp_path / "odd.csv")
+    assert [row["path"] for row in rows] == ["caf\\udce8", "caf\\udce9"]
+
+
+def test_hidden_files_links_to_folders_pipes_and_the_table_are_left_out(tiny_run, photos):
+    expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")} | {"link.png"}
+    (photos / ".hidden.png").write_bytes(b"")
+    (photos / ".thumbnails").mkdir()
+    (photos / ".thumbnails" / "00.png").write_bytes(b"")
+    (photos / "a" / "loop").symlink_to(photos, target_is_directory=True)
+    (photos / "link.png").symlink_to("a/00.png")
+    os.mkfifo(photos / "pipe")
+    rows = indexed(tiny_run, photos, photos / "breeds.csv")
+    assert {row["path"] for row in rows} == expected and len(rows) == len(expected)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_interrupted_run_goes_on_where_it_was(tiny_run, photos, tmp_path, small_batches, suffix):
+    whole = indexed(tiny_run, photos, tmp_path / f"whole{suffix}")
+    output = tmp_path / f"breeds{suffix}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "num_cores", lambda: 1)  # so that batches are done in order
+        interrupt(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            indexed(tiny_run, photos, output)
+    lines = partial_of(output).read_bytes().splitlines()
+    assert len(lines) == 1 + 4 and not output.exists()
+    assert indexed(tiny_run, photos, output) == whole
+
+
+@pytest.mark.parametrize("torn", [20, -1])
+def test_a_killed_run_goes_on_where_it_was(tiny_run, photos, tmp_path, capsys, torn):
+    output = tmp_path / "breeds.csv"
+    code = f"""
+import os, signal
+from pathlib import Path
+from dogbreeds.serving import library
+
+library.BATCH_SIZE, write, calls = 2, library._Rows._write, []
+
+def killed(self, lines):
+    calls.append(lines)
+    if len(calls) == 5:  # after the header and three batches, in the middle of a line
+        write(self, [lines[0], lines[1][:{torn}]])
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, lines)
+
+library._Rows._write = killed
+library.index_library({str(tiny_run)!r}, Path({str(photos)!r}), Path({str(output)!r}), top_k=2, progress=False)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    lines = partial_of(output).read_bytes().split(b"\n")
+    done = [json.loads(line)["path"] for line in lines[1:-1]]
+    assert len(done) == 7 and lines[-1]
+    (photos / "a" / "000-added-meanwhile.png").write_bytes((photos / "03.png").read_bytes())
+    there = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}
+    (photos / done[0]).unlink()
+    rows = indexed(tiny_run, photos, output)
+    assert "continuing: 7 files are done" in capsys.readouterr().err
+    assert [row["path"] for row in rows[:7]] == done and all(row["verdict"] for row in rows)
+    assert sorted(row["path"] for row in rows) == sorted(there)
+
+
+def test_a_csv_needs_no_more_than_the_page(tiny_run, photos, tmp_path):
+    code = "import sys; from dogbreeds.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    arguments = ["index", photos, "--output", tmp_path / "breeds.csv", "--run-dir", tiny_run]
+    run = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    loaded = {module.split(".")[0] for module in run.stderr.split()}
+    assert run.returncode == 0 and "onnxruntime" in loaded
+    assert not loaded & {"torch", "transformers", "pandas", "pyarrow", "scipy", "sklearn", "gradio"}
+
+
+@pytest.mark.parametrize("torn", [0, 10, -1])
+def test_a_run_that_was_killed_in_its_first_line_begins_anew(tiny_run, photos, tmp_path, torn):
+    output = tmp_path / "breeds.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            indexed(tiny_run, photos, output)
+    header = partial_of(output).read_bytes()
+    assert header.count(b"\n") == 1
+    partial_of(output).write_bytes(header[:torn])
+    assert len(indexed(tiny_run, photos, output)) == 24
+
+
+def test_rows_made_from_something_else_are_not_continued(tiny_run, photos, tmp_path):
+    output = tmp_path / "breeds.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            index_library(tiny_run, photos, output, top_k=2, progress=False)
+    begun = partial_of(output).read_bytes()
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run, other)
+    record = json.loads((other / RECORD).read_text())
+    record["calibration"]["temperature"] *= 2
+    (other / RECORD).write_text(json.dumps(record))
+    shutil.copytree(photos, tmp_path / "copy")
+    for run, folder, top_k, words in (
+        (tiny_run, photos, 3, "top_k 2, not 3"),
+        (tiny_run, tmp_path / "copy", 2, "folder .*photos', not .*copy'"),
+        (other, photos, 2, "temperature"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            index_library(run, folder, output, top_k=top_k, progress=False)
+        assert "delete it" in str(error.value) and "\n" not in str(error.value)
+        assert partial_of(output).read_bytes() == begun
+    partial_of(output).write_text("something of the user's\n")
+    with pytest.raises(UserError, match="no unfinished table"):
+        index_library(tiny_run, photos, output, progress=False)
+    assert partial_of(output).read_text() == "something of the user's\n"
+
+
+def test_two_runs_do_not_write_the_same_table(tiny_run, photos, tmp_path, monkeypatch):
+    logits, errors = Predictor.logits, []
+
+    def second(self, pixels):
+        if not errors:
+            errors.append(None)
+            with pytest.raises(UserError, match="another run is writing"):
+                index_library(tiny_run, photos, tmp_path / "breeds.csv", top_k=2, progress=False)
+            errors.append("refused")
+        return logits(self, pixels)
+
+    monkeypatch.setattr(Predictor, "logits", second)
+    assert len(indexed(tiny_run, photos, tmp_path / "breeds.csv")) == 24 and errors == [None, "refused"]
+
+
+@contextmanager
+def full_disk(num_bytes: int):
+    """A limit on the size of a file stands for the disk: the same kind of error, at the same place."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("written", ["_Rows.append", "_write_table"])
+def test_a_full_disk_costs_no_rows(tiny_run, photos, tmp_path, small_batches, suffix, written):
+    output, write = tmp_path / f"breeds{suffix}", attrgetter(written)(library)
+
+    def on_a_full_disk(*arguments):
+        with full_disk(1500 if written == "_Rows.append" else 100):
+            return write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"dogbreeds.serving.library.{written}", on_a_full_disk)
+        with pytest.raises(UserError, match=r"can't write .* is kept in") as error:
+            indexed(tiny_run, photos, output)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.glob("breeds*")) == [partial_of(output)]
+    assert 6 < partial_of(output).read_bytes().count(b"\n") <= 25
+    assert len(indexed(tiny_run, photos, output)) == 24
+
+
+def test_few_photos_are_in_memory_whatever_their_number(tiny_run, photos, tmp_path, small_batches, monkeypatch):
+    for number in range(100, 300):
+        os.link(photos / "03.png", photos / f"{number}.png")
+    opened, most, lock = 0, 0, threading.Lock()
+    open_image, append = library.open_image, library._Rows.append
+
+    def counted(source):
+        nonlocal opened, most
+        with lock:
+            opened += 1
+            most = max(most, opened)
+        return open_image(source)
+
+    def written(self, rows):
+        nonlocal opened
+        time.sleep(0.002)  # what is ahead has time to run away
+        append(self, rows)
+        with lock:
+            opened -= len(rows)
+
+    monkeypatch.setattr(library, "open_image", counted)
+    monkeypatch.setattr(library._Rows, "append", written)
+    rows = indexed(tiny_run, photos, tmp_path / "breeds.csv")
+    in_flight = (library.BATCHES_PER_CORE * 2 + 1) * library.BATCH_SIZE
+    assert len(rows) == 224 and opened == 0 and 2 < most <= in_flight
+
+
+# The command line
+
+
+def run_cli(monkeypatch, capsys, *arguments):
+    from dogbreeds.cli import main
+
+    monkeypatch.setattr("sys.argv", ["dogbreeds", "index", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+def test_the_command_sums_up(tiny_run, photos, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "breeds.csv"
+    status, out, err = run_cli(monkeypatch, capsys, photos, "--output", output, "--run-dir", tiny_run, "--top-k", 99)
+    rows = read_csv(output)
+    counts = Counter(row["verdict"] for row in rows)
+    assert status == 0 and not err and out.count("\n") == 1
+    assert out.startswith("24 files: ") and str(output) in out and UNREADABLE not in out
+    assert all(f"{count} {verdict}" in out for verdict, count in counts.items())
+    assert "breed_4" in rows[0] and "breed_5" not in rows[0]  # the run knows four
+    output.unlink()
+    (photos / "text.txt").write_text("hello")
+    status, out, _ = run_cli(monkeypatch, capsys, photos, "--output", output, "--run-dir", tiny_run)
+    assert status == 1 and "25 files: " in out and f"1 {UNREADABLE}" in out
+    status, out, err = run_cli(monkeypatch, capsys, photos, "--output", output, "--run-dir", tiny_run)
+    assert status == 2 and not out and "exists already" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["photos", "--output", "table.xlsx"], "ends in '.xlsx'"),
+        (["photos", "--output", "table"], "ends in ''"),
+        (["photos", "--output", "nowhere/table.csv"], "there is no folder 'nowhere'"),
+        (["photos", "--output", "table.csv", "--top-k", "0"], "--top-k 0"),
+        (["photos", "--output", "table.csv", "--run-dir", "nowhere"], "no run folder"),
+        (["nowhere", "--output", "table.csv"], "there is no folder 'nowhere'"),
+        (["photos/03.png", "--output", "table.csv"], "it is a file"),
+        (["empty", "--output", "table.csv"], "holds no files"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(arguments, words, photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty" / ".hidden").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run_cli(monkeypatch, capsys, *arguments)
+    assert status == 2 and not out and words in err and err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "photos"]
+
+
+def test_a_folder_that_can_not_be_written_is_told_at_once(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    status, _, err = run_cli(monkeypatch, capsys, photos, "--output", tmp_path / "breeds.csv")
+    assert status == 2 and "can't write in the folder" in err and err.count("\n") == 1

@@ -1,0 +1,173 @@
+import hashlib
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from conftest import make_photo, make_photo_folder, tiny_config
+
+from dogbreeds.errors import UserError
+from dogbreeds.images import open_image
+from dogbreeds.training import pixel_cache
+from dogbreeds.training.data import load_data
+from dogbreeds.training.pixel_cache import open_pixel_cache
+from dogbreeds.training.trainer import Trainer, fits_on_gpu
+from dogbreeds.view import View
+
+VIEW = View(24)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = sorted(path for path in make_photo_folder(tmp_path / "photos", num_photos=5).rglob("*.png"))
+    broken = tmp_path / "photos" / "broken.png"
+    broken.write_bytes(paths[0].read_bytes()[:300])
+    return [*paths, broken]
+
+
+def digests(paths):
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def opened(paths, folder, view=VIEW, max_bytes=10**9):
+    return open_pixel_cache(view, paths, digests(paths), folder=folder, max_bytes=max_bytes, progress=False)
+
+
+def forbid_decoding(monkeypatch):
+    monkeypatch.setattr(pixel_cache, "open_image", lambda source: pytest.fail("a photo was decoded again"))
+
+
+def test_it_holds_what_the_view_shows_of_each_photo(photos, tmp_path, monkeypatch):
+    cache = opened(photos, tmp_path / "cache")
+    good = photos[:-1]
+    for path, row in zip(good, cache.rows(digests(good)), strict=True):
+        image = open_image(path)
+        assert np.array_equal(cache.pixels[row], VIEW.cut(image)) and tuple(cache.sizes[row]) == image.size
+    assert cache.problems == {digests(photos)[-1]: "This photo is incomplete: the file was cut short. Please choose "
+                              "another copy."}  # fmt: skip
+    forbid_decoding(monkeypatch)
+    again = opened(photos[::-1], tmp_path / "cache")  # whatever the order
+    assert np.array_equal(again.pixels, cache.pixels) and again.problems == cache.problems
+
+
+def test_another_view_or_other_photos_are_another_cache(photos, tmp_path):
+    opened(photos, tmp_path / "cache")
+    assert opened(photos, tmp_path / "cache", View(16)).pixels.shape == (20, 16, 16, 3)
+    assert len(opened(photos[:7], tmp_path / "cache").pixels) == 7
+    assert len(list((tmp_path / "cache").glob("*/cache.json"))) == 3
+
+
+def cut_short(path):
+    (path / "pixels.bin").write_bytes((path / "pixels.bin").read_bytes()[:-1])
+
+
+def of_other_data(path):
+    record = json.loads((path / "cache.json").read_text())
+    record["digests"][0] = "0" * 64
+    (path / "cache.json").write_text(json.dumps(record))
+
+
+def zeroed(path):
+    (path / "pixels.bin").write_bytes(bytes((path / "pixels.bin").stat().st_size))
+
+
+def no_record(path):
+    (path / "cache.json").unlink()
+
+
+def torn_record(path):
+    (path / "cache.json").write_text((path / "cache.json").read_text()[:-20])
+
+
+@pytest.mark.parametrize("damage", [cut_short, of_other_data, zeroed, no_record, torn_record])
+def test_a_damaged_cache_is_made_anew_and_that_is_said(damage, photos, tmp_path, capsys):
+    before = opened(photos, tmp_path / "cache").pixels.copy()
+    damage(next((tmp_path / "cache").glob("*/pixels.bin")).parent)
+    assert np.array_equal(opened(photos, tmp_path / "cache").pixels, before)
+    assert "is damaged or cut short: it is made anew" in capsys.readouterr().err
+
+
+def test_an_interrupted_build_leaves_nothing(photos, tmp_path, monkeypatch):
+    def interrupt(source, calls=[]):  # noqa: B006
+        calls.append(source)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return open_image(source)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pixel_cache, "open_image", interrupt)
+        opened(photos, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert len(opened(photos, tmp_path / "cache").pixels) == 20
+
+
+def test_what_was_not_used_for_longest_makes_room(photos, tmp_path, capsys):
+    folder, size = tmp_path / "cache", 24 * 24 * 3
+    for start in (0, 5, 10):
+        opened(photos[start : start + 5], folder, max_bytes=100 * size)
+    opened(photos[:5], folder)  # the oldest, but used again
+    opened(photos[15:20], folder, max_bytes=19 * size)
+    assert "removed the pixel cache" in capsys.readouterr().err
+    kept = [set(json.loads(file.read_text())["digests"]) for file in folder.glob("*/cache.json")]
+    assert set(digests(photos[:5])) in kept and set(digests(photos[5:10])) not in kept
+
+
+def test_no_room_is_said_before_anything_is_decoded(photos, tmp_path, monkeypatch):
+    forbid_decoding(monkeypatch)
+    with pytest.raises(UserError, match=r"more than --max-cache-gigabytes 1e-06: raise it, .* --cache off"):
+        opened(photos, tmp_path / "cache", max_bytes=1000)
+    usage = shutil.disk_usage(tmp_path)._replace(free=2000)
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"no room for the pixel cache: .* --cache-dir, .* --cache off"):
+        opened(photos, tmp_path / "cache")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"can't keep the pixel cache in .*: name another folder with --cache-dir"):
+        opened(photos, tmp_path / "file" / "cache")
+
+
+def test_two_at_a_time_make_it_once(photos, tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(pixel_cache, "open_image", lambda source: decoded.append(source) or open_image(source))
+    caches = []
+    threads = [threading.Thread(target=lambda: caches.append(opened(photos, tmp_path / "cache"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(caches) == 2 and len(decoded) == len(photos)
+
+
+@pytest.mark.parametrize("augment", ["on", "off"])
+def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment):
+    batches = []
+    for cache in ("on", "off"):
+        config = tiny_config(photo_folder, tmp_path / cache, cache=cache, augment=augment, flip=0.5, rotation=10.0)
+        trainer = Trainer(config)
+        if trainer.random_views:
+            trainer.random_views.draw(1)
+        batches.append([trainer._inputs(batch, trainer.random_views) for batch in trainer.training_loader])
+    for mine, theirs in zip(*batches, strict=True):
+        assert np.array_equal(mine.numpy(), theirs.numpy())
+
+
+def test_seeds_share_a_cache(photo_folder, tmp_path, monkeypatch):
+    config = tiny_config(photo_folder, tmp_path / "run", augment="off")
+    first = load_data(config, progress=False)
+    forbid_decoding(monkeypatch)
+    second = load_data(tiny_config(photo_folder, tmp_path / "run", augment="off", seed=1), progress=False)
+    assert first.split_hash != second.split_hash and first.fingerprint == second.fingerprint
+
+
+def test_photos_are_kept_whole_for_random_views_but_never_enlarged(photo_folder, tmp_path):
+    sizes = {}
+    for augment in ("on", "off"):
+        splits = load_data(tiny_config(photo_folder, tmp_path / "run", augment=augment), progress=False)
+        sizes[augment] = (splits.kept_view.size, splits.kept_view.fit)
+    assert sizes == {"on": (37, "squash"), "off": (32, "crop")}
+    config = tiny_config(photo_folder, tmp_path / "run", augment="on", image_size=64)
+    assert load_data(config, progress=False).kept_view.size == max(64, *make_photo(0, 0).size)
+
+
+def test_pixels_that_do_not_fit_stay_in_the_hosts_memory():
+    assert fits_on_gpu(10 * 10**9, free=20 * 10**9) and not fits_on_gpu(10 * 10**9, free=19 * 10**9)
