@@ -29,11 +29,13 @@ class BadImage(UserError):
     """This is no photo that can be read; the message is a sentence for the person who brought it."""
 
 
-def open_image(source: PhotoSource) -> Image.Image:
+def open_image(source: PhotoSource, *, at_least: int | None = None) -> Image.Image:
     """Open a photo as the person sees it: upright, RGB, 8 bits, first frame, transparency on white.
 
     Args:
         source: A path, the file's bytes, or a PIL image.
+        at_least: The sides, pixels, that are enough for what follows. A JPEG file that is at least twice as large is
+            decoded at a half, a quarter or an eighth of its size, which is several times as fast.
 
     Returns:
         A loaded RGB image, turned as its EXIF orientation says.
@@ -43,13 +45,13 @@ def open_image(source: PhotoSource) -> Image.Image:
             than `MAX_PIXELS`.
     """
     if isinstance(source, Image.Image):
-        return _decode(source)
+        return _decode(source, None)
     if isinstance(source, bytes):
-        return _decode(_identify(io.BytesIO(source)))
+        return _decode(_identify(io.BytesIO(source)), at_least)
     path = Path(source)
     try:
         with path.open("rb") as file:  # read as far as is needed: a video is known by its first bytes
-            return _decode(_identify(file if file.seekable() else io.BytesIO(file.read())))
+            return _decode(_identify(file if file.seekable() else io.BytesIO(file.read())), at_least)
     except FileNotFoundError:
         raise BadImage(f"There is no file {str(path)!r}.") from None
     except (OSError, ValueError) as error:
@@ -86,13 +88,15 @@ def _identify(file: BinaryIO) -> Image.Image:
         raise BadImage(_damaged(error)) from None
 
 
-def _decode(image: Image.Image) -> Image.Image:
+def _decode(image: Image.Image, at_least: int | None) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(
             f"This image is too large ({width} x {height} pixels). "
             f"Please choose one of at most {MAX_PIXELS // 1_000_000} megapixels."
         )
+    if at_least is not None:
+        image.draft(None, (at_least, at_least))
     return _upright_rgb(image)
 
 

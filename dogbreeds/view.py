@@ -57,6 +57,14 @@ class View:
         # One step, with the same pixels as scaling the whole photo and cutting then, but without the work in between.
         return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
 
+    @property
+    def decoded_side(self) -> int:
+        """How large, in pixels, the shorter side of a photo must be decoded for this view: twice what is seen of it.
+
+        What Pillow's own `thumbnail` takes as enough for a scaled photo to look the same (`reducing_gap=2.0`).
+        """
+        return 2 * (self.shortest_edge or self.size)
+
     def cuts_like(self, other: "View") -> bool:
         """Whether `cut` gives the same pixels as that of another view; normalisation plays no part."""
         return (self.size, self.fit, self.shortest_edge) == (other.size, other.fit, other.shortest_edge)

@@ -338,7 +338,7 @@ def test_few_photos_are_in_memory_whatever_their_number(tiny_run, photos, tmp_pa
     opened, most, lock = 0, 0, threading.Lock()
     open_image, append = library.open_image, library._Rows.append
 
-    def counted(source):
+    def counted(source, **options):
         nonlocal opened, most
         with lock:
             opened += 1

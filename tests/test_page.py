@@ -67,6 +67,25 @@ def test_drop_a_photo_and_read_the_breed(page, tmp_path):
     assert not page.problems and not page.strangers
 
 
+def test_people_who_ask_at_the_same_time_get_their_own_answers(server, tmp_path):
+    from gradio_client import Client, handle_file
+
+    client, jobs = Client(server, verbose=False), []
+    for number in range(12):
+        make_photo(number % 3, number).save(tmp_path / f"{number}.png")
+        model = "tiny" if number % 4 else "mobilenet_v2"
+        jobs.append((number, model, client.submit(handle_file(tmp_path / f"{number}.png"), model, api_name="/predict")))
+    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:200])
+    broken = client.submit(handle_file(tmp_path / "broken.png"), "tiny", api_name="/predict")
+    for number, model, job in jobs:
+        verdict, candidates, _, details = job.result()
+        assert details.startswith(f"Answered by {model} in ")
+        if model == "tiny":
+            assert ("Chihuahua", "Shih-Tzu", "Beagle")[number % 3] in verdict
+            assert candidates["value"]["confidences"][0]["label"] in verdict
+    assert "incomplete" in broken.result()[0]
+
+
 def drop(page, path, mime_type):
     """A real drag-and-drop: the file travels in the drop event."""
     import base64

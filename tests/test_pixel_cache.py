@@ -35,7 +35,7 @@ def opened(paths, folder, view=VIEW, max_bytes=10**9):
 
 
 def forbid_decoding(monkeypatch):
-    monkeypatch.setattr(pixel_cache, "open_image", lambda source: pytest.fail("a photo was decoded again"))
+    monkeypatch.setattr(pixel_cache, "open_image", lambda *_, **__: pytest.fail("a photo was decoded again"))
 
 
 def test_it_holds_what_the_view_shows_of_each_photo(photos, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_damaged_cache_is_made_anew_and_that_is_said(damage, photos, tmp_path,
 
 
 def test_an_interrupted_build_leaves_nothing(photos, tmp_path, monkeypatch):
-    def interrupt(source, calls=[]):  # noqa: B006
+    def interrupt(source, calls=[], **options):  # noqa: B006
         calls.append(source)
         if len(calls) == 10:
             raise KeyboardInterrupt
@@ -128,7 +128,7 @@ def test_no_room_is_said_before_anything_is_decoded(photos, tmp_path, monkeypatc
 
 def test_two_at_a_time_make_it_once(photos, tmp_path, monkeypatch):
     decoded = []
-    monkeypatch.setattr(pixel_cache, "open_image", lambda source: decoded.append(source) or open_image(source))
+    monkeypatch.setattr(pixel_cache, "open_image", lambda source, **_: decoded.append(source) or open_image(source))
     caches = []
     threads = [threading.Thread(target=lambda: caches.append(opened(photos, tmp_path / "cache"))) for _ in range(2)]
     for thread in threads:

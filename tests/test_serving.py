@@ -9,7 +9,7 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
-from dogbreeds.images import BadImage
+from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
 from dogbreeds.serving.predictor import Predictor, evidence
@@ -31,6 +31,31 @@ def test_the_breed_is_told(predictor, label):
     assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1 + 1e-9
     assert prediction.heat_map.max() <= 1 and prediction.heat_map.min() >= 0 and prediction.heat_map.shape == (4, 4)
     assert prediction.seconds > 0
+
+
+def test_photos_answered_together_get_the_answers_they_get_alone(predictor):
+    photos = [make_photo(label, 40 + label, size) for label, size in enumerate([(56, 48), (90, 40), (33, 71)])]
+    for photo, prediction in zip(photos, predictor.predict_together(photos, top_k=4), strict=True):
+        alone = predictor.predict(photo, top_k=4)
+        assert [c.breed for c in prediction.breeds] == [c.breed for c in alone.breeds]
+        assert [c.probability for c in prediction.breeds] == pytest.approx([c.probability for c in alone.breeds])
+        np.testing.assert_allclose(prediction.heat_map, alone.heat_map, atol=1e-4)
+        assert prediction.region == alone.region and prediction.verdict == alone.verdict
+
+
+def test_the_region_is_in_shares_of_the_photo(predictor):
+    assert predictor.predict(make_photo(0, 0, (96, 48))).region == (0.25, 0, 0.75, 1)
+    assert predictor.predict(make_photo(0, 0, (48, 96))).region == (0, 0.25, 1, 0.75)
+
+
+def test_a_large_jpeg_is_decoded_small_and_answered_the_same(predictor, tmp_path):
+    photo = make_photo(1, 3, (60, 48)).resize((1200, 960), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "photo.jpg", quality=95)
+    assert open_image(tmp_path / "photo.jpg", at_least=predictor.run.view.decoded_side).size == (150, 120)
+    whole, small = predictor.predict(photo), predictor.predict(tmp_path / "photo.jpg")
+    assert small.region == whole.region
+    for mine, theirs in zip(small.breeds, whole.breeds, strict=True):
+        assert mine.breed == theirs.breed and mine.probability == pytest.approx(theirs.probability, abs=0.03)
 
 
 def test_probabilities_are_those_of_transformers(predictor, tiny_run):

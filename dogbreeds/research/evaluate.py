@@ -23,7 +23,7 @@ from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import RunFolder, whole_or_absent, write_json
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.data import LeftOut, Photos, load_data, read_dataset
+from dogbreeds.training.data import LeftOut, Photos, Splits, load_data, read_dataset
 
 BATCH_SIZE = 32
 
@@ -221,16 +221,33 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
     return replace(photos, names=names, labels=np.searchsorted(present, photos.labels))
 
 
+class OtherData(UserError):
+    """The data is not what a run was trained on."""
+
+
+def splits_of(run: RunFolder, data: str) -> Splits:
+    """The splits that a run was trained with, cut again.
+
+    Raises:
+        OtherData: It was trained on other data.
+        UserError: As `dogbreeds.training.data.load_data`.
+    """
+    # Each photo is looked at once or twice here, which is no reason to fill the disk with a pixel cache.
+    config = replace(TrainConfig.from_dict(run.record["config"]), data=data, cache="off")
+    splits = load_data(config, progress=False)
+    if splits.split_hash != run.record["data"]["split_hash"]:
+        raise OtherData(f"it is not the data that the run {run.name!r} was trained on")
+    return splits
+
+
 def _cut_again(predictor: Predictor, data: str, split: str) -> Photos:
-    record = predictor.run.record
     if split not in ("validation", "test"):
         raise UserError(f"there is no split {split!r} in {data!r}: use train, validation or test")
     print(f"{data!r} has no {split} split; cutting it as in the training of {predictor.run.name!r}", file=sys.stderr)
-    splits = load_data(replace(TrainConfig.from_dict(record["config"]), data=data), progress=False)
-    if splits.split_hash != record["data"]["split_hash"]:
-        raise UserError(
-            f"{data!r} has no {split} split, and it is not the data that the run {predictor.run.name!r} was trained on"
-        )
+    try:
+        splits = splits_of(predictor.run, data)
+    except OtherData as error:
+        raise UserError(f"{data!r} has no {split} split, and {error}") from None
     photos = splits.validation if split == "validation" else splits.test
     if photos is None:
         raise UserError(f"the run {predictor.run.name!r} was trained without a test split (--test-fraction 0)")
@@ -245,7 +262,7 @@ def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], li
         source = photos.sources[index]
         try:
             content = source if isinstance(source, bytes) else source.read_bytes()
-            return hashlib.sha256(content).hexdigest(), view(open_image(content))
+            return hashlib.sha256(content).hexdigest(), view(open_image(content, at_least=view.decoded_side))
         except OSError as error:
             return LeftOut(photos.ids[index], f"The file can't be read ({error.strerror}).")
         except BadImage as error:

@@ -24,7 +24,8 @@ def overlay(photo: Image.Image, prediction: Prediction) -> Image.Image:
     """
     scale = min(1.0, MAX_SIDE / max(photo.size))
     small = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
-    left, top, right, bottom = (round(edge * scale) for edge in prediction.region)
+    sides = (small.width, small.height) * 2
+    left, top, right, bottom = (round(edge * side) for edge, side in zip(prediction.region, sides, strict=True))
     size = (max(1, right - left), max(1, bottom - top))
     heat = np.asarray(Image.fromarray(prediction.heat_map).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
     stops = np.linspace(0, 1, len(_COLOURS))

@@ -2,16 +2,18 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from PIL import Image
 
 from dogbreeds.calibration import Verdict
 from dogbreeds.errors import UserError
 from dogbreeds.images import PhotoSource, open_image
-from dogbreeds.machine import num_cores
+from dogbreeds.machine import has_8bit_products, num_cores
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 
 
@@ -34,9 +36,10 @@ class Prediction:
     heat_map: np.ndarray
     """`(h, w)` float32, 0..1: where in the model's view the photo speaks for the most probable breed."""
     region: tuple[float, float, float, float]
-    """The part of the photo that the model saw: left, top, right, bottom, in pixels of the upright photo."""
+    """The part of the upright photo that the model saw: left, top, right, bottom, as shares of its width and height."""
     seconds: float
-    """From the photo as it was given (a file is opened, a PIL image is not) to the answer."""
+    """From the photo as it was given (a file is opened, a PIL image is not) to the answer; of photos that were answered
+    together, the time for all."""
 
 
 class Predictor:
@@ -57,11 +60,14 @@ class Predictor:
         self.run = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or num_cores()
-        # Threads that wait for work by spinning take the cores from a second model; on its own each is as fast without.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads wait for work by spinning, which is faster, but no longer than an answer takes, or they would take the
+        # cores from a second model.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Without instructions for 8-bit products, their sums can overflow unless ONNX Runtime takes more care.
+        options.add_session_config_entry("session.x64quantprecision", "0" if has_8bit_products() else "1")
         options.log_severity_level = 3  # errors; its warnings are about the graph, not for the user
         try:
-            self._session = onnxruntime.InferenceSession(self.run.onnx, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(self.run.onnx, options, providers=_providers(self.run))
             outputs = {output.name: output.shape for output in self._session.get_outputs()}
             num_outputs = outputs["logits"][1]
         except Exception as error:  # ONNX Runtime has no common class for its errors
@@ -82,22 +88,56 @@ class Predictor:
         Raises:
             BadImage: The photo can't be read; the message is a sentence for the person.
         """
+        return self.predict_together([photo], top_k=top_k)[0]
+
+    def predict_together(self, photos: Sequence[PhotoSource], *, top_k: int = 5) -> list[Prediction]:
+        """Answer several photos in one forward pass.
+
+        Args:
+            photos: At least one; each a path, bytes or PIL image.
+            top_k: As for `predict`.
+
+        Raises:
+            BadImage: One of them can't be read.
+        """
         started = time.perf_counter()
-        image = open_image(photo)
-        logits, heat_maps = self._session.run(["logits", "heat_map"], {"pixel_values": self.run.view(image)[None]})
-        probabilities = self.run.calibration.probabilities(logits)[0]
-        order = np.argsort(-probabilities, kind="stable")[:top_k]
-        return Prediction(
-            verdict=self.run.calibration.verdicts(logits)[0],
-            breeds=tuple(BreedProbability(self.run.labels[i], float(probabilities[i])) for i in order),
-            heat_map=evidence(heat_maps[0], order[0]),
-            region=self.run.view.region(image.width, image.height),
-            seconds=time.perf_counter() - started,
-        )
+        run = self.run
+        images = [open_image(photo, at_least=run.view.decoded_side) for photo in photos]
+        pixels = np.stack([run.view(image) for image in images])
+        logits, heat_maps = self._session.run(["logits", "heat_map"], {"pixel_values": pixels})
+        probabilities, verdicts = run.calibration.probabilities(logits), run.calibration.verdicts(logits)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        seconds = time.perf_counter() - started
+        return [
+            Prediction(
+                verdict=verdicts[row],
+                breeds=tuple(BreedProbability(run.labels[i], float(probabilities[row, i])) for i in order[row]),
+                heat_map=evidence(heat_maps[row], order[row, 0]),
+                region=_shares(run.view.region(*image.size), image.size),
+                seconds=seconds,
+            )
+            for row, image in enumerate(images)
+        ]
+
+    def warm_up(self) -> None:
+        """Answer a blank photo, so that the first person need not wait for what the first answer takes longer."""
+        self.predict(Image.new("RGB", (self.run.view.size, self.run.view.size)))
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits `(B, C)` of views `(B, 3, H, W)`, before calibration."""
         return self._session.run(["logits"], {"pixel_values": pixels})[0]
+
+
+def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    (left, top, right, bottom), (width, height) = region, size
+    return left / width, top / height, right / width, bottom / height
+
+
+def _providers(run: RunFolder) -> list[str]:
+    """What computes: a GPU where ONNX Runtime's package can use one, else the CPU; 8-bit models are made for CPUs."""
+    cpu = ["CPUExecutionProvider"]
+    on_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and not run.is_8bit
+    return ["CUDAExecutionProvider", *cpu] if on_gpu else cpu
 
 
 def evidence(heat_maps: np.ndarray, label: int) -> np.ndarray:

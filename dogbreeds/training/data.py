@@ -93,7 +93,7 @@ class Splits:
     digests: dict[str, np.ndarray]
     """For each split the SHA-256 of each photo's file, in hexadecimal, in the split's order."""
     sizes: dict[str, np.ndarray]
-    """For each split `(N, 2)` int: width and height of each photo, upright, pixels."""
+    """For each split `(N, 2)` int: width and height of each photo, upright, as it was decoded, pixels."""
     kept_view: View
     """What training keeps of a photo; see `kept_view`."""
     cache: PixelCache | None
@@ -443,7 +443,7 @@ class _Checked:
     problems: dict[str, str]
     """By digest, what is wrong with a photo."""
     size_of: dict[str, tuple[int, int]]
-    """By digest, width and height of a good photo, upright."""
+    """By digest, width and height of a good photo, upright, as it was decoded."""
     view: View
     cache: PixelCache | None
 
@@ -476,7 +476,8 @@ def _check(given: dict[str, Photos], config: TrainConfig, progress: bool) -> _Ch
         size_of = {digest: tuple(cache.sizes[row].tolist()) for digest, row in cache.row_of.items()}
         return _Checked(digests, {**problems, **cache.problems}, size_of, view, cache)
     size_of = {}
-    for digest, found in zip(good, _on_all_cores(_size, sources, "decoding photos", progress), strict=True):
+    found_sizes = _on_all_cores(lambda source: _size(source, view), sources, "decoding photos", progress)
+    for digest, found in zip(good, found_sizes, strict=True):
         if isinstance(found, str):
             problems[digest] = found
         else:
@@ -511,10 +512,10 @@ def _read_header(source: Path | bytes) -> tuple[str, int, str | None]:
         return digest, 0, str(error)
 
 
-def _size(source: Path | bytes) -> tuple[int, int] | str:
+def _size(source: Path | bytes, view: View) -> tuple[int, int] | str:
     """The size of a photo, or why it can't be decoded."""
     try:
-        return open_image(source).size
+        return open_image(source, at_least=view.decoded_side).size
     except BadImage as error:
         return str(error)
 

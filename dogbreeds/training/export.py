@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.numpy_helper
 import onnxruntime
 import torch
 from torch import nn
@@ -20,11 +19,6 @@ from dogbreeds.training.models import features_of
 MAX_DIFFERENCE = 1e-4
 """Largest difference allowed between an output of ONNX Runtime and of PyTorch; for outputs that go beyond 1, relative
 to their largest value, since float32 carries no more than about seven digits."""
-
-BLOCK_SIZE = 32
-"""Neighbouring weights of an 8-bit copy that are rounded with one step."""
-MIN_8BIT_SIZE = 1024
-"""Smaller sets of weights stay float32: they hardly take room."""
 
 
 class ServingModel(nn.Module):
@@ -64,32 +58,51 @@ class ServingModel(nn.Module):
     def _vit(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         base: Any = self.model.base_model
         classifier: Any = self.model.classifier
-        last = base.layers[-1]
-        seen: list[torch.Tensor] = []
-        handles = [
-            module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-            for module in (last, base.layernorm)
-        ]
-        tokens = base(pixel_values).last_hidden_state  # (B, 1 + N, D), normalised
-        for handle in handles:
-            handle.remove()
-        before_last, after_last = seen
-        logits = classifier(tokens[:, 0])
+        tokens = base.embeddings(pixel_values)  # (B, 1 + N, D), the class token first
+        for layer in base.layers[:-1]:
+            hidden, attention = layer.layernorm_before(tokens), layer.attention
+            projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+            attended = _attend(attention, *(projection(hidden) for projection in projections))
+            tokens = tokens + attention.o_proj(attended)
+            tokens = tokens + layer.mlp(layer.layernorm_after(tokens))
 
-        attention = last.attention
-        num_heads, head_dim = attention.num_attention_heads, attention.head_dim
-        hidden = last.layernorm_before(before_last)
-        query = attention.q_proj(hidden[:, :1]).unflatten(-1, (num_heads, head_dim))  # (B, 1, heads, d)
-        key = attention.k_proj(hidden).unflatten(-1, (num_heads, head_dim))  # (B, 1 + N, heads, d)
-        value = attention.v_proj(hidden).unflatten(-1, (num_heads, head_dim))
+        # Of the last layer, only what the class token gets is used: one query, and one token through the MLP.
+        last = base.layers[-1]
+        attention, hidden = last.attention, last.layernorm_before(tokens)
+        heads = (attention.num_attention_heads, attention.head_dim)
+        query = attention.q_proj(hidden[:, :1]).unflatten(-1, heads)  # (B, 1, heads, d)
+        key = attention.k_proj(hidden).unflatten(-1, heads)  # (B, 1 + N, heads, d)
+        value = attention.v_proj(hidden).unflatten(-1, heads)
         weight = ((query * key).sum(-1) * attention.scaling).softmax(dim=1)  # (B, 1 + N, heads)
-        given = (weight[..., None] * value)[:, 1:].flatten(2)  # (B, N, D): what each patch gives the class token
+        given = (weight[..., None] * value).flatten(2)  # (B, 1 + N, D): what each token gives the class token
+        class_token = tokens[:, 0] + attention.o_proj(given.sum(dim=1))
+        class_token = class_token + last.mlp(last.layernorm_after(class_token))
+        logits = classifier(base.layernorm(class_token))
+
         # Everything up to the logit is linear but the final normalisation, whose scale is taken as a constant.
         to_class = (classifier.weight * base.layernorm.weight) @ _centred(attention.o_proj.weight)  # (C, D)
-        scale = (after_last[:, :1].var(dim=-1, keepdim=True, unbiased=False) + base.layernorm.eps).rsqrt()
-        heat = (given * scale) @ to_class.T  # (B, N, C)
+        scale = (class_token.var(dim=-1, keepdim=True, unbiased=False) + base.layernorm.eps).rsqrt()
+        heat = (given[:, 1:] * scale[:, None]) @ to_class.T  # (B, N, C)
         side = round(heat.shape[1] ** 0.5)
         return logits, heat.transpose(1, 2).unflatten(-1, (side, side))
+
+
+def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Multi-head attention among `(B, N, D)`; in an export one operator of ONNX Runtime, which is faster than many."""
+    num_heads, head_dim = attention.num_attention_heads, attention.head_dim
+    if torch.onnx.is_in_onnx_export():
+        attended: torch.Tensor = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            (query, key, value),
+            {"num_heads": num_heads, "scale": float(attention.scaling)},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=1,
+        )
+        return attended
+    split = [tensor.unflatten(-1, (num_heads, head_dim)).transpose(1, 2) for tensor in (query, key, value)]
+    attended = nn.functional.scaled_dot_product_attention(split[0], split[1], split[2], scale=attention.scaling)
+    return attended.transpose(1, 2).flatten(2)
 
 
 def _centred(weight: torch.Tensor) -> torch.Tensor:
@@ -198,47 +211,3 @@ def export_serving_model(model: PreTrainedModel, path: Path, image_size: int) ->
     if not worst <= MAX_DIFFERENCE:
         raise RuntimeError(f"the ONNX export differs from PyTorch by {worst:.2g}, more than {MAX_DIFFERENCE:.0e}")
     return differences
-
-
-def quantize_onnx(source: Path, target: Path) -> None:
-    """Write a copy of a model from `export_serving_model` with 8-bit weights: 28 % of the size, the same arithmetic.
-
-    Every `BLOCK_SIZE` neighbouring weights are rounded to multiples of 1/127 of the largest among them, as in GGML's
-    format Q8_0 (https://github.com/ggml-org/ggml), and turned back into float32 when the model is loaded, by constant
-    folding. What the weights are multiplied with is not rounded: that cost a ViT-Ti 1.5 points of top-1 or more, and
-    would make a photo's answer depend on the others in its batch. One step for each output channel, instead of each
-    block, cost it half a point.
-
-    Args:
-        source: The float32 model.
-        target: The file to write.
-    """
-    model = onnx.load(source)
-    graph = model.graph
-    unpacking = []
-    for weights in list(graph.initializer):
-        values = onnx.numpy_helper.to_array(weights)
-        if values.dtype != np.float32 or values.size < MIN_8BIT_SIZE or values.size % BLOCK_SIZE:
-            continue
-        blocks = values.reshape(-1, BLOCK_SIZE)
-        largest = np.abs(blocks).max(axis=1, keepdims=True)
-        step = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        constants: dict[str, np.ndarray] = {
-            f"{weights.name}_8bit": np.round(blocks / step).astype(np.int8),
-            f"{weights.name}_step": step,
-            f"{weights.name}_shape": np.array(values.shape, dtype=np.int64),
-        }
-        packed, step_name, shape = constants
-        unpacking += [
-            onnx.helper.make_node("Cast", [packed], [f"{packed}_float"], to=onnx.TensorProto.FLOAT),
-            onnx.helper.make_node("Mul", [f"{packed}_float", step_name], [f"{packed}_blocks"]),
-            onnx.helper.make_node("Reshape", [f"{packed}_blocks", shape], [weights.name]),
-        ]
-        graph.initializer.remove(weights)
-        graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
-    nodes = [*unpacking, *graph.node]
-    graph.ClearField("node")
-    graph.node.extend(nodes)
-    onnx.checker.check_model(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, target)

@@ -86,7 +86,8 @@ class PixelDataset(Dataset[Batch]):
         if self._cached is not None and self._rows is not None:
             pixels = self._cached[self._rows[indices]]
         else:
-            pixels = np.stack([self.view.cut(open_image(self.photos.sources[i])) for i in indices])
+            opened = (open_image(self.photos.sources[i], at_least=self.view.decoded_side) for i in indices)
+            pixels = np.stack([self.view.cut(image) for image in opened])
         return Batch(index, torch.from_numpy(pixels), self._labels[index])
 
 

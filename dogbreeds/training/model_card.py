@@ -74,6 +74,6 @@ def _copied(record: dict[str, Any]) -> str:
     if record["precision"] == "int8":
         top1 = record["figures"]["validation"]["top1"]
         text += f"""
-- the weights are 8-bit numbers, the arithmetic is float32. On the same validation photos top-1 is {top1:.1%}, and
-  {record["float32_top1"]:.1%} with float32 weights"""
+- it computes with 8-bit numbers. On the same validation photos top-1 is {top1:.1%}, and
+  {record["float32_top1"]:.1%} in float32"""
     return text

@@ -46,7 +46,7 @@ class PixelCache:
     pixels: np.ndarray
     """`(N, size, size, 3)` uint8, memory-mapped: the readable photos, each content once."""
     sizes: np.ndarray
-    """`(N, 2)` int32: width and height of each photo, upright, before it was scaled."""
+    """`(N, 2)` int32: width and height of each photo, upright, as it was decoded."""
     problems: dict[str, str]
     """By the digest of its file, why a photo can't be decoded."""
     row_of: dict[str, int]
@@ -185,7 +185,7 @@ def _decode(
 
     def decode(index: int) -> tuple[np.ndarray, tuple[int, int]] | str:
         try:
-            image = open_image(sources[index])
+            image = open_image(sources[index], at_least=view.decoded_side)
         except BadImage as error:
             return str(error)
         return np.ascontiguousarray(view.cut(image)), image.size

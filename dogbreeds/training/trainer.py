@@ -28,6 +28,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, find_executable_batch_size, set_seed
+from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -36,7 +37,7 @@ from tqdm import tqdm
 from dogbreeds import metrics, run_folder
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
-from dogbreeds.images import open_image
+from dogbreeds.images import PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import keep_freed_memory, num_cores, processor
 from dogbreeds.predictions import Predictions
@@ -652,8 +653,12 @@ class Trainer:
         """How long the exported model takes on one validation photo, from the file to the answer, on the CPU."""
         session = onnxruntime.InferenceSession(self.partial / run_folder.ONNX, providers=["CPUExecutionProvider"])
         photos = self._photos("validation").sources
+
+        def opened(photo: PhotoSource) -> Image:
+            return open_image(photo, at_least=self.view.decoded_side)
+
         return milliseconds_per_photo(
-            [lambda photo: session.run(None, {"pixel_values": self.view(open_image(photo))[None]})],
+            [lambda photo: session.run(None, {"pixel_values": self.view(opened(photo))[None]})],
             [photos[index] for index in range(min(len(photos), NUM_PHOTOS))],
         )[0]
 
