@@ -10,6 +10,7 @@ from conftest import make_photo, make_photo_folder, tiny_config
 from dogbreeds.errors import UserError
 from dogbreeds.images import open_image
 from dogbreeds.training import pixel_cache
+from dogbreeds.training import trainer as trainer_module
 from dogbreeds.training.data import load_data
 from dogbreeds.training.pixel_cache import open_pixel_cache
 from dogbreeds.training.trainer import Trainer, fits_on_gpu
@@ -107,10 +108,19 @@ def test_what_was_not_used_for_longest_makes_room(photos, tmp_path, capsys):
     for start in (0, 5, 10):
         opened(photos[start : start + 5], folder, max_bytes=100 * size)
     opened(photos[:5], folder)  # the oldest, but used again
+    pixel_cache._opened.clear()  # those were runs before
     opened(photos[15:20], folder, max_bytes=19 * size)
     assert "removed the pixel cache" in capsys.readouterr().err
     kept = [set(json.loads(file.read_text())["digests"]) for file in folder.glob("*/cache.json")]
     assert set(digests(photos[:5])) in kept and set(digests(photos[5:10])) not in kept
+
+
+def test_what_this_run_uses_is_never_removed(photos, tmp_path):
+    folder, size = tmp_path / "cache", 24 * 24 * 3
+    opened(photos[:10], folder)
+    with pytest.raises(UserError, match=r"the pixel caches of this run need .* more than --max-cache-gigabytes"):
+        opened(photos[10:20], folder, max_bytes=19 * size)
+    assert len(list(folder.glob("*/cache.json"))) == 1
 
 
 def test_no_room_is_said_before_anything_is_decoded(photos, tmp_path, monkeypatch):
@@ -139,7 +149,9 @@ def test_two_at_a_time_make_it_once(photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("augment", ["on", "off"])
-def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment):
+def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment, monkeypatch):
+    view = View(32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))  # as a checkpoint may bring it
+    monkeypatch.setattr(trainer_module, "model_view", lambda config: view)
     batches = []
     for cache in ("on", "off"):
         config = tiny_config(photo_folder, tmp_path / cache, cache=cache, augment=augment, flip=0.5, rotation=10.0)

@@ -1,4 +1,6 @@
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
 from dogbreeds.serving.predictor import Predictor, evidence
+from dogbreeds.serving.together import MAX_TOGETHER, TogetherPredictor
 from dogbreeds.training.export import MAX_DIFFERENCE, ServingModel, export_serving_model
 from dogbreeds.training.models import build_model
 from dogbreeds.training.trainer import train
@@ -41,6 +44,36 @@ def test_photos_answered_together_get_the_answers_they_get_alone(predictor):
         assert [c.probability for c in prediction.breeds] == pytest.approx([c.probability for c in alone.breeds])
         np.testing.assert_allclose(prediction.heat_map, alone.heat_map, atol=1e-4)
         assert prediction.region == alone.region and prediction.verdict == alone.verdict
+
+
+def test_those_who_ask_at_the_same_time_are_answered_together(predictor, monkeypatch):
+    asked, predict_together = [], predictor.predict_together
+
+    def slow(photos, top_k):
+        asked.append(len(photos))
+        time.sleep(0.2)  # the others come meanwhile
+        return predict_together(photos, top_k=top_k)
+
+    monkeypatch.setattr(predictor, "predict_together", slow)
+    together = TogetherPredictor(predictor, top_k=4)
+    photos = [make_photo(number % 4, number) for number in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(together.predict, photos))
+    assert sum(asked) == 20 and len(asked) < 8 and max(asked) <= MAX_TOGETHER
+    for photo, answer in zip(photos, answers, strict=True):
+        alone = predict_together([photo], top_k=4)[0]
+        assert [c.breed for c in answer.breeds] == [c.breed for c in alone.breeds]
+        assert [c.probability for c in answer.breeds] == pytest.approx([c.probability for c in alone.breeds])
+
+
+def test_a_failure_reaches_all_who_wait_and_nobody_else(predictor, monkeypatch):
+    together = TogetherPredictor(predictor, top_k=1)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr(
+            predictor, "predict_together", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
+        )
+        together.predict(make_photo(0, 0))
+    assert together.predict(make_photo(0, 0)).breeds
 
 
 def test_the_region_is_in_shares_of_the_photo(predictor):

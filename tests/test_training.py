@@ -9,15 +9,21 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT, make_photo_folder, tiny_config
+from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
+from dogbreeds.training import checkpoints as checkpoints_module
+from dogbreeds.training import time_spent
 from dogbreeds.training import trainer as trainer_module
+from dogbreeds.training.checkpoints import Checkpoints
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.loaders import EpochSampler, PixelDataset, training_loader
+from dogbreeds.training.optim import WeightAverage
+from dogbreeds.training.time_spent import PHASES, PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.trainer import Trainer, train
 
 
@@ -26,9 +32,27 @@ def weights(run):
     return AutoModelForImageClassification.from_pretrained(run).state_dict()
 
 
-def same_weights(one, other):
-    mine, theirs = weights(one), weights(other)
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+def fitted(config):
+    """Trained, but neither exported nor saved, which takes longer than training does here."""
+    trainer = Trainer(config)
+    trainer.fit()
+    return trainer
+
+
+def best_weights(trainer):
+    return load_file(trainer.partial / "state" / "best.safetensors")
+
+
+def same_run(one, other):
+    """Whether two runs went the same way, in their last weights, their best and their history."""
+    for mine, theirs in (
+        (one.trained_model.state_dict(), other.trained_model.state_dict()),
+        (best_weights(one), best_weights(other)),
+    ):
+        if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
+            return False
+    histories = [[{**row, "seconds": 0} for row in trainer.progress.history] for trainer in (one, other)]
+    return histories[0] == histories[1]
 
 
 def history(run):
@@ -92,11 +116,10 @@ def test_predictions_give_the_figures(tiny_run):
 
 
 def test_the_same_seed_gives_the_same_run_with_the_pixel_cache_or_without(photo_folder, tmp_path):
-    first = train(tiny_config(photo_folder, tmp_path / "first"))
-    second = train(tiny_config(photo_folder, tmp_path / "second", cache="off", num_workers=2))
-    third = train(tiny_config(photo_folder, tmp_path / "third", seed=1))
-    assert same_weights(first, second) and history(first) == history(second)
-    assert not same_weights(first, third)
+    first = fitted(tiny_config(photo_folder, tmp_path / "first"))
+    second = fitted(tiny_config(photo_folder, tmp_path / "second", cache="off", num_workers=2))
+    third = fitted(tiny_config(photo_folder, tmp_path / "third", seed=1))
+    assert same_run(first, second) and not same_run(first, third)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +132,7 @@ def test_the_same_seed_gives_the_same_run_with_the_pixel_cache_or_without(photo_
     ids=str,
 )
 def test_a_resumed_run_is_the_run_that_was_never_stopped(photo_folder, tmp_path, options, monkeypatch):
-    whole = train(tiny_config(photo_folder, tmp_path / "whole", epochs=3, **options))
+    whole = fitted(tiny_config(photo_folder, tmp_path / "whole", epochs=3, **options))
 
     def stop(self, epoch, train_epoch=Trainer._train_epoch):
         if epoch == 2:
@@ -118,15 +141,18 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(photo_folder, tmp_path,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "_train_epoch", stop)
-        train(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, **options))
+        fitted(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, **options))
     assert not (tmp_path / "stopped").exists()
     with pytest.raises(UserError, match="--resume continues it"):
         train(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, **options))
     with pytest.raises(UserError, match="can't resume with another learning_rate"):
         train(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, resume=True, **options, learning_rate=1.0))
-    resumed = train(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, resume=True, **options))
-    assert same_weights(whole, resumed) and history(whole) == history(resumed)
-    assert not (resumed / "state").exists()
+    resumed = fitted(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, resume=True, **options))
+    assert same_run(whole, resumed)
+    if options["model"] == "vit_nano":  # a CNN's export takes longer than this test
+        resumed.finish()
+        assert not (tmp_path / "stopped" / "state").exists()
+        assert [row["epoch"] for row in history(tmp_path / "stopped")] == ["1", "2", "3"]
 
 
 def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, monkeypatch):
@@ -184,10 +210,10 @@ def test_early_stopping_keeps_the_best_epoch(photo_folder, tmp_path, monkeypatch
 
 def test_accumulated_batches_are_one_large_batch(photo_folder, tmp_path):
     options = {"epochs": 1, "augment": "off", "max_grad_norm": 0.0, "images_per_breed": 10}
-    one = train(tiny_config(photo_folder, tmp_path / "one", batch_size=8, **options))
-    two = train(tiny_config(photo_folder, tmp_path / "two", batch_size=4, gradient_accumulation_steps=2, **options))
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], tensor, atol=2e-4, rtol=1e-3)
+    one = fitted(tiny_config(photo_folder, tmp_path / "one", batch_size=8, **options))
+    two = fitted(tiny_config(photo_folder, tmp_path / "two", batch_size=4, gradient_accumulation_steps=2, **options))
+    for name, tensor in one.trained_model.state_dict().items():
+        torch.testing.assert_close(two.trained_model.state_dict()[name], tensor, atol=2e-4, rtol=1e-3)
 
 
 def test_averaged_weights_are_what_is_validated_and_saved(photo_folder, tmp_path):
@@ -247,12 +273,110 @@ def test_two_processes_train_one_model(photo_folder, tmp_path):
     assert record["hardware"].startswith("2 x")
     assert record["figures"]["validation"]["n"] == record["data"]["num_validation"]
 
-    command = [sys.executable, "train_vit.py", *options, "--batch-size", "8", "--output-dir", str(tmp_path / "one")]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    assert record["data"]["split_hash"] == RunFolder.open(tmp_path / "one").record["data"]["split_hash"]
+    one = fitted(TrainConfig.from_dict({**record["config"], "batch_size": 8, "output_dir": str(tmp_path / "one")}))
+    assert record["data"]["split_hash"] == one.splits.split_hash
     assert record["data"]["num_train"] % 8 == 0  # or the last batch would differ
-    for name, tensor in weights(tmp_path / "one").items():
+    assert record["best_epoch"] == 2  # so that its weights are the last
+    for name, tensor in one.trained_model.state_dict().items():
         torch.testing.assert_close(weights(run)[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_the_run_says_what_its_time_went_on(photo_folder, tmp_path, capsys):
+    trainer = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=2, measure_peak=True))
+    record = trainer._time_record()
+    assert set(record["seconds"]) == set(PHASES) and all(seconds > 0 for seconds in trainer.time_spent.values())
+    in_epochs = sum(row["seconds"] for row in trainer.progress.history)
+    assert in_epochs <= sum(record["seconds"].values()) + 0.02 <= in_epochs + 1
+    num_photos = 2 * len(trainer.splits.train)
+    assert record["photos_per_second"] == pytest.approx(num_photos / sum(trainer.time_spent.values()))
+    assert record["photos_per_second_in_steps"] > record["photos_per_second"]
+    reached = 3 * trainer.flops_per_photo * record["photos_per_second_in_steps"]
+    assert record["share_of_peak"] == pytest.approx(reached / record["measured_peak_flops"])
+    said = capsys.readouterr().out
+    assert "measured peak: " in said and " photos/s, " in said and record["bottleneck"] in said
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_bottleneck_is_what_takes_longest(phase):
+    words = bottleneck({name: 3.0 if name == phase else 1.0 for name in PHASES})
+    assert "38% of the time" in words and (phase == "forward and backward" or "arithmetic" not in words)
+    assert len({bottleneck({name: 3.0 if name == p else 1.0 for name in PHASES}) for p in PHASES}) == len(PHASES)
+
+
+def test_phases_are_timed_one_after_the_other(monkeypatch):
+    times = iter([0.0, 1.0, 4.0, 5.0, 5.5])
+    monkeypatch.setattr(time_spent.time, "perf_counter", lambda: next(times))
+    clock = PhaseClock(torch.device("cpu"))
+    for phase in ("data", "optimiser", "data", "saving"):
+        clock.enter(phase)
+    seconds = clock.read()
+    assert (seconds["data"], seconds["optimiser"], seconds["saving"]) == (2.0, 3.0, 0.5)
+    assert sum(seconds.values()) == 5.5
+
+
+def test_the_peak_is_one_that_this_machine_can_reach():
+    assert 1e9 < peak_flops(torch.device("cpu"), torch.float32, num_rounds=1) < 1e14
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path):
+    """It is written later, while training changes the weights."""
+    checkpoints, weights = Checkpoints(tmp_path / "state"), torch.zeros(3)
+    checkpoints.save(1, {"model": {"weights": weights}, "note": [1, "a"]}, {"weights": weights})
+    weights += 1
+    checkpoints.save(2, {"model": {"weights": weights}, "note": [2, "b"]}, None)
+    weights += 1
+    checkpoints.wait()
+    assert torch.equal(load_file(tmp_path / "state" / "best.safetensors")["weights"], torch.zeros(3))
+    assert torch.equal(checkpoints.load()["model"]["weights"], torch.ones(3))
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["best.safetensors", "epoch-0002.pt"]
+
+
+def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "state")
+    checkpoints.save(1, {"epoch": 1}, None)
+    checkpoints.wait()
+    monkeypatch.setattr(
+        checkpoints_module.torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    checkpoints.save(2, {"epoch": 2}, None)
+    with pytest.raises(UserError, match=r"can't write the checkpoint in .*No space left.*--resume; the epoch before"):
+        checkpoints.wait()
+    assert checkpoints.load() == {"epoch": 1}
+
+
+def test_a_weight_average_follows_at_its_decay():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.BatchNorm1d(2))
+    average = WeightAverage(model, decay=0.5, device=torch.device("cpu"))
+    expected = None
+    for step in range(6):
+        model[0].weight.data.fill_(float(step))
+        model[1].num_batches_tracked.fill_(step)
+        average.update(model)
+        weight = 1.0 if expected is None else 1 - min(0.5, (1 + step) / (10 + step))
+        expected = step if expected is None else expected + weight * (step - expected)
+    assert torch.allclose(average.model[0].weight, torch.full((2, 2), expected))
+    assert average.model[1].num_batches_tracked == 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_photos_live_there_and_bfloat16_is_used(photo_folder, tmp_path, capsys):
+    trainer = fitted(tiny_config(photo_folder, tmp_path / "run", rotation=10.0, compile="on"))
+    assert trainer.accelerator.mixed_precision == "bf16"
+    assert next(iter(trainer.training_loader)).inputs.is_cuda
+    assert "the photos are in the GPU's memory" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_classifier_alone_trains_on_a_gpu(photo_folder, tmp_path):
+    trainer = fitted(tiny_config(photo_folder, tmp_path / "run", model="mobilenet_v2_nano", freeze_backbone=True))
+    assert next(iter(trainer.training_loader)).inputs.is_cuda
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_photos_that_do_not_fit_on_the_gpu_stay_in_the_hosts_memory(photo_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trainer_module, "GPU_SHARE", 0.0)
+    fitted(tiny_config(photo_folder, tmp_path / "run"))
+    assert "the photos stay in the host's memory" in capsys.readouterr().out
 
 
 def test_a_run_that_can_not_start_leaves_nothing_behind(photo_folder, tmp_path):

@@ -102,7 +102,10 @@ def _make_8bit(
     """Make the 8-bit model of training photos, judge and calibrate it on the validation photos; the record."""
     from dogbreeds.training.quantize import NUM_PHOTOS, quantize_onnx  # takes a second, which a float32 copy is spared
 
-    splits = splits_of(run, data or run.record["config"]["data"])
+    try:
+        splits = splits_of(run, data or run.record["config"]["data"])
+    except UserError as error:
+        raise UserError(f"{error}; name the run's photos with --data, or copy it with --precision float32") from None
     some = np.linspace(0, len(splits.train) - 1, min(NUM_PHOTOS, len(splits.train)), dtype=int)
     opened = (open_image(splits.train.sources[index], at_least=run.view.decoded_side) for index in some)
     pixels = np.stack([run.view(image) for image in opened])

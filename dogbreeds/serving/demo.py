@@ -16,12 +16,11 @@ from dogbreeds.images import BadImage
 from dogbreeds.serving.heat_map import overlay
 from dogbreeds.serving.photo_input import PhotoInput
 from dogbreeds.serving.predictor import Prediction, Predictor
+from dogbreeds.serving.together import MAX_TOGETHER, TogetherPredictor
 
 MAX_UPLOAD = "25mb"
 MAX_WAITING = 64
 """Photos that may wait for an answer; one more is told that the page is busy."""
-MAX_TOGETHER = 8
-"""Photos that are answered in one forward pass."""
 CACHE_SECONDS = 600
 """Uploads older than this are deleted, and looked for this often."""
 TOP_K = 5
@@ -50,32 +49,34 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
     Args:
         predictors: The models that can answer, at least one; the first answers unless the person chooses another.
     """
-    by_name = {_unique_name(predictor, predictors): predictor for predictor in predictors}
+    by_name = {
+        _unique_name(predictor, predictors): TogetherPredictor(predictor, top_k=TOP_K) for predictor in predictors
+    }
     names = list(by_name)
 
-    def predict(photos: list[Image.Image | BadImage | None], models: list[str]) -> list[list[Any]]:
-        """Tell the breed of the dog on each of some photos, which several people may have brought at the same time.
+    def predict(photo: Image.Image | BadImage | None, model: str) -> tuple[str, Any, Any, str]:
+        """Tell the breed of the dog on a photo.
 
         Args:
-            photos: The photos.
-            models: For each, the name of the model that shall answer.
+            photo: The photo.
+            model: The name of the model that shall answer.
 
         Returns:
-            For each photo the verdict in words (HTML), the probabilities of the five most probable breeds, the heat map
-            over the photo, and which model answered in what time; as four lists.
+            The verdict in words (HTML), the probabilities of the five most probable breeds, the heat map over the
+            photo, and which model answered in what time.
         """
-        answers = [_no_answer(photo) for photo in photos]
-        for name, predictor in by_name.items():
-            asked = {
-                index: photo
-                for index, (photo, model) in enumerate(zip(photos, models, strict=True))
-                if model == name and isinstance(photo, Image.Image)
-            }
-            if asked:
-                predictions = predictor.predict_together(list(asked.values()), top_k=TOP_K)
-                for (index, photo), prediction in zip(asked.items(), predictions, strict=True):
-                    answers[index] = _answer(photo, prediction, name, len(predictor.run.labels))
-        return [list(column) for column in zip(*answers, strict=True)]
+        if photo is None:
+            return _WAITING, _hidden(), _hidden(), ""
+        if isinstance(photo, BadImage):
+            return f'<p class="problem" role="alert">{escape(str(photo))}</p>', _hidden(), _hidden(), ""
+        predictor = by_name[model]
+        prediction = predictor.predict(photo)
+        return (
+            _in_words(prediction, len(predictor.run.labels)),
+            gr.Label({candidate.breed: candidate.probability for candidate in prediction.breeds}, visible=True),
+            gr.Image(overlay(photo, prediction), visible=True),
+            f"Answered by {model} in {prediction.seconds * 1000:.0f} ms.",
+        )
 
     with gr.Blocks(title="Dog breeds", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)) as page:
         gr.Markdown("# What breed is this dog?")
@@ -115,9 +116,7 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
             [photo, model],
             [verdict, candidates, heat_map, details],
             api_name="predict",
-            batch=True,  # who asks while an answer is computed is answered together with the others who wait
-            max_batch_size=MAX_TOGETHER,
-            concurrency_limit=1,
+            concurrency_limit=MAX_TOGETHER,
             show_progress="minimal",
         )
     return page.queue(max_size=MAX_WAITING)
@@ -178,22 +177,6 @@ _WAITING = "<p>Drop, paste, choose or take a photo of a dog, and its breed appea
 
 def _hidden() -> dict[str, Any]:
     return gr.update(value=None, visible=False)
-
-
-def _answer(photo: Image.Image, prediction: Prediction, model: str, num_breeds: int) -> tuple[Any, ...]:
-    """What the page shows of a prediction."""
-    return (
-        _in_words(prediction, num_breeds),
-        gr.Label({candidate.breed: candidate.probability for candidate in prediction.breeds}, visible=True),
-        gr.Image(overlay(photo, prediction), visible=True),
-        f"Answered by {model} in {prediction.seconds * 1000:.0f} ms.",
-    )
-
-
-def _no_answer(photo: Image.Image | BadImage | None) -> tuple[Any, ...]:
-    """What the page shows where there is no photo to answer, or none that can be read."""
-    problem = f'<p class="problem" role="alert">{escape(str(photo))}</p>' if isinstance(photo, BadImage) else _WAITING
-    return problem, _hidden(), _hidden(), ""
 
 
 def _in_words(prediction: Prediction, num_breeds: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dogbreeds.errors import UserError
@@ -46,7 +47,7 @@ class Checkpoints:
         while self._pending:
             try:
                 self._pending.pop(0).result()
-            except (OSError, RuntimeError) as error:  # torch and safetensors wrap the system's errors in their own
+            except (OSError, RuntimeError, SafetensorError) as error:  # the libraries wrap the system's errors
                 reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
                 raise UserError(
                     f"can't write the checkpoint in {str(self.folder)!r} ({reason}): make room and continue with "
@@ -86,8 +87,12 @@ class Checkpoints:
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    temporary.replace(path)
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _copy(value: Any) -> Any:

@@ -97,8 +97,8 @@ class TrainConfig:
     """Decides the split, the order of the photos, the augmentation and the new weights."""
 
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
-    """Arithmetic of the forward and backward pass; by default what `accelerate launch` says, else bf16 on a GPU that
-    can, and no on others."""
+    """Arithmetic of the forward and backward pass; by default what `accelerate launch` says (no, unless told), and
+    started without it bf16 on a GPU that has it, else no."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the network (torch.compile), which takes a minute and a C++ compiler. auto: on a GPU, in runs long enough
     for it to pay."""

@@ -41,7 +41,7 @@ class PixelDataset(Dataset[Batch]):
             cache: Where their pixels are; None to decode them.
             rows: `(N,)`, of each photo its row in the cache.
         """
-        assert cache is None or (cache.view == view and rows is not None and len(rows) == len(photos))
+        assert cache is None or (cache.view.cuts_like(view) and rows is not None and len(rows) == len(photos))
         self.photos, self.view = photos, view
         self._cached = None if cache is None else cache.pixels
         self._rows = rows
@@ -98,6 +98,11 @@ class FeatureDataset(Dataset[Batch]):
         assert len(features) == len(labels), (features.shape, labels.shape)
         self._features, self._labels = features, labels
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether the features are on an accelerator."""
+        return self._features.device.type != "cpu"
+
     def __len__(self) -> int:
         return len(self._features)
 
@@ -125,18 +130,19 @@ class EpochSampler(Sampler[int]):
         yield from torch.randperm(self._num_items, generator=generator).tolist()
 
 
-def training_loader(dataset: Dataset, batch_size: int, seed: int, num_workers: int) -> DataLoader:
+def training_loader(dataset: PixelDataset | FeatureDataset, batch_size: int, seed: int, num_workers: int) -> DataLoader:
     """Batches in random order, for one process; accelerate shards them over several."""
-    return _loader(dataset, batch_size, num_workers, EpochSampler(len(dataset), seed))  # type: ignore[arg-type]
+    return _loader(dataset, batch_size, num_workers, EpochSampler(len(dataset), seed))
 
 
-def evaluation_loader(dataset: Dataset, batch_size: int, num_workers: int) -> DataLoader:
+def evaluation_loader(dataset: PixelDataset | FeatureDataset, batch_size: int, num_workers: int) -> DataLoader:
     """Batches in the data set's own order."""
     return _loader(dataset, batch_size, num_workers, None)
 
 
-def _loader(dataset: Dataset, batch_size: int, num_workers: int, sampler: EpochSampler | None) -> DataLoader:
-    on_accelerator = isinstance(dataset, PixelDataset) and dataset.is_resident
+def _loader(
+    dataset: PixelDataset | FeatureDataset, batch_size: int, num_workers: int, sampler: EpochSampler | None
+) -> DataLoader:
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -144,7 +150,7 @@ def _loader(dataset: Dataset, batch_size: int, num_workers: int, sampler: EpochS
         num_workers=num_workers,
         collate_fn=_as_it_is,
         persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available() and not on_accelerator,
+        pin_memory=torch.cuda.is_available() and not dataset.is_resident,
     )
 
 

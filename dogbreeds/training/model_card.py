@@ -73,7 +73,11 @@ def _copied(record: dict[str, Any]) -> str:
     text = f"- then `{record['export_command']}`: what answers are computed from, without the weights for PyTorch"
     if record["precision"] == "int8":
         top1 = record["figures"]["validation"]["top1"]
+        milliseconds, float32 = (
+            record[name]["median"] for name in ("milliseconds_per_photo", "float32_milliseconds_per_photo")
+        )
         text += f"""
 - it computes with 8-bit numbers. On the same validation photos top-1 is {top1:.1%}, and
-  {record["float32_top1"]:.1%} in float32"""
+  {record["float32_top1"]:.1%} in float32; from file to answer it takes {milliseconds:.1f} ms,
+  and {float32:.1f} ms in float32 ({record["export_hardware"]})"""
     return text

@@ -37,6 +37,10 @@ BATCH_SIZE = 64
 """Photos that are decoded ahead of the one being written."""
 
 
+_opened: set[Path] = set()
+"""Caches that this process uses, and so does not remove."""
+
+
 @dataclass(frozen=True)
 class PixelCache:
     """An open cache."""
@@ -90,11 +94,12 @@ def open_pixel_cache(
     path = folder / _key(view, index_of)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with FileLock(folder / "lock"):  # one for all caches, for making room removes others
             if path.exists():
                 cache = _open(path, view, index_of)
                 if cache is not None:
                     os.utime(path)  # so that it counts as used
+                    _opened.add(path)
                     return cache
                 print(f"the pixel cache {str(path)!r} is damaged or cut short: it is made anew", file=sys.stderr)
                 shutil.rmtree(path)
@@ -102,11 +107,12 @@ def open_pixel_cache(
             _build(path, view, sources, index_of, progress)
             cache = _open(path, view, index_of)
             assert cache is not None, f"{path} can't be opened though it was just written"
+            _opened.add(path)
             return cache
     except OSError as error:
         raise UserError(
-            f"can't keep the pixel cache in {str(folder)!r} ({error.strerror}): name another folder with --cache-dir, "
-            "or decode in every epoch with --cache off"
+            f"can't keep the pixel cache in {str(folder)!r} ({error.strerror or error}): name another folder with "
+            "--cache-dir, or decode in every epoch with --cache off"
         ) from None
 
 
@@ -132,13 +138,13 @@ def _open(path: Path, view: View, wanted: dict[str, int]) -> PixelCache | None:
             return None
         if (path / "pixels.bin").stat().st_size != int(np.prod(shape)):
             return None
+        # Mode "c": pages that nobody writes, for PyTorch warns of arrays that can't be written.
+        pixels = np.memmap(path / "pixels.bin", np.uint8, "c", shape=shape) if digests else np.empty(shape, np.uint8)
+        for row in np.linspace(0, len(digests) - 1, min(NUM_CHECKED, len(digests)), dtype=int):
+            if zlib.crc32(pixels[row].data) != checksums[row]:
+                return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # Mode "c": pages that nobody writes, for PyTorch warns of arrays that can't be written.
-    pixels = np.memmap(path / "pixels.bin", np.uint8, "c", shape=shape) if digests else np.empty(shape, np.uint8)
-    for row in np.linspace(0, len(digests) - 1, min(NUM_CHECKED, len(digests)), dtype=int):
-        if zlib.crc32(pixels[row].data) != checksums[row]:
-            return None
     return PixelCache(view, pixels, sizes, problems, {digest: row for row, digest in enumerate(digests)})
 
 
@@ -202,14 +208,16 @@ def _decode(
 def _make_room(folder: Path, max_bytes: int, needed: int) -> None:
     """Remove the caches not used for longest until another of `needed` bytes is within `max_bytes`."""
     remedy = "name another disk with --cache-dir, use fewer photos, or decode in every epoch with --cache off"
-    if needed > max_bytes:
-        raise UserError(
-            f"the pixel cache needs {needed / 1e9:.1f} GB, more than --max-cache-gigabytes {max_bytes / 1e9:g}: "
-            f"raise it, {remedy}"
-        )
-    oldest_first = sorted((file.parent for file in folder.glob("*/cache.json")), key=lambda path: path.stat().st_mtime)
+    # What a process left when it was killed counts too: under the lock nobody is making one now.
+    oldest_first = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     bytes_of = {path: sum(file.stat().st_size for file in path.iterdir()) for path in oldest_first}
-    while sum(bytes_of.values()) + needed > max_bytes:
+    in_use = sum(bytes_of.pop(path) for path in oldest_first if path in _opened)
+    if in_use + needed > max_bytes:
+        raise UserError(
+            f"the pixel caches of this run need {(in_use + needed) / 1e9:.1f} GB, more than --max-cache-gigabytes "
+            f"{max_bytes / 1e9:g}: raise it, {remedy}"
+        )
+    while in_use + sum(bytes_of.values()) + needed > max_bytes:
         path = next(iter(bytes_of))
         print(
             f"removed the pixel cache {str(path)!r} ({bytes_of.pop(path) / 1e9:.1f} GB), not used for longest, to stay "

@@ -8,6 +8,7 @@ run.finish()                best weights -> predictions, calibration, ONNX, run 
 import copy
 import csv
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -265,7 +266,8 @@ class Trainer:
         self.sampler = loader.sampler
         self.training_loader: DataLoader = self.accelerator.prepare(loader)
         self.evaluation_data = evaluation
-        self.evaluation_batch_size = EVALUATION_BATCH_SIZE.get(device.type, 64)
+        # Large batches from worker processes would not fit into the shared memory of most containers.
+        self.evaluation_batch_size = EVALUATION_BATCH_SIZE.get(device.type, 64) if self.num_workers == 0 else 64
         self._evaluation_loaders: dict[tuple[str, int], DataLoader] = {}
 
     def _pixels(self, split: str) -> PixelDataset:
@@ -285,6 +287,8 @@ class Trainer:
         if device.type != "cuda" or not all(dataset.is_cached for dataset in datasets):
             return
         num_bytes = sum(dataset.num_bytes for dataset in datasets)
+        gc.collect()
+        torch.cuda.empty_cache()  # of a run before, with another seed
         free = torch.cuda.mem_get_info(device)[0]
         if not fits_on_gpu(num_bytes, free):
             self._say(
@@ -303,8 +307,10 @@ class Trainer:
         self.trained_model: nn.Module = Head(classifier) if self.head_only else self.full_model
         groups = parameter_groups(self.trained_model, config)
         self.num_trained_parameters = sum(p.numel() for group in groups for p in group["params"])
-        # Fused: the whole step in a few kernels, on CPUs and Nvidia's GPUs
-        optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
+        # Fused: the whole step in a few kernels, on CPUs and Nvidia's GPUs. Not in fp16, where accelerate then can't
+        # tell whether a step was skipped.
+        fused = device.type in ("cpu", "cuda") and self.accelerator.mixed_precision != "fp16"
+        optimizer = torch.optim.AdamW(groups, fused=fused)
         # As accelerate has it, for `accelerate launch` can set it too
         num_accumulated = self.accelerator.gradient_accumulation_steps
         num_steps = config.epochs * math.ceil(len(self.training_loader) / num_accumulated)
@@ -725,7 +731,7 @@ class _Look:
     def __init__(self, loss: torch.Tensor, step: int, wait: bool) -> None:
         """Send for the number; with `wait` it is waited for, so that several processes see it at the same step."""
         self.step = step
-        self._loss = loss.detach().to("cpu", non_blocking=not wait)
+        self._loss = loss.detach().to("cpu", non_blocking=loss.is_cuda and not wait)
         self._arrived: torch.cuda.Event | None = None
         if loss.is_cuda and not wait:
             self._arrived = torch.cuda.Event()
@@ -746,5 +752,7 @@ def fits_on_gpu(num_bytes: int, free: int) -> bool:
 
 def _default_precision() -> str | None:
     """bf16 where a GPU computes in it and accelerate's own configuration names nothing else."""
-    configured = "ACCELERATE_MIXED_PRECISION" in os.environ
-    return "bf16" if not configured and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else None
+    if "ACCELERATE_MIXED_PRECISION" in os.environ or "ACCELERATE_USE_CPU" in os.environ:
+        return None
+    can = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if can else None

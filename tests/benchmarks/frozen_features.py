@@ -12,9 +12,10 @@ import torch
 import tyro
 from accelerate import Accelerator
 
+from dogbreeds.training.augment import Normalise
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.features import BATCH_SIZE, encoder
-from dogbreeds.training.models import build_model, features_of
+from dogbreeds.training.models import build_model, features_of, model_view
 
 
 def main(model: str, num_batches: int = 10, num_rounds: int = 3) -> None:
@@ -22,18 +23,19 @@ def main(model: str, num_batches: int = 10, num_rounds: int = 3) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(output_dir=Path(folder) / "run", model=model, freeze_backbone=True)
         network = build_model(config, ("a", "b")).eval()
-    encode = encoder(network, Accelerator(cpu=True), config.image_size)
-    pixels = torch.rand(BATCH_SIZE, 3, config.image_size, config.image_size) * 2 - 1
+    normalise = Normalise(model_view(config), torch.device("cpu"))
+    encode = encoder(network, normalise, Accelerator(cpu=True), config.image_size)
+    pixels = torch.randint(0, 256, (BATCH_SIZE["cpu"], config.image_size, config.image_size, 3), dtype=torch.uint8)
     ratios = []
     with torch.no_grad():
-        difference = (encode(pixels) - features_of(network, pixels)).abs().max()
+        difference = (encode(pixels) - features_of(network, normalise(pixels))).abs().max()
         for round_number in range(num_rounds):
             rates = []
-            for compute in (encode, lambda batch: features_of(network, batch)):
+            for compute in (encode, lambda batch: features_of(network, normalise(batch))):
                 start = time.perf_counter()
                 for _ in range(num_batches):
                     compute(pixels)
-                rates.append(num_batches * BATCH_SIZE / (time.perf_counter() - start))
+                rates.append(num_batches * len(pixels) / (time.perf_counter() - start))
             ratios.append(rates[0] / rates[1])
             print(f"round {round_number + 1}: ONNX Runtime {rates[0]:.0f}, PyTorch {rates[1]:.0f} photos/s")
     print(f"ratio {np.mean(ratios):.1f} +- {np.std(ratios):.1f}; largest difference {difference:.1e}")
