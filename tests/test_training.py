@@ -286,7 +286,7 @@ def test_the_run_says_what_its_time_went_on(photo_folder, tmp_path, capsys):
     record = trainer._time_record()
     assert set(record["seconds"]) == set(PHASES) and all(seconds > 0 for seconds in trainer.time_spent.values())
     in_epochs = sum(row["seconds"] for row in trainer.progress.history)
-    assert in_epochs <= sum(record["seconds"].values()) + 0.02 <= in_epochs + 1
+    assert in_epochs <= sum(trainer.time_spent.values()) + 0.02  # the epochs' own seconds are rounded; saving is on top
     num_photos = 2 * len(trainer.splits.train)
     assert record["photos_per_second"] == pytest.approx(num_photos / sum(trainer.time_spent.values()))
     assert record["photos_per_second_in_steps"] > record["photos_per_second"]

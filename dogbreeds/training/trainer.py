@@ -395,6 +395,7 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> float:
         """One pass over the training photos; the mean loss."""
         config, accelerator = self.config, self.accelerator
+        self.clock.enter("views")
         # All that is random in an epoch is drawn from (seed, epoch), so that a resumed run goes on as if never stopped.
         set_seed(seed_of(config.seed, epoch) % 2**31, device_specific=True)
         self.sampler.set_epoch(epoch)
