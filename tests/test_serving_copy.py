@@ -139,9 +139,9 @@ def test_a_cnn_is_8_bit_up_to_its_features(tmp_path):
     pixels = np.stack([shipped.view(make_photo(label, 50 + label)) for label in range(4)])
     assert quantize_onnx(shipped.onnx, tmp_path / "target.onnx", pixels) == []
     nodes = onnx.load(tmp_path / "target.onnx").graph.node
-    made_by = {output: node for node in nodes for output in node.output}
+    from_8bit = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
     convolutions = [node for node in nodes if node.op_type == "Conv"]
-    float32 = [node for node in convolutions if node.input[1] not in made_by]  # its weights are stored as they are
+    float32 = [node for node in convolutions if node.input[1] not in from_8bit]
     assert len(convolutions) == 53 and [list(node.output) for node in float32] == [["heat_map"]]
 
 
