@@ -17,6 +17,11 @@ def num_cores() -> int:
         return cores
 
 
+def num_cores_each() -> int:
+    """This process's share of the cores, where `accelerate launch` or torchrun started several on this machine."""
+    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def has_8bit_products() -> bool:
     """Whether the CPU is known to multiply and add 8-bit numbers without overflow (VNNI on x86)."""
     if platform.machine().lower() not in ("x86_64", "amd64"):

@@ -65,9 +65,10 @@ class View:
         """
         return 2 * (self.shortest_edge or self.size)
 
-    def cuts_like(self, other: "View") -> bool:
-        """Whether `cut` gives the same pixels as that of another view; normalisation plays no part."""
-        return (self.size, self.fit, self.shortest_edge) == (other.size, other.fit, other.shortest_edge)
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """What `cut` depends on; views with the same geometry cut the same pixels, whatever their normalisation."""
+        return {"size": self.size, "fit": self.fit, "shortest_edge": self.shortest_edge}
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
         """What normalises 8-bit values, each `(3,)` float32: they are multiplied by the first, less the second."""

@@ -63,8 +63,9 @@ class Predictor:
         # Threads wait for work by spinning, which is faster, but no longer than an answer takes, or they would take the
         # cores from a second model.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Without instructions for 8-bit products, their sums can overflow unless ONNX Runtime takes more care.
-        options.add_session_config_entry("session.x64quantprecision", "0" if has_8bit_products() else "1")
+        if self.run.is_8bit and not has_8bit_products():
+            # Sums of 8-bit products can overflow there unless ONNX Runtime takes more care.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3  # errors; its warnings are about the graph, not for the user
         try:
             self._session = onnxruntime.InferenceSession(self.run.onnx, options, providers=_providers(self.run))

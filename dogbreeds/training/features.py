@@ -1,6 +1,5 @@
 """Features of a frozen backbone, computed once for a whole split."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from dogbreeds.machine import num_cores
+from dogbreeds.machine import num_cores_each
 from dogbreeds.training.augment import Normalise
 from dogbreeds.training.export import FeatureModel, export_onnx
 from dogbreeds.training.loaders import FeatureDataset, PixelDataset, evaluation_loader
@@ -69,7 +68,7 @@ def encoder(
         file = Path(folder) / "features.onnx"
         export_onnx(feature_model, file, image_size, ["features"])
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    num_threads = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # shared among the processes here
+    num_threads = num_cores_each()
     pool = ThreadPoolExecutor(num_threads)
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:

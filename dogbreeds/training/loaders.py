@@ -41,7 +41,7 @@ class PixelDataset(Dataset[Batch]):
             cache: Where their pixels are; None to decode them.
             rows: `(N,)`, of each photo its row in the cache.
         """
-        assert cache is None or (cache.view.cuts_like(view) and rows is not None and len(rows) == len(photos))
+        assert cache is None or (cache.view.geometry == view.geometry and rows is not None and len(rows) == len(photos))
         self.photos, self.view = photos, view
         self._cached = None if cache is None else cache.pixels
         self._rows = rows
@@ -74,9 +74,6 @@ class PixelDataset(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.photos)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
         index = torch.tensor(indices)

@@ -36,7 +36,6 @@ NUM_CHECKED = 64
 BATCH_SIZE = 64
 """Photos that are decoded ahead of the one being written."""
 
-
 _opened: set[Path] = set()
 """Caches that this process uses, and so does not remove."""
 
@@ -56,9 +55,9 @@ class PixelCache:
     row_of: dict[str, int]
     """By the digest of its file, the row of a photo in `pixels` and `sizes`."""
 
-    def rows(self, digests: Sequence[str] | np.ndarray) -> np.ndarray:
+    def rows(self, digests: Sequence[str]) -> np.ndarray:
         """The rows of these photos, `(n,)` int64."""
-        return np.array([self.row_of[str(digest)] for digest in digests], dtype=np.int64)
+        return np.array([self.row_of[digest] for digest in digests], dtype=np.int64)
 
 
 def default_folder() -> Path:
@@ -116,13 +115,9 @@ def open_pixel_cache(
         ) from None
 
 
-def _geometry(view: View) -> dict[str, Any]:
-    return {"size": view.size, "fit": view.fit, "shortest_edge": view.shortest_edge}
-
-
 def _key(view: View, digests: dict[str, int]) -> str:
     # Pillow's version too, for another decoder or filter gives other pixels.
-    facts = {"format": FORMAT, "pillow": PIL.__version__, "view": _geometry(view), "digests": sorted(digests)}
+    facts = {"format": FORMAT, "pillow": PIL.__version__, "view": view.geometry, "digests": sorted(digests)}
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
@@ -131,7 +126,7 @@ def _open(path: Path, view: View, wanted: dict[str, int]) -> PixelCache | None:
     try:
         record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         digests, problems, checksums = record["digests"], record["problems"], record["checksums"]
-        same = record["view"] == _geometry(view) and {*digests, *problems} == wanted.keys()
+        same = record["view"] == view.geometry and {*digests, *problems} == wanted.keys()
         shape = (len(digests), view.size, view.size, 3)
         sizes = np.array(record["sizes"], dtype=np.int32).reshape(-1, 2)
         if not same or not len(digests) == len(checksums) == len(sizes):
@@ -171,7 +166,7 @@ def _build(path: Path, view: View, sources: Sequence[Path | bytes], index_of: di
             file.flush()
             os.fsync(file.fileno())
         record = {
-            "view": _geometry(view),
+            "view": view.geometry,
             "digests": readable,
             "sizes": sizes,
             "checksums": checksums,

@@ -40,7 +40,7 @@ from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
-from dogbreeds.machine import keep_freed_memory, num_cores, processor
+from dogbreeds.machine import keep_freed_memory, num_cores_each, processor
 from dogbreeds.predictions import Predictions
 from dogbreeds.training.augment import Normalise, RandomViews
 from dogbreeds.training.checkpoints import BEST, Checkpoints
@@ -240,10 +240,7 @@ class Trainer:
             data["test"] = self._pixels("test")
         self.num_workers = 0
         if not data["train"].is_cached:
-            processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun and accelerate launch set it
-            self.num_workers = max(1, min(8, num_cores() // processes_here))
-            if config.num_workers is not None:
-                self.num_workers = config.num_workers
+            self.num_workers = min(8, num_cores_each()) if config.num_workers is None else config.num_workers
         self.normalise = Normalise(self.view, device)
         self.random_views: RandomViews | None = None
         if config.random_views:
@@ -276,7 +273,7 @@ class Trainer:
         view, cache = self.splits.kept_view if split == "train" else self.view, self.splits.cache
         if cache is None:
             return PixelDataset(photos, view)
-        if not cache.view.cuts_like(view):
+        if cache.view.geometry != view.geometry:
             with self.accelerator.main_process_first():
                 cache = pixel_cache(self.config, view, photos.sources, digests, self._is_main)
         return PixelDataset(photos, view, cache, cache.rows(digests))
