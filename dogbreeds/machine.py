@@ -1,10 +1,17 @@
-"""What this process may use of its machine, and what the machine is called."""
+"""What this process may use of its machine, how it uses all of it, and what the machine is called."""
 
 import ctypes
 import math
 import os
 import platform
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 def num_cores() -> int:
@@ -20,6 +27,29 @@ def num_cores() -> int:
 def num_cores_each() -> int:
     """This process's share of the cores, where `accelerate launch` or torchrun started several on this machine."""
     return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def on_all_cores(function: Callable[[Item], Answer], items: Iterable[Item], num_ahead: int) -> Iterator[Answer]:
+    """The function's answers to some items, in their order, computed by one thread for each core.
+
+    Args:
+        function: Of one item; to be called from several threads.
+        items: However many; they are asked for when their turn comes.
+        num_ahead: Items that may be at work or done ahead of the one whose answer is being used, so that memory is
+            bounded and no core stands still behind a slow one.
+    """
+    ahead: deque[Future[Answer]] = deque()
+    with ThreadPoolExecutor(num_cores()) as pool:
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > num_ahead:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:  # Ctrl-C does not wait for those
+                future.cancel()
 
 
 def has_8bit_products() -> bool:

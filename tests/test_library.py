@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from conftest import ROOT, make_photo
 
+from dogbreeds import machine
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RECORD
 from dogbreeds.serving import library
@@ -168,7 +169,7 @@ def test_names_that_are_no_valid_text_are_told_apart(tiny_run, photos, tmp_path,
     for name in (b"caf\xe8", b"caf\xe9"):
         shutil.copy(photos / "03.png", folder / os.fsdecode(name))
     monkeypatch.setattr(library, "BATCH_SIZE", 1)
-    monkeypatch.setattr(library, "num_cores", lambda: 1)
+    monkeypatch.setattr(machine, "num_cores", lambda: 1)
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, 2)
         with pytest.raises(KeyboardInterrupt):
@@ -194,7 +195,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny_run, photos, tmp_path, sma
     whole = indexed(tiny_run, photos, tmp_path / f"whole{suffix}")
     output = tmp_path / f"breeds{suffix}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "num_cores", lambda: 1)  # so that batches are done in order
+        patch.setattr(machine, "num_cores", lambda: 1)  # so that batches are done in order
         interrupt(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             indexed(tiny_run, photos, output)

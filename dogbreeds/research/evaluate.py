@@ -5,8 +5,8 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
-from dogbreeds.machine import num_cores, processor
+from dogbreeds.machine import on_all_cores, processor
 from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import RunFolder, whole_or_absent, write_json
 from dogbreeds.serving.predictor import Predictor
@@ -268,14 +268,10 @@ def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], li
         except BadImage as error:
             return LeftOut(photos.ids[index], str(error))
 
-    starts = range(0, len(photos), BATCH_SIZE)
-    batches = [range(start, min(start + BATCH_SIZE, len(photos))) for start in starts]
-    with ThreadPoolExecutor(num_cores()) as pool:
-        ahead = [pool.submit(load, index) for index in batches[0]]
-        for number, batch in enumerate(batches):
-            loaded = [future.result() for future in ahead]
-            ahead = [pool.submit(load, index) for index in batches[number + 1]] if number + 1 < len(batches) else []
-            good = [(index, *item) for index, item in zip(batch, loaded, strict=True) if isinstance(item, tuple)]
-            bad = [item for item in loaded if isinstance(item, LeftOut)]
-            pixels = np.stack([view_ for _, _, view_ in good]) if good else np.empty(0)
-            yield [index for index, _, _ in good], [digest for _, digest, _ in good], pixels, bad
+    loaded = on_all_cores(load, range(len(photos)), BATCH_SIZE)
+    for start in range(0, len(photos), BATCH_SIZE):
+        batch = list(enumerate(islice(loaded, BATCH_SIZE), start))
+        good = [(index, *item) for index, item in batch if isinstance(item, tuple)]
+        bad = [item for _, item in batch if isinstance(item, LeftOut)]
+        pixels = np.stack([view_ for _, _, view_ in good]) if good else np.empty(0)
+        yield [index for index, _, _ in good], [digest for _, digest, _ in good], pixels, bad

@@ -10,9 +10,8 @@ import json
 import os
 import sys
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.machine import num_cores
+from dogbreeds.machine import num_cores, on_all_cores
 from dogbreeds.run_folder import RunFolder, check_absent, partial_path, serving_files
 from dogbreeds.serving.predictor import Predictor
 
@@ -92,11 +91,12 @@ def index_library(
                 print(f"continuing: {len(rows):,} files are done", file=sys.stderr)
             total = len(rows) + sum(1 for path in files() if path not in rows)
             remaining = (path for path in files() if path not in rows)
-            with (
-                tqdm(total=total, initial=len(rows), unit="photo", disable=not progress) as bar,
-                ThreadPoolExecutor(num_cores()) as pool,
-            ):
-                for batch in _classified(pool, predictor, folder, remaining, top_k):
+            with tqdm(total=total, initial=len(rows), unit="photo", disable=not progress) as bar:
+                for batch in on_all_cores(
+                    lambda paths: _classify(predictor, folder, paths, top_k),
+                    _batches(remaining, BATCH_SIZE),
+                    BATCHES_PER_CORE * num_cores(),
+                ):
                     rows.append(batch)
                     bar.update(len(batch))
             _write_table(temporary, _read_rows(partial), top_k, output.suffix.lower())
@@ -270,23 +270,6 @@ def _check_header(line: bytes, header: dict[str, Any], path: Path) -> None:
             + (f" (also another {', '.join(others)})" if others else "")
             + ": delete it to begin anew, or give the original options to continue it"
         )
-
-
-def _classified(
-    pool: ThreadPoolExecutor, predictor: Predictor, folder: Path, paths: Iterable[str], top_k: int
-) -> Iterator[list[_Row]]:
-    """The rows of these files, batch by batch and in order; batches ahead are at work meanwhile."""
-    ahead: deque[Future[list[_Row]]] = deque()
-    try:
-        for batch in _batches(paths, BATCH_SIZE):
-            ahead.append(pool.submit(_classify, predictor, folder, batch, top_k))
-            if len(ahead) > BATCHES_PER_CORE * num_cores():
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        for future in ahead:  # Ctrl-C does not wait for those
-            future.cancel()
 
 
 def _classify(predictor: Predictor, folder: Path, paths: list[str], top_k: int) -> list[_Row]:

@@ -7,7 +7,6 @@ what can't be read or occurs twice, and cuts the splits that the data does not b
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from dogbreeds.breeds import all_breeds, label_name, parse_breeds
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, image_size, open_image
-from dogbreeds.machine import num_cores
+from dogbreeds.machine import on_all_cores
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.hub import announce
 from dogbreeds.training.pixel_cache import PixelCache, default_folder, open_pixel_cache
@@ -29,6 +28,9 @@ MAX_UNREADABLE = 0.01
 
 WHOLE_PHOTO_SCALE = 8 / 7
 """Random views are cut from photos that are kept at up to this many times the image size: 256 pixels for 224."""
+
+NUM_AHEAD = 64
+"""Photos that are looked at ahead."""
 
 SPLIT_NAMES = {
     "train": "train",
@@ -457,7 +459,7 @@ def _check(given: dict[str, Photos], config: TrainConfig, progress: bool) -> _Ch
     sides = [config.image_size]
     for split, photos in given.items():
         digests[split] = []
-        headers = _on_all_cores(_read_header, photos.sources, f"reading {split} photos", progress)
+        headers = _look_at_all(_read_header, photos.sources, f"reading {split} photos", progress)
         for index, (digest, longest_side, problem) in enumerate(headers):
             key = digest or f"unreadable {split} {index}"
             if problem:
@@ -478,7 +480,7 @@ def _check(given: dict[str, Photos], config: TrainConfig, progress: bool) -> _Ch
         size_of = {digest: tuple(cache.sizes[row].tolist()) for digest, row in cache.row_of.items()}
         return _Checked(digests, {**problems, **cache.problems}, size_of, view, cache)
     size_of = {}
-    found_sizes = _on_all_cores(lambda source: _size(source, view), sources, "decoding photos", progress)
+    found_sizes = _look_at_all(lambda source: _size(source, view), sources, "decoding photos", progress)
     for digest, found in zip(good, found_sizes, strict=True):
         if isinstance(found, str):
             problems[digest] = found
@@ -522,15 +524,12 @@ def _size(source: Path | bytes, view: View) -> tuple[int, int] | str:
         return str(error)
 
 
-def _on_all_cores(
+def _look_at_all(
     function: Callable[[Path | bytes], Any], sources: Sequence[Path | bytes], what: str, progress: bool
 ) -> Iterator[Any]:
     """The function's answers for each photo, in order."""
-    with (
-        ThreadPoolExecutor(num_cores()) as pool,
-        tqdm(total=len(sources), desc=what, unit="photo", disable=not progress) as bar,
-    ):
-        for answer in pool.map(lambda index: function(sources[index]), range(len(sources))):
+    with tqdm(total=len(sources), desc=what, unit="photo", disable=not progress) as bar:
+        for answer in on_all_cores(lambda index: function(sources[index]), range(len(sources)), NUM_AHEAD):
             bar.update()
             yield answer
 

@@ -14,10 +14,8 @@ import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -26,14 +24,14 @@ from tqdm import tqdm
 
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.machine import num_cores
+from dogbreeds.machine import on_all_cores
 from dogbreeds.view import View
 
 FORMAT = 1
 """Raised when what is kept of a photo changes."""
 NUM_CHECKED = 64
 """Photos whose checksum is compared when a cache is opened."""
-BATCH_SIZE = 64
+NUM_AHEAD = 64
 """Photos that are decoded ahead of the one being written."""
 
 _opened: set[Path] = set()
@@ -182,7 +180,7 @@ def _build(path: Path, view: View, sources: Sequence[Path | bytes], index_of: di
 def _decode(
     sources: Sequence[Path | bytes], indices: list[int], view: View
 ) -> Iterator[tuple[np.ndarray, tuple[int, int]] | str]:
-    """Of each of these photos its pixels and its size, or what is wrong with it; on all cores, a batch ahead."""
+    """Of each of these photos its pixels and its size, or what is wrong with it; on all cores."""
 
     def decode(index: int) -> tuple[np.ndarray, tuple[int, int]] | str:
         try:
@@ -191,13 +189,7 @@ def _decode(
             return str(error)
         return np.ascontiguousarray(view.cut(image)), image.size
 
-    with ThreadPoolExecutor(num_cores()) as pool:
-        ahead: list[Any] = []
-        for start in range(0, len(indices), BATCH_SIZE):
-            submitted = [pool.submit(decode, index) for index in indices[start : start + BATCH_SIZE]]
-            yield from (future.result() for future in ahead)
-            ahead = submitted
-        yield from (future.result() for future in ahead)
+    return on_all_cores(decode, indices, NUM_AHEAD)
 
 
 def _make_room(folder: Path, max_bytes: int, needed: int) -> None:
