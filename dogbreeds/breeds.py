@@ -14,6 +14,23 @@ from pathlib import Path
 
 from dogbreeds.errors import UserError
 
+GROUPS = {
+    "companion": ("companion dog", "chien de compagnie"),
+    "mastiff": ("mastiff or mountain dog", "molosse ou chien de montagne"),
+    "pinscher": ("pinscher or schnauzer", "pinscher ou schnauzer"),
+    "pointing_dog": ("pointing dog", "chien d'arrêt"),
+    "retriever": ("retriever", "retriever"),
+    "scent_hound": ("scent hound", "chien courant"),
+    "sheepdog": ("sheepdog or cattle dog", "chien de berger"),
+    "sighthound": ("sighthound", "lévrier"),
+    "spaniel": ("spaniel", "épagneul"),
+    "spitz": ("spitz or primitive dog", "spitz ou chien primitif"),
+    "swiss_mountain_dog": ("Swiss mountain dog", "bouvier suisse"),
+    "terrier": ("terrier", "terrier"),
+    "wild_dog": ("wild dog", "chien sauvage"),
+}
+"""What to call one dog of each breed group, in English and French."""
+
 _TABLE = Path(__file__).with_name("breeds.csv")
 _WORDNET_PREFIX = re.compile(r"^(n\d{8})(?:[-_ ].*)?$")
 
@@ -30,6 +47,10 @@ class Breed:
     """The name to show a person, such as ``Boston terrier``."""
     other_names: tuple[str, ...]
     """WordNet's other synonyms."""
+    group: str
+    """A key of `GROUPS`."""
+    name_fr: str
+    """The name to show a person who reads French."""
 
 
 @cache
@@ -38,7 +59,12 @@ def all_breeds() -> tuple[Breed, ...]:
     with _TABLE.open(newline="", encoding="utf-8") as file:
         return tuple(
             Breed(
-                row["wordnet_id"], row["dataset_name"], row["name"], tuple(filter(None, row["other_names"].split("|")))
+                wordnet_id=row["wordnet_id"],
+                dataset_name=row["dataset_name"],
+                name=row["name"],
+                other_names=tuple(filter(None, row["other_names"].split("|"))),
+                group=row["group"],
+                name_fr=row["name_fr"],
             )
             for row in csv.DictReader(file)
         )
@@ -78,6 +104,12 @@ def label_name(text: str) -> str:
     """The name to show for a data set's label: the breed's, or for a class that is none of the 120 its own."""
     breed = find_breed(text)
     return breed.name if breed else text.strip().replace("_", " ")
+
+
+def group_of(label: str) -> str | None:
+    """The breed group of a label, a key of `GROUPS`; None where the label is none of the 120 breeds."""
+    breed = find_breed(label)
+    return breed.group if breed else None
 
 
 @cache

@@ -1,7 +1,7 @@
 """From logits to honest probabilities and a verdict: one temperature and two thresholds, fitted on validation."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,11 +38,6 @@ class Calibration:
             "not_a_dog" if not dog else "confident" if confident else "unsure"
             for dog, confident in zip(is_dog, is_confident, strict=True)
         ]
-
-    def verdict_shares(self, logits: np.ndarray) -> dict[Verdict, float]:
-        """Which share of the photos gets which verdict, for logits `(N, C)`."""
-        verdicts = self.verdicts(logits)
-        return {verdict: verdicts.count(verdict) / len(verdicts) for verdict in get_args(Verdict)}
 
     def to_dict(self) -> dict[str, float]:
         """For `run.json`."""

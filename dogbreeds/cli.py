@@ -7,13 +7,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.run_folder import DEFAULT_RUN, check_absent
+
+if TYPE_CHECKING:
+    from dogbreeds.answers import Answer
 
 
 def main() -> None:
@@ -56,6 +59,7 @@ def predict(
         raise UserError("no photo is named: python -m dogbreeds predict PHOTO [PHOTO ...]")
     if top_k < 1:
         raise UserError(f"--top-k {top_k}: must be 1 or more")
+    from dogbreeds.breeds import GROUPS
     from dogbreeds.images import BadImage
     from dogbreeds.serving.predictor import Predictor
 
@@ -68,18 +72,18 @@ def predict(
         except BadImage as error:
             num_failed += 1
             if json:
-                _print_json(path, None, [], time.perf_counter() - started, str(error))
+                _print_json(path, None, time.perf_counter() - started, str(error))
             else:
                 print(f"{path}: {error}", file=sys.stderr)
             continue
-        candidates = [dataclasses.asdict(candidate) for candidate in prediction.breeds]
         if json:
-            _print_json(path, prediction.verdict, candidates, prediction.seconds, None)
+            _print_json(path, prediction, prediction.seconds, None)
         else:
             named = ", ".join(f"{c.breed} {c.probability:.0%}" for c in prediction.breeds)
+            kind = f"a {GROUPS[prediction.group][0]}, " if prediction.group else ""
             words = {
                 "confident": named,
-                "unsure": f"not sure: {named}",
+                "unsure": f"{kind}not sure which: {named}" if kind else f"not sure: {named}",
                 "not_a_dog": f"does not look like one of my {len(predictor.run.labels)} breeds (nearest: {named})",
             }
             print(f"{path}: {words[prediction.verdict]}", flush=True)
@@ -164,6 +168,9 @@ def evaluate(
         ("top-1 confident", "top1_confident"),
         ("confident", "share_confident"),
         ("unsure", "share_unsure"),
+        ("  in candidates", "candidates_right"),
+        ("  group named", "share_group"),
+        ("  group right", "group_right"),
         ("not a dog", "share_not_a_dog"),
     ):
         if key in figures:
@@ -256,16 +263,21 @@ def export(
 
 
 def breeds() -> int:
-    """List the 120 breeds of Stanford Dogs: WordNet id, name."""
-    from dogbreeds.breeds import all_breeds
+    """List the 120 breeds of Stanford Dogs: WordNet id, name, breed group."""
+    from dogbreeds.breeds import GROUPS, all_breeds
 
     for breed in all_breeds():
-        print(f"{breed.wordnet_id}  {breed.name}")
+        print(f"{breed.wordnet_id}  {breed.name} ({GROUPS[breed.group][0]})")
     return 0
 
 
-def _print_json(path: str, verdict: str | None, breeds: list[dict], seconds: float, error: str | None) -> None:
-    _dump({"path": path, "verdict": verdict, "breeds": breeds, "seconds": seconds, "error": error})
+def _print_json(path: str, answer: "Answer | None", seconds: float, error: str | None) -> None:
+    facts = {
+        "verdict": answer and answer.verdict,
+        "breeds": [dataclasses.asdict(candidate) for candidate in answer.breeds] if answer else [],
+        "group": answer and answer.group,
+    }
+    _dump({"path": path, **facts, "seconds": seconds, "error": error})
 
 
 def _dump(record: dict[str, object]) -> None:

@@ -15,7 +15,7 @@ FLOORS = [
     {"research"},
     {"training", "serving"},
     {"run_folder"},
-    {"calibration", "breeds", "images", "view", "metrics", "predictions", "latency", "errors", "machine"},
+    {"answers", "calibration", "breeds", "images", "view", "metrics", "predictions", "latency", "errors", "machine"},
 ]
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate"}
 

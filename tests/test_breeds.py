@@ -1,6 +1,6 @@
 import pytest
 
-from dogbreeds.breeds import all_breeds, find_breed, label_name, parse_breeds
+from dogbreeds.breeds import GROUPS, all_breeds, find_breed, group_of, label_name, parse_breeds
 from dogbreeds.errors import UserError
 
 
@@ -52,3 +52,13 @@ def test_breeds_come_once_and_in_stanfords_order():
 
 def test_labels_that_are_no_breed_keep_their_name():
     assert label_name("my_mixed_dog") == "my mixed dog"
+
+
+def test_every_breed_has_a_group_and_a_french_name():
+    breeds = all_breeds()
+    assert {breed.group for breed in breeds} == set(GROUPS)
+    assert len({breed.name_fr for breed in breeds}) == 120
+    assert all(breed.name_fr == breed.name_fr.strip() != "" for breed in breeds)
+    assert find_breed("pug").name_fr == "Carlin"
+    for name, group in {"Whippet": "sighthound", "pug": "companion", "dingo": "wild_dog", "cat": None}.items():
+        assert group_of(name) == group

@@ -24,7 +24,7 @@ from dogbreeds.serving import library
 from dogbreeds.serving.library import UNREADABLE, index_library
 from dogbreeds.serving.predictor import Predictor
 
-COLUMNS = ["path", "verdict", "breed", "probability", "breed_2", "probability_2", "error"]
+COLUMNS = ["path", "verdict", "breed", "probability", "breed_2", "probability_2", "group", "error"]
 
 
 @pytest.fixture

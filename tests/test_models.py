@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, ViTConfig, ViTModel
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.models import ARCHITECTURES, build_model, features_of, model_view
+from dogbreeds.training.models import ARCHITECTURES, build_model, features_of, known_breeds, model_view
 from dogbreeds.training.optim import Schedule, parameter_groups
 
 NAMES = tuple(f"breed {index}" for index in range(13))
@@ -90,6 +90,37 @@ def test_a_classifier_is_kept_only_with_its_labels(in21k, tmp_path):
     others = build_model(config(tmp_path, tmp_path / "trained"), tuple(reversed(NAMES)))
     assert not torch.equal(others.classifier.weight, original.classifier.weight)
     assert others.config.id2label[0] == NAMES[-1]
+
+
+def test_breeds_that_the_checkpoint_knows_can_be_kept(tmp_path, capsys):
+    labels = ("background", "Shih-Tzu", "cardigan", "beagle", "Cardigan, Cardigan Welsh corgi")
+    original = MobileNetV2ForImageClassification(
+        MobileNetV2Config(image_size=32, depth_multiplier=0.1, min_depth=4, id2label=dict(enumerate(labels)))
+    )
+    original.save_pretrained(tmp_path / "imagenet")
+    names = ("Beagle", "Chihuahua", "Cardigan Welsh corgi", "Shih-Tzu")
+    model = build_model(config(tmp_path, tmp_path / "imagenet", keep_known_breeds=True), names)
+    assert known_breeds(original.config.id2label, names) == {0: 3, 2: 4, 3: 1}
+    for label, row in ((0, 3), (2, 4), (3, 1)):
+        assert torch.equal(model.classifier.weight[label], original.classifier.weight[row])
+        assert model.classifier.bias[label] == original.classifier.bias[row]
+    assert not any(torch.equal(model.classifier.weight[1], row) for row in original.classifier.weight)
+    assert "3 breeds start from what" in (told := capsys.readouterr().err) and "anew: Chihuahua" in told
+
+
+def test_a_checkpoint_that_knows_none_of_the_breeds_is_named(in21k, tmp_path):
+    named = tmp_path / "named"
+    shutil.copytree(in21k[0], named)
+    facts = json.loads((named / "config.json").read_text())
+    facts["id2label"] = {"0": "beagle", "1": "Shih-Tzu"}
+    (named / "config.json").write_text(json.dumps(facts))  # the names, but no weights for them
+    for model in (in21k[0], named):
+        with pytest.raises(UserError, match="has no classifier that knows any of these breeds"):
+            build_model(config(tmp_path, model, keep_known_breeds=True), ("Beagle", "Shih-Tzu"))
+    with pytest.raises(UserError, match="built without weights: leave --keep-known-breeds out"):
+        build_model(config(tmp_path, "vit_nano", keep_known_breeds=True), NAMES)
+    with pytest.raises(UserError, match="--from-scratch leaves no classifier"):
+        config(tmp_path, in21k[0], from_scratch=True, keep_known_breeds=True)
 
 
 def test_damaged_weights_are_named(in21k, tmp_path):

@@ -170,7 +170,7 @@ def test_an_8_bit_copy_is_measured_and_calibrated_anew(int8_copy, tiny_run, phot
     for name, value in found.figures.items():
         if name in figures:
             assert figures[name] == pytest.approx(value), name
-    assert sum(figures["verdicts"].values()) == pytest.approx(1)
+    assert sum(figures[f"share_{verdict}"] for verdict in ("confident", "unsure", "not_a_dog")) == pytest.approx(1)
     saved = Predictions.load(int8_copy / "predictions-validation.parquet")
     assert saved.ids == found.predictions.ids and saved.digests == found.predictions.digests
     np.testing.assert_allclose(saved.probabilities, found.predictions.probabilities, atol=1e-6)

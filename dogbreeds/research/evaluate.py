@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dogbreeds import metrics
+from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
@@ -59,7 +60,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Classified:
     """A model's raw answers to labelled photos."""
 
     logits: np.ndarray
@@ -93,11 +94,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     answers = classify(predictor, photos, progress=progress)
     predictions = answers.predictions(run)
     figures = metrics.summary(predictions.probabilities, predictions.labels, softmax(answers.logits))
-    for verdict, share in run.calibration.verdict_shares(answers.logits).items():
-        figures[f"share_{verdict}"] = share
-    confident = np.array(run.calibration.verdicts(answers.logits)) == "confident"
-    if confident.any():
-        figures["top1_confident"] = float(predictions.right[confident].mean())
+    figures.update(answer_rates(answers.logits, answers.labels, run.calibration, run.labels))
     return Evaluation(
         figures,
         tuple(metrics.breed_figures(predictions.probabilities, predictions.labels, predictions.names)),
@@ -113,7 +110,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     )
 
 
-def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Answers:
+def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Classified:
     """Ask a run about each of some labelled photos.
 
     Raises:
@@ -143,7 +140,7 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     if not kept:
         raise UserError("none of the photos can be opened")
     assert len(kept) + len(unreadable) == len(photos), (len(kept), len(unreadable), len(photos))
-    return Answers(
+    return Classified(
         logits=np.concatenate(logits),
         labels=label_of[photos.labels[kept]],
         ids=tuple(photos.ids[index] for index in kept),

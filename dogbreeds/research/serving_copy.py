@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dogbreeds import metrics, run_folder
+from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import open_image
@@ -134,7 +135,7 @@ def _make_8bit(
         "figures": {
             "validation": {
                 **metrics.summary(predictions.probabilities, answers.labels, softmax(answers.logits)),
-                "verdicts": calibration.verdict_shares(answers.logits),
+                **answer_rates(answers.logits, answers.labels, calibration, run.labels),
                 "seconds": answers.seconds,
                 "photos_per_second": len(predictions) / answers.seconds,
             }

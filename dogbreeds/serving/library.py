@@ -37,7 +37,7 @@ ROW_GROUP = 10_000
 UNREADABLE = "unreadable"
 """What is counted instead of a verdict where a file could not be read."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised when older rows could no longer be continued."""
 
 _Row = dict[str, Any]
@@ -49,8 +49,9 @@ def index_library(
 ) -> Counter[str]:
     """Classify every file in a folder and its sub-folders into a table.
 
-    The columns are path (relative, with "/"), verdict, breed, probability, breed_2, probability_2 and so on, and error:
-    why a file could not be read, where the columns between are empty. Probabilities have 4 decimals. In CSV, text that
+    The columns are path (relative, with "/"), verdict, breed, probability, breed_2, probability_2 and so on, group:
+    the breed group where that is sure though the breed is not, and error: why a file could not be read, where the
+    columns between are empty. Probabilities have 4 decimals. In CSV, text that
     a spreadsheet would run as a formula has an apostrophe before it. Hidden files and folders and links to folders are
     left out. A folder that can't be listed gets a row too.
 
@@ -284,16 +285,14 @@ def _classify(predictor: Predictor, folder: Path, paths: list[str], top_k: int) 
             row["error"] = str(error)
     if not views:
         return rows
-    logits = predictor.logits(np.stack(views))
-    probabilities = run.calibration.probabilities(logits)
-    verdicts = run.calibration.verdicts(logits)
     answered = [row for row in rows if "error" not in row]
-    for row, verdict, values in zip(answered, verdicts, probabilities, strict=True):
-        row["verdict"] = verdict
-        order = np.argsort(-values, kind="stable")[:top_k]
-        for place, label in zip(_places(top_k), order, strict=True):
-            row[f"breed{place}"] = run.labels[label]
-            row[f"probability{place}"] = round(float(values[label]), 4)
+    for row, answer in zip(answered, predictor.answers(predictor.logits(np.stack(views)), top_k=top_k), strict=True):
+        row["verdict"] = answer.verdict
+        if answer.group:
+            row["group"] = answer.group
+        for place, candidate in zip(_places(top_k), answer.breeds, strict=True):
+            row[f"breed{place}"] = candidate.breed
+            row[f"probability{place}"] = round(candidate.probability, 4)
     return rows
 
 
@@ -304,7 +303,7 @@ def _places(top_k: int) -> list[str]:
 
 def _columns(top_k: int) -> list[str]:
     candidates = [f"{name}{place}" for place in _places(top_k) for name in ("breed", "probability")]
-    return ["path", "verdict", *candidates, "error"]
+    return ["path", "verdict", *candidates, "group", "error"]
 
 
 def _read_rows(partial: Path) -> Iterator[_Row]:

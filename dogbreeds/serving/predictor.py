@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from dogbreeds.calibration import Verdict
+from dogbreeds.answers import Answer, answers
 from dogbreeds.errors import UserError
 from dogbreeds.images import PhotoSource, open_image
 from dogbreeds.machine import has_8bit_products, num_cores
@@ -18,21 +18,9 @@ from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 
 
 @dataclass(frozen=True)
-class BreedProbability:
-    """One candidate."""
-
-    breed: str
-    probability: float
-    """Calibrated, 0..1."""
-
-
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(Answer):
     """The answer to one photo."""
 
-    verdict: Verdict
-    breeds: tuple[BreedProbability, ...]
-    """The most probable breeds, best first."""
     heat_map: np.ndarray
     """`(h, w)` float32, 0..1: where in the model's view the photo speaks for the most probable breed."""
     region: tuple[float, float, float, float]
@@ -106,18 +94,16 @@ class Predictor:
         images = [open_image(photo, at_least=run.view.decoded_side) for photo in photos]
         pixels = np.stack([run.view(image) for image in images])
         logits, heat_maps = self._session.run(["logits", "heat_map"], {"pixel_values": pixels})
-        probabilities, verdicts = run.calibration.probabilities(logits), run.calibration.verdicts(logits)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        answered = self.answers(logits, top_k=top_k)
         seconds = time.perf_counter() - started
         return [
             Prediction(
-                verdict=verdicts[row],
-                breeds=tuple(BreedProbability(run.labels[i], float(probabilities[row, i])) for i in order[row]),
-                heat_map=evidence(heat_maps[row], order[row, 0]),
+                **vars(answer),
+                heat_map=evidence(heat_map, run.labels.index(answer.breeds[0].breed)),
                 region=_shares(run.view.region(*image.size), image.size),
                 seconds=seconds,
             )
-            for row, image in enumerate(images)
+            for answer, heat_map, image in zip(answered, heat_maps, images, strict=True)
         ]
 
     def warm_up(self) -> None:
@@ -127,6 +113,10 @@ class Predictor:
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits `(B, C)` of views `(B, 3, H, W)`, before calibration."""
         return self._session.run(["logits"], {"pixel_values": pixels})[0]
+
+    def answers(self, logits: np.ndarray, *, top_k: int = 5) -> list[Answer]:
+        """What to say of photos with these logits `(N, C)`."""
+        return answers(logits, self.run.calibration, self.run.labels, top_k=top_k)
 
 
 def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:

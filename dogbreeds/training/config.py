@@ -42,6 +42,10 @@ class TrainConfig:
     """Build the architecture of --model with random weights."""
     freeze_backbone: bool = False
     """Train the classifier alone and leave the pre-trained backbone as it is."""
+    keep_known_breeds: bool = False
+    """Start the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its rows, not
+    anew. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and
+    is no fair start beside a checkpoint without a classifier."""
     dropout: float = 0.0
     """Share of the features dropped before the classifier in training."""
 
@@ -77,7 +81,7 @@ class TrainConfig:
     learning_rate: float = 5e-5
     """Largest learning rate of the backbone."""
     head_learning_rate: float = 1e-3
-    """Largest learning rate of the classifier, which starts from nothing."""
+    """Largest learning rate of the classifier, which starts from nothing unless known breeds are kept."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay; biases and normalisation layers are spared."""
     schedule: Literal["cosine", "constant", "plateau"] = "cosine"
@@ -153,6 +157,10 @@ class TrainConfig:
         check(len(self.breeds) != 1, "breeds", "two or more")
         if self.from_scratch and self.freeze_backbone:
             raise UserError("--from-scratch has no backbone worth freezing: add --no-freeze-backbone")
+        if self.from_scratch and self.keep_known_breeds:
+            raise UserError(
+                "--from-scratch leaves no classifier whose breeds could be kept: leave --keep-known-breeds out"
+            )
 
     @property
     def random_views(self) -> bool:

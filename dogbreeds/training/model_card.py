@@ -17,7 +17,7 @@ def model_card(name: str, record: dict[str, Any], labels: tuple[str, ...]) -> st
     config, data, calibration = record["config"], record["data"], record["calibration"]
     rows = [
         f"| {split} | {f['n']} | {f['top1']:.1%} | {f['top3']:.1%} | {f['macro_f1']:.3f} | {f['log_loss']:.3f} "
-        f"| {f['ece']:.1%} | {f['verdicts']['not_a_dog']:.1%} |"
+        f"| {f['ece']:.1%} | {f['share_not_a_dog']:.1%} |"
         for split, f in record["figures"].items()
     ]
     trained = "the classifier alone, on a frozen backbone" if config["freeze_backbone"] else "all weights"

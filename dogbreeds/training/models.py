@@ -1,7 +1,9 @@
 """Image classifiers of transformers, with the data's breeds as their labels."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from dogbreeds.breeds import label_name
 from dogbreeds.errors import UserError
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.hub import announce
@@ -48,10 +51,11 @@ running statistics those of the last batch."""
 def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
     """Load or build the model of a run, with a classifier for these breeds.
 
-    The classifier is new, unless the checkpoint's own has these very labels.
+    The classifier is new, unless the checkpoint's own has these very labels, or shall keep the breeds that it knows.
 
     Args:
-        config: Of its options, `model`, `from_scratch`, `freeze_backbone`, `dropout` and `image_size` are used.
+        config: Of its options, `model`, `from_scratch`, `freeze_backbone`, `keep_known_breeds`, `dropout` and
+            `image_size` are used.
         names: The name of each class, in the order of the logits.
 
     Returns:
@@ -59,12 +63,15 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
         `(B, len(names))`, whose `classifier` is a linear layer.
 
     Raises:
-        UserError: The model can't be found, is no image classifier, or lacks weights besides those of the classifier.
+        UserError: The model can't be found, is no image classifier, lacks weights besides those of the classifier, or
+            knows none of the breeds that it shall keep.
     """
     transformers_logging.set_verbosity_error()  # what matters of its report on missing weights is checked below
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     source = config.model
     if source in ARCHITECTURES:
+        if config.keep_known_breeds:
+            raise UserError(f"--model {source} is built without weights: leave --keep-known-breeds out")
         architecture = ARCHITECTURES[source](config.image_size)
         architecture.update(labels)
         model = AutoModelForImageClassification.from_config(architecture)
@@ -82,6 +89,8 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
                 if given.id2label != architecture.id2label and given.num_labels == architecture.num_labels:
                     classifier: Any = model.classifier
                     classifier.reset_parameters()  # as many classes, but others
+                if config.keep_known_breeds:
+                    _keep_known_breeds(model, source, given, names)
         except UserError:
             raise
         except Exception as error:  # transformers, safetensors and the Hub's client each raise their own
@@ -149,6 +158,45 @@ def _load(source: str, architecture: PreTrainedConfig) -> PreTrainedModel:
             f"such as {lacking[0]} (is --image-size that of the checkpoint?)"
         )
     return model
+
+
+def _keep_known_breeds(model: Any, source: str, given: PreTrainedConfig, names: tuple[str, ...]) -> None:
+    """Give the classifier the checkpoint's own rows for the classes that it knows."""
+    rows = known_breeds(given.id2label or {}, names)
+    original, report = AutoModelForImageClassification.from_pretrained(
+        source, use_safetensors=True, output_loading_info=True
+    )
+    if not rows or any(name.startswith("classifier.") for name in report["missing_keys"]):
+        raise UserError(f"{source!r} has no classifier that knows any of these breeds: leave --keep-known-breeds out")
+    with torch.no_grad():
+        for label, row in rows.items():
+            model.classifier.weight[label] = original.classifier.weight[row]
+            model.classifier.bias[label] = original.classifier.bias[row]
+    new = [name for label, name in enumerate(names) if label not in rows]
+    print(
+        f"{len(rows)} breeds start from what {source} knows of them; anew: {', '.join(new) or 'none'}", file=sys.stderr
+    )
+
+
+def known_breeds(id2label: Mapping[Any, str], names: tuple[str, ...]) -> dict[int, int]:
+    """Which of our classes stand in a checkpoint's own list, by their names.
+
+    Args:
+        id2label: Its labels, each with one name or, as for ImageNet, several separated by commas.
+        names: Ours.
+
+    Returns:
+        Of each class that is found, its number among ours and among the checkpoint's: the one with most names of the
+        breed, where several have one (ImageNet's "cardigan" is also a jacket).
+    """
+    label_of = {name: label for label, name in enumerate(names)}
+    best: dict[int, tuple[int, int]] = {}
+    for row, text in id2label.items():
+        found = Counter(label_of.get(label_name(part)) for part in text.split(","))
+        for label, num_names in found.items():
+            if label is not None and num_names > best.get(label, (0, 0))[0]:
+                best[label] = (num_names, int(row))
+    return {label: row for label, (_, row) in sorted(best.items())}
 
 
 def _adapt(model: Any, config: TrainConfig) -> None:

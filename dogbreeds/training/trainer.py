@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dogbreeds import metrics, run_folder
+from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import PhotoSource, open_image
@@ -600,7 +601,7 @@ class Trainer:
                 **BreedMetrics().compute(
                     predictions=probabilities, uncalibrated=softmax(split_logits), references=labels
                 ),
-                "verdicts": calibration.verdict_shares(split_logits),
+                **answer_rates(split_logits, labels, calibration, self.splits.names),
                 "seconds": seconds,
                 "photos_per_second": len(labels) / seconds,
             }

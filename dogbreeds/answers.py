@@ -1,0 +1,114 @@
+"""From logits to what a person is told: a breed, one of a few look-alikes, or none of the breeds."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import get_args
+
+import numpy as np
+
+from dogbreeds.breeds import group_of
+from dogbreeds.calibration import Calibration, Verdict
+
+CANDIDATES_PROBABILITY = 0.9
+"""Where the breed is not sure, as many candidates are named as hold this probability together ..."""
+MAX_CANDIDATES = 5
+"""... but no more than these."""
+
+
+@dataclass(frozen=True)
+class BreedProbability:
+    """One candidate."""
+
+    breed: str
+    probability: float
+    """Calibrated, 0..1."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one photo's logits say."""
+
+    verdict: Verdict
+    breeds: tuple[BreedProbability, ...]
+    """The most probable breeds, best first; as many as were asked for."""
+    candidates: tuple[BreedProbability, ...]
+    """Where the verdict is `unsure`, the breeds that the dog is probably one of, best first."""
+    group: str | None
+    """Where the verdict is `unsure`, the breed group that the dog belongs to, if that is as sure as the breed is in a
+    `confident` answer; a key of `dogbreeds.breeds.GROUPS`."""
+
+
+def answers(logits: np.ndarray, calibration: Calibration, labels: Sequence[str], *, top_k: int = 5) -> list[Answer]:
+    """What to say of each photo.
+
+    Args:
+        logits: `(N, C)`.
+        calibration: The run's.
+        labels: The name of each class.
+        top_k: How many breeds to name, at least 1.
+    """
+    groups = [group_of(label) for label in labels]
+    probabilities = calibration.probabilities(logits)
+    return [
+        _answer(verdict, row, calibration.confident_threshold, labels, groups, top_k)
+        for verdict, row in zip(calibration.verdicts(logits), probabilities, strict=True)
+    ]
+
+
+def answer_rates(
+    logits: np.ndarray, truth: np.ndarray, calibration: Calibration, labels: Sequence[str]
+) -> dict[str, float]:
+    """How often each kind of answer is given to photos of dogs, and how often it is right.
+
+    Args:
+        logits: `(N, C)`.
+        truth: `(N,)`, the right classes.
+        calibration: The run's.
+        labels: The name of each class.
+
+    Returns:
+        `share_confident`, `share_unsure`, `share_not_a_dog`: of all photos. `top1_confident`: of the confident answers,
+        those with the right breed. `candidates_right`: of the unsure, those whose candidates hold the right breed.
+        `share_group`: of the unsure, those that name a group; `group_right`: of these, those with the right one. A rate
+        of no photos is left out.
+    """
+    given = list(zip(answers(logits, calibration, labels), (labels[label] for label in truth), strict=True))
+    of_verdict = {verdict: [pair for pair in given if pair[0].verdict == verdict] for verdict in get_args(Verdict)}
+    rates = {f"share_{verdict}": len(pairs) / len(given) for verdict, pairs in of_verdict.items()}
+    confident, unsure = of_verdict["confident"], of_verdict["unsure"]
+    grouped = [pair for pair in unsure if pair[0].group]
+    if confident:
+        rates["top1_confident"] = fmean(answer.breeds[0].breed == name for answer, name in confident)
+    if unsure:
+        rates["candidates_right"] = fmean(
+            name in [candidate.breed for candidate in answer.candidates] for answer, name in unsure
+        )
+        rates["share_group"] = len(grouped) / len(unsure)
+    if grouped:
+        rates["group_right"] = fmean(answer.group == group_of(name) for answer, name in grouped)
+    return rates
+
+
+def _answer(
+    verdict: Verdict,
+    probabilities: np.ndarray,
+    confident_threshold: float,
+    labels: Sequence[str],
+    groups: Sequence[str | None],
+    top_k: int,
+) -> Answer:
+    order = np.argsort(-probabilities, kind="stable")
+    ranked = [BreedProbability(labels[i], float(probabilities[i])) for i in order[: max(top_k, MAX_CANDIDATES)]]
+    if verdict != "unsure":
+        return Answer(verdict, tuple(ranked[:top_k]), (), None)
+    held = np.cumsum([candidate.probability for candidate in ranked])
+    num_candidates = min(int((held < CANDIDATES_PROBABILITY).sum()) + 1, MAX_CANDIDATES)
+    of_group: Counter[str] = Counter()
+    for group, probability in zip(groups, probabilities.tolist(), strict=True):
+        if group:
+            of_group[group] += probability
+    best = of_group.most_common(1)
+    group = best[0][0] if best and best[0][1] >= confident_threshold else None
+    return Answer(verdict, tuple(ranked[:top_k]), tuple(ranked[:num_candidates]), group)
