@@ -14,18 +14,25 @@ from dogbreeds.errors import one_line_errors
 from dogbreeds.run_folder import SHIPPED_RUNS
 
 
-def main(run_dir: tuple[Path, ...] = SHIPPED_RUNS, host: str | None = None, port: int | None = None) -> None:
+def main(
+    run_dir: tuple[Path, ...] = SHIPPED_RUNS,
+    host: str | None = None,
+    port: int | None = None,
+    joint: Path | None = None,
+) -> None:
     """Serve the page.
 
     Args:
         run_dir: Run folders that can answer; with several, the person chooses.
         host: Address to listen on; 0.0.0.0 for every machine that reaches this one. By default this machine alone.
         port: Port to listen on. By default the first free one from 7860 on.
+        joint: What the runs reach together: the joint.json that `python -m dogbreeds compare` made of them. With it the
+            page gives their joint answer too, if that was right more often.
     """
     with one_line_errors():
         from dogbreeds.serving.demo import serve  # takes seconds, which --help need not wait for
 
-        serve(run_dir, host, port)
+        serve(run_dir, host, port, joint)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -39,6 +39,19 @@ class Answer:
     """Where the verdict is `unsure`, the breed group that the dog belongs to, if that is as sure as the breed is in a
     `confident` answer; a key of `dogbreeds.breeds.GROUPS`."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "verdict": self.verdict,
+            "breeds": [{"breed": each.breed, "probability": each.probability} for each in self.breeds],
+            "candidates": [each.breed for each in self.candidates],
+            "group": self.group,
+        }
+
+
+NO_ANSWER: dict[str, Any] = {"verdict": None, "breeds": [], "candidates": [], "group": None}
+"""What stands in JSON for the answer to a photo that could not be read; see `Answer.to_dict`."""
+
 
 def answers(logits: np.ndarray, calibration: Calibration, labels: Sequence[str], *, top_k: int = 5) -> list[Answer]:
     """What to say of each photo.
@@ -49,11 +62,31 @@ def answers(logits: np.ndarray, calibration: Calibration, labels: Sequence[str],
         labels: The name of each class.
         top_k: How many breeds to name, at least 1.
     """
+    probabilities, verdicts = calibration.probabilities(logits), calibration.verdicts(logits)
+    return answers_of(probabilities, verdicts, calibration.confident_threshold, labels, top_k=top_k)
+
+
+def answers_of(
+    probabilities: np.ndarray,
+    verdicts: Sequence[Verdict],
+    confident_threshold: float,
+    labels: Sequence[str],
+    *,
+    top_k: int = 5,
+) -> list[Answer]:
+    """What to say of photos whose verdicts are known.
+
+    Args:
+        probabilities: `(N, C)`, calibrated.
+        verdicts: Of each photo.
+        confident_threshold: How probable a breed group must be to be named.
+        labels: The name of each class.
+        top_k: How many breeds to name, at least 1.
+    """
     groups = [group_of(label) for label in labels]
-    probabilities = calibration.probabilities(logits)
     return [
-        _answer(verdict, row, calibration.confident_threshold, labels, groups, top_k)
-        for verdict, row in zip(calibration.verdicts(logits), probabilities, strict=True)
+        _answer(verdict, row, confident_threshold, labels, groups, top_k)
+        for verdict, row in zip(verdicts, probabilities, strict=True)
     ]
 
 

@@ -69,7 +69,7 @@ class Calibration:
         return cls(
             temperature=temperature,
             not_a_dog_threshold=float(np.quantile(dog_score(logits), 1 - DOG_PASS_RATE)),
-            confident_threshold=_lowest_threshold(confidence, right, CONFIDENT_ACCURACY),
+            confident_threshold=lowest_threshold(confidence, right, CONFIDENT_ACCURACY),
         )
 
 
@@ -108,8 +108,14 @@ def _fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
 
 
-def _lowest_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> float:
-    """The lowest threshold above which this share of answers is right; just over 1 (never) if there is none."""
+def lowest_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> float:
+    """The lowest threshold above which this share of answers is right; just over 1 (never) if there is none.
+
+    Args:
+        confidence: `(N,)`, the probability of each answer.
+        right: `(N,)`, whether it is right.
+        accuracy: The share asked for.
+    """
     order = np.argsort(-confidence, kind="stable")
     share_right = right[order].cumsum() / np.arange(1, len(order) + 1)
     last_of_equals = np.append(np.diff(confidence[order]) < 0, True)

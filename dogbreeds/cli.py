@@ -1,6 +1,5 @@
 """The command line: python -m dogbreeds COMMAND. Each command imports what it needs when it runs."""
 
-import dataclasses
 import io
 import json
 import sys
@@ -272,12 +271,9 @@ def breeds() -> int:
 
 
 def _print_json(path: str, answer: "Answer | None", seconds: float, error: str | None) -> None:
-    facts = {
-        "verdict": answer and answer.verdict,
-        "breeds": [dataclasses.asdict(candidate) for candidate in answer.breeds] if answer else [],
-        "group": answer and answer.group,
-    }
-    _dump({"path": path, **facts, "seconds": seconds, "error": error})
+    from dogbreeds.answers import NO_ANSWER
+
+    _dump({"path": path, **(answer.to_dict() if answer else NO_ANSWER), "seconds": seconds, "error": error})
 
 
 def _dump(record: dict[str, object]) -> None:

@@ -5,7 +5,7 @@ from dogbreeds.answers import answer_rates, answers
 from dogbreeds.calibration import Calibration
 
 LABELS = ("Norfolk terrier", "Norwich terrier", "Cairn terrier", "Pug", "Whippet", "my mongrel")
-CALIBRATION = Calibration(temperature=1.0, not_a_dog_threshold=2.0, confident_threshold=0.8)
+CALIBRATION = Calibration(temperature=1.0, not_a_dog_threshold=1.0, confident_threshold=0.8)
 
 
 def logits(*probabilities: float) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_the_group_is_named_where_it_is_as_sure_as_a_confident_breed():
 
 def test_labels_that_are_no_breed_are_of_no_group():
     row = np.log([[0.04, 0.02, 0.02, 0.01, 0.01, 0.9]])
-    strict = Calibration(temperature=1.0, not_a_dog_threshold=2.0, confident_threshold=0.95)
+    strict = Calibration(temperature=1.0, not_a_dog_threshold=1.0, confident_threshold=0.95)
     assert answers(row, strict, LABELS)[0].group is None
     assert answers(row, strict, [f"mongrel {number}" for number in range(6)])[0].group is None
 

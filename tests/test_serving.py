@@ -250,7 +250,7 @@ def test_predict_prints_one_json_object_a_line(tiny_run, tmp_path, monkeypatch, 
     )
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 1 and len(lines) == 3
-    assert all(list(line) == ["path", "verdict", "breeds", "group", "seconds", "error"] for line in lines)
+    assert all(list(line) == ["path", "verdict", "breeds", "candidates", "group", "seconds", "error"] for line in lines)
     assert lines[0]["path"] == str(good) and lines[0]["error"] is None
     assert lines[0]["verdict"] in ("confident", "unsure", "not_a_dog")
     assert [list(candidate) for candidate in lines[0]["breeds"]] == [["breed", "probability"]] * 2

@@ -32,6 +32,7 @@ from dogbreeds.research.document import (
 )
 from dogbreeds.run_folder import whole_or_absent, write_json
 from dogbreeds.serving.heat_map import overlay
+from dogbreeds.serving.joint import JOINT, Joint
 
 NUM_WORST = 6
 """Breeds shown of those a run tells worst."""
@@ -48,7 +49,9 @@ THUMBNAIL = 200
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
-    """Write comparison.html, comparison.md with its pictures, comparison.json, and CSV files for each run.
+    """Write comparison.html, comparison.md with its pictures, comparison.json, CSV files for each run, and joint.json.
+
+    The last tells the page what the runs reach together.
 
     Args:
         comparison: From `dogbreeds.research.compare.compare`.
@@ -65,6 +68,12 @@ def write_report(comparison: Comparison, folder: Path) -> None:
             (unfinished / "pictures" / picture.name).write_bytes(picture.data)
         (unfinished / "comparison.md").write_text(to_markdown(blocks), encoding="utf-8")
         write_json(unfinished / "comparison.json", comparison.to_dict())
+        entries = comparison.main.entries
+        Joint.measure(
+            [entry.run for entry in entries],
+            [entry.predictions.probabilities for entry in entries],
+            comparison.main.predictions.labels,
+        ).save(unfinished / JOINT)
         for entry in comparison.main.entries:
             entry.predictions.write_tables(unfinished, f"-{_file_name(comparison.main, entry)}")
 

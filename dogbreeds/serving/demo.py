@@ -1,60 +1,68 @@
-"""The web page: a photo goes in, a breed and its probability come out. Only this and photo_input.py import gradio."""
+"""The web page: photos go in, breeds and their probabilities come out. Only this and components.py import gradio."""
 
 import errno
 import os
 import socket
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
+from gradio.route_utils import get_root_url
 
+from dogbreeds.answers import NO_ANSWER
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage
-from dogbreeds.serving.heat_map import overlay
-from dogbreeds.serving.photo_input import PhotoInput
-from dogbreeds.serving.predictor import Prediction, Predictor
-from dogbreeds.serving.together import MAX_TOGETHER, TogetherPredictor
+from dogbreeds.serving import cards
+from dogbreeds.serving.api import CURL, PYTHON, comparison_json, prediction_json
+from dogbreeds.serving.components import ComparisonJson, PhotoFiles, PhotoFolder, PhotoInput, PredictionJson, Upload
+from dogbreeds.serving.many_photos import MAX_FILES, Row, answer_many, to_csv
+from dogbreeds.serving.models import Models, joint_of
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.texts import ENGLISH, FRENCH, Texts, texts_for
+from dogbreeds.serving.together import MAX_TOGETHER
 
-MAX_UPLOAD = "25mb"
+MAX_UPLOAD = "40mb"
 MAX_WAITING = 64
 """Photos that may wait for an answer; one more is told that the page is busy."""
+MAX_LIBRARIES = 2
+"""Sets of many photos that are answered at a time."""
 CACHE_SECONDS = 600
 """Uploads older than this are deleted, and looked for this often."""
-TOP_K = 5
 
-CSS = """
-.gradio-container { max-width: 960px !important; width: 100%; margin: 0 auto !important; }
-#verdict { font-size: 1.15rem; min-height: 4.5rem; }
-#verdict .answer { font-size: 1.6rem; font-weight: 650; line-height: 1.25; }
-#verdict .problem { border-left: 4px solid #b91c1c; padding-left: .75rem; }
-#details { opacity: .8; }
-"""
-
-ABOUT = """
-Drop a photo with one dog on it, filling most of the picture. The answer says what the dog **looks like**, not what its
-ancestry is: a mixed breed gets the pure breeds it resembles.
-
-Each percentage is calibrated: of many answers given 80 %, about 80 % are right on photos like those of Stanford Dogs.
-The heat map shows which places in the photo speak for the first breed; the greyed border was not looked at.
-Photos are deleted from this server within 20 minutes and used for nothing else.
-"""
+_HERE = Path(__file__).parent
+_ALL_MODELS = "all"
+"""What the page sends for a model when all shall answer."""
 
 
-def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
+def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
     """Lay out the page.
 
     Args:
-        predictors: The models that can answer, at least one; the first answers unless the person chooses another.
+        models: Who can answer; the first does unless the person chooses another.
+        text: What the page says, from `page_texts`.
     """
-    by_name = {
-        _unique_name(predictor, predictors): TogetherPredictor(predictor, top_k=TOP_K) for predictor in predictors
-    }
-    names = list(by_name)
+    several = len(models.names) > 1
+    choices = [(name, name) for name in models.names] + ([(text("side_by_side"), _ALL_MODELS)] if several else [])
 
-    def predict(photo: Image.Image | BadImage | None, model: str) -> tuple[str, Any, Any, str]:
+    def show(upload: Upload | BadImage | None, model: str, request: gr.Request) -> tuple[str, str, Any]:
+        texts = _texts(request)
+        if upload is None:
+            return cards.waiting(texts.waiting), "", gr.skip()
+        if isinstance(upload, BadImage):
+            return cards.problem(texts.problem(upload), texts), "", gr.skip()
+        if model == _ALL_MODELS:
+            comparison = models.compare(upload.photo)
+            said = cards.agreement(comparison, models, texts)
+            more = cards.side_by_side(comparison, models, upload.photo, texts)
+        else:
+            prediction = models.predict(model, upload.photo)
+            said = cards.headline(prediction, len(models.labels(model)), texts)
+            more = cards.details(prediction, upload.photo, model, texts)
+        return said, more, gr.skip() if upload.can_be_shown else upload.photo
+
+    def predict(photo: Upload | BadImage | None, model: str) -> dict[str, Any]:
         """Tell the breed of the dog on a photo.
 
         Args:
@@ -62,76 +70,155 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
             model: The name of the model that shall answer.
 
         Returns:
-            The verdict in words (HTML), the probabilities of the five most probable breeds, the heat map over the
-            photo, and which model answered in what time.
+            The verdict (confident, unsure or not_a_dog), the five most probable breeds with their probabilities, the
+            look-alikes and the breed group of an unsure answer, and the seconds it took; or why there is no answer.
         """
-        if photo is None:
-            return _WAITING, _hidden(), _hidden(), ""
-        if isinstance(photo, BadImage):
-            return f'<p class="problem" role="alert">{escape(str(photo))}</p>', _hidden(), _hidden(), ""
-        predictor = by_name[model]
-        prediction = predictor.predict(photo)
-        return (
-            _in_words(prediction, len(predictor.run.labels)),
-            gr.Label({candidate.breed: candidate.probability for candidate in prediction.breeds}, visible=True),
-            gr.Image(overlay(photo, prediction), visible=True),
-            f"Answered by {model} in {prediction.seconds * 1000:.0f} ms.",
-        )
+        if not isinstance(photo, Upload):
+            return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": str(photo or "No photo was sent.")}
+        return prediction_json(model, models.predict(model, photo.photo))
+
+    def compare(photo: Upload | BadImage | None) -> dict[str, Any]:
+        """Ask all models about the same photo.
+
+        Args:
+            photo: The photo.
+
+        Returns:
+            The answer of each, whether they agree, and their joint answer where that was measured to be the better one.
+        """
+        if not isinstance(photo, Upload):
+            return {"answers": [], "agree": None, "together": None, "error": str(photo or "No photo was sent.")}
+        return comparison_json(models.compare(photo.photo))
+
+    def show_many(
+        files: list[tuple[str, Path]], request: gr.Request
+    ) -> Iterator[tuple[Any, Any, str, str, Any, list[Row]]]:
+        texts = _texts(request)
+        if not files:
+            return
+        if len(files) > MAX_FILES:
+            for _, path in files:
+                path.unlink(missing_ok=True)
+            message = cards.problem(texts.too_many.format(len(files), MAX_FILES), texts)
+            yield None, gr.update(visible=False), message, "", gr.update(visible=False), []
+            return
+        rows: list[Row] = []
+        for batch in answer_many(models.first, files):
+            rows += batch
+            status = cards.progress(texts.progress.format(len(rows), len(files)), len(rows), len(files))
+            yield gr.skip(), gr.update(visible=True), status, "", _table(rows, texts), rows
+        yield None, gr.update(visible=False), *_finished(rows, texts.done, texts), gr.skip(), rows
+
+    def stop_many(rows: list[Row], request: gr.Request) -> tuple[Any, Any, str, str]:
+        texts = _texts(request)
+        return None, gr.update(visible=False), *_finished(rows, texts.stopped, texts)
 
     with gr.Blocks(title="Dog breeds", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)) as page:
-        gr.Markdown("# What breed is this dog?")
-        with gr.Row():
-            with gr.Column():
+        gr.HTML(text("heading"))
+        with gr.Tab(text("one_photo")), gr.Row():
+            with gr.Column(min_width=300):
                 photo = PhotoInput(
-                    label="Photo",
+                    label=text("photo"),
                     sources=["upload", "clipboard", "webcam"],
                     type="pil",
                     height=340,
+                    buttons=[],
                     elem_id="photo",
                 )
-                model = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
-            with gr.Column():
-                verdict = gr.HTML(_WAITING, elem_id="verdict")
-                candidates = gr.Label(
-                    label="Most probable breeds",
-                    num_top_classes=TOP_K,
-                    show_heading=False,
-                    visible=False,
-                    elem_id="candidates",
-                )
-                details = gr.Markdown(elem_id="details")
-                heat_map = gr.Image(
-                    label="Where the model looked",
-                    interactive=False,
-                    visible=False,
-                    buttons=["download", "fullscreen"],
-                    alt_text="The photo with a heat map: bright places speak for the first breed.",
-                    elem_id="heat_map",
-                )
-        with gr.Accordion("What the answer means", open=False):
-            gr.Markdown(ABOUT)
+                model = gr.Radio(choices, value=models.names[0], label=text("model"), visible=several, elem_id="model")
+            with gr.Column(min_width=300, scale=2):
+                verdict = gr.HTML(text("waiting_html"), elem_id="verdict")
+                details = gr.HTML("", elem_id="details")
+        with gr.Tab(text("many_photos")):
+            with gr.Row():
+                files = PhotoFiles(label=text("photos"), file_count="multiple", height=180, elem_id="files", scale=3)
+                with gr.Column(min_width=160):
+                    folder = PhotoFolder(text("folder"), file_count="directory", elem_id="folder")  # type: ignore[arg-type]
+                    stop = gr.Button(text("stop"), variant="stop", visible=False, elem_id="stop")
+            status = gr.HTML(text("waiting_many_html"), elem_id="status")
+            download = gr.HTML("", elem_id="download")
+            table = gr.Dataframe(
+                label=text("table"),
+                interactive=False,
+                visible=False,
+                show_search="filter",
+                wrap=True,
+                max_height=640,
+                elem_id="table",
+            )
+            rows = gr.State([])
+        with gr.Accordion(text("about"), open=False):
+            gr.Markdown(text("about_all"))
+        with gr.Accordion(text("program"), open=False):
+            program = gr.Markdown(elem_id="program")
+
         gr.on(
-            [photo.change, model.change],
-            predict,
+            [photo.input, photo.clear, model.change],
+            show,
             [photo, model],
-            [verdict, candidates, heat_map, details],
-            api_name="predict",
+            [verdict, details, photo],
+            api_visibility="private",
             concurrency_limit=MAX_TOGETHER,
             show_progress="minimal",
+            show_progress_on=[verdict],
         )
+        runs: list[Any] = [
+            source.upload(
+                show_many,
+                [source],
+                [files, stop, status, download, table, rows],
+                api_visibility="private",
+                concurrency_limit=MAX_LIBRARIES,
+                concurrency_id="many",
+                show_progress="hidden",
+            )
+            for source in (files, folder)
+        ]
+        stop.click(
+            stop_many, [rows], [files, stop, status, download], cancels=runs, api_visibility="private", queue=False
+        )
+        page.load(_program, None, program, api_visibility="private", queue=False, show_progress="hidden")
+
+        # What programs call has components of its own kind, which nobody sees.
+        answer = PredictionJson(visible=False)
+        one_model = gr.Radio(models.names, value=models.names[0], label="model", visible=False)
+        asked = gr.Button(visible=False)
+        asked.click(predict, [photo, one_model], answer, api_name="predict", concurrency_limit=MAX_TOGETHER)
+        comparison = ComparisonJson(visible=False)
+        asked.click(compare, [photo], comparison, api_name="compare", concurrency_limit=MAX_TOGETHER)
     return page.queue(max_size=MAX_WAITING)
 
 
-def serve(run_dirs: Sequence[str | os.PathLike[str]], host: str | None, port: int | None) -> None:
+def page_texts(models: Models) -> gr.I18n:
+    """What the page says before anything is asked, in its languages; the browser picks its own."""
+    return gr.I18n(
+        **{
+            texts.language: {
+                **asdict(texts),
+                "heading": f"<h1>{texts.title}</h1>",
+                "waiting_html": cards.waiting(texts.waiting),
+                "waiting_many_html": cards.waiting(texts.waiting_many),
+                "about_all": f"{texts.about_text}\n\n{cards.rates(models.first.run, models.names[0], texts)}",
+            }
+            for texts in (ENGLISH, FRENCH)
+        }
+    )
+
+
+def serve(
+    run_dirs: Sequence[str | os.PathLike[str]], host: str | None, port: int | None, joint: Path | None = None
+) -> None:
     """Load the runs and serve the page until interrupted.
 
     Args:
         run_dirs: Run folders.
         host: Address to listen on; None for this machine alone, or what GRADIO_SERVER_NAME says.
         port: Port to listen on; None for the first free one from 7860 on, or what GRADIO_SERVER_PORT says.
+        joint: The joint.json of a comparison of these runs; by default the one that comes with the project, if it is
+            about them.
 
     Raises:
-        UserError: A run folder is missing or damaged, or the port is in use.
+        UserError: A run folder or the joint.json is missing or damaged or about other runs, or the port is in use.
     """
     if not run_dirs:
         raise UserError("--run-dir names no run folder")
@@ -139,12 +226,18 @@ def serve(run_dirs: Sequence[str | os.PathLike[str]], host: str | None, port: in
     predictors = [Predictor(Path(run_dir)) for run_dir in run_dirs]
     for predictor in predictors:
         predictor.warm_up()
-    page = build_page(predictors)
+    models = Models(predictors, joint_of(predictors, joint))
+    text = page_texts(models)
+    page = build_page(models, text)
     page.launch(
         server_name=host,
         server_port=port,
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=CSS,
+        css_paths=_HERE / "page.css",
+        js=(_HERE / "page.js").read_text(encoding="utf-8"),
+        favicon_path=_HERE / "icon.svg",
+        pwa=True,
+        i18n=text,
         max_file_size=MAX_UPLOAD,
         enable_monitoring=False,
         run_history=False,
@@ -172,29 +265,51 @@ def _check_address(host: str | None, port: int | None) -> None:
         raise UserError(f"--host {host} is no address of this machine ({error.strerror})") from None
 
 
-_WAITING = "<p>Drop, paste, choose or take a photo of a dog, and its breed appears here.</p>"
+def _table(rows: Sequence[Row], texts: Texts) -> Any:
+    """The rows so far, for the page's table."""
+    data = [
+        [
+            row.thumbnail,
+            texts.name(row.answer.breeds[0].breed) if row.answer and row.answer.verdict != "not_a_dog" else "",
+            _kind(row, texts),
+            round(row.answer.breeds[0].probability, 2) if row.answer else None,
+            row.file,
+        ]
+        for row in rows
+    ]
+    return gr.Dataframe(
+        data,
+        headers=[texts.thumbnail, texts.breed, texts.verdict, texts.probability, texts.file],
+        datatype=["html", "str", "str", "number", "str"],
+        column_widths=[140, 200, 240, 130, 340],
+        visible=True,
+    )
 
 
-def _hidden() -> dict[str, Any]:
-    return gr.update(value=None, visible=False)
+def _kind(row: Row, texts: Texts) -> str:
+    """What kind of answer a row has, or why it has none."""
+    if row.answer is None:
+        assert row.error is not None
+        return texts.problem(row.error)
+    words = {"confident": texts.confident, "unsure": texts.unsure, "not_a_dog": texts.not_a_dog}
+    group = f" ({texts.group(row.answer.group)})" if row.answer.group else ""
+    return words[row.answer.verdict] + group
 
 
-def _in_words(prediction: Prediction, num_breeds: int) -> str:
-    best = prediction.breeds[0]
-    breed, percent = escape(best.breed), f"{best.probability:.0%}".replace("%", " %")
-    if prediction.verdict == "not_a_dog":
-        answer = f"This does not look like one of my {num_breeds} breeds."
-        remark = "It may be no dog, or the dog is hard to see. What it resembles most is listed below."
-    elif prediction.verdict == "unsure":
-        answer = f"Not sure: perhaps {breed} ({percent})."
-        remark = "Look at the other candidates too, or try a photo with the dog closer."
-    else:
-        answer = f"{breed} ({percent})"
-        remark = "This is what the dog looks like, not its ancestry."
-    return f'<div role="status"><p class="answer">{answer}</p><p>{remark}</p></div>'
+def _finished(rows: Sequence[Row], sentence: str, texts: Texts) -> tuple[str, str]:
+    """What is said and offered when no more rows come."""
+    said = cards.waiting(sentence.format(len(rows), sum(row.error is not None for row in rows)))
+    return said, cards.download_link(to_csv(rows), "breeds.csv", texts.download) if rows else ""
 
 
-def _unique_name(predictor: Predictor, predictors: Sequence[Predictor]) -> str:
-    """The run's name, with its folder where two runs have the same name."""
-    same = [other for other in predictors if other.run.name == predictor.run.name]
-    return predictor.run.name if len(same) == 1 else str(predictor.run.path)
+def _program(request: gr.Request) -> str:
+    """How programs ask this very page."""
+    assert request.request is not None
+    url, texts = get_root_url(request.request, "/gradio_api/run", None), _texts(request)
+    return (
+        f"{texts.program_text}\n\n```python\n{PYTHON.format(url=url)}```\n\ncurl:\n\n```sh\n{CURL.format(url=url)}```"
+    )
+
+
+def _texts(request: gr.Request) -> Texts:
+    return texts_for(request.headers.get("accept-language"))

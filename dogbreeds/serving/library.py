@@ -11,12 +11,12 @@ import os
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -330,11 +330,22 @@ def _write_table(path: Path, rows: Iterator[_Row], top_k: int, suffix: str) -> N
 
 def _write_csv(path: Path, rows: Iterator[_Row], columns: list[str]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        # All text is quoted: left to itself, the module leaves a name with a carriage return without.
-        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow(_csv_cell(row.get(column, "")) for column in columns)
+        write_csv(file, rows, columns)
+
+
+def write_csv(file: TextIO, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Write a table of answers that no spreadsheet runs as a formula.
+
+    Args:
+        file: Opened with ``newline=""``.
+        rows: Each with some of the columns: text, or numbers with 4 decimals.
+        columns: The header.
+    """
+    # All text is quoted: left to itself, the module leaves a name with a carriage return without.
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(_csv_cell(row.get(column, "")) for column in columns)
 
 
 def _csv_cell(value: str | float) -> str | Decimal:

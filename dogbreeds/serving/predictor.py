@@ -21,6 +21,8 @@ from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 class Prediction(Answer):
     """The answer to one photo."""
 
+    probabilities: np.ndarray
+    """`(C,)`, calibrated, in the order of the run's labels."""
     heat_map: np.ndarray
     """`(h, w)` float32, 0..1: where in the model's view the photo speaks for the most probable breed."""
     region: tuple[float, float, float, float]
@@ -95,15 +97,17 @@ class Predictor:
         pixels = np.stack([run.view(image) for image in images])
         logits, heat_maps = self._session.run(["logits", "heat_map"], {"pixel_values": pixels})
         answered = self.answers(logits, top_k=top_k)
+        probabilities = run.calibration.probabilities(logits)
         seconds = time.perf_counter() - started
         return [
             Prediction(
                 **vars(answer),
+                probabilities=row,
                 heat_map=evidence(heat_map, run.labels.index(answer.breeds[0].breed)),
                 region=_shares(run.view.region(*image.size), image.size),
                 seconds=seconds,
             )
-            for answer, heat_map, image in zip(answered, heat_maps, images, strict=True)
+            for answer, row, heat_map, image in zip(answered, probabilities, heat_maps, images, strict=True)
         ]
 
     def warm_up(self) -> None:

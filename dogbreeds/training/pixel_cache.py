@@ -27,7 +27,7 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.machine import on_all_cores
 from dogbreeds.view import View
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what is kept of a photo changes."""
 NUM_CHECKED = 64
 """Photos whose checksum is compared when a cache is opened."""

@@ -1,0 +1,165 @@
+"""Answers as HTML for the page. All text from outside is escaped here."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image
+
+from dogbreeds.answers import Answer, BreedProbability
+from dogbreeds.run_folder import RunFolder
+from dogbreeds.serving.heat_map import overlay
+from dogbreeds.serving.models import Comparison, Models
+from dogbreeds.serving.predictor import Prediction
+from dogbreeds.serving.texts import Texts
+
+_SIGNS = {"confident": "✔", "unsure": "?", "not_a_dog": "✖", "error": "!"}
+"""What tells the kinds of answers apart for those who don't see their colours."""
+
+
+def headline(answer: Answer, num_breeds: int, texts: Texts) -> str:
+    """What the answer is, in a sentence or three.
+
+    Args:
+        answer: To one photo.
+        num_breeds: How many breeds the model knows.
+        texts: The person's language.
+    """
+    best = f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
+    if answer.verdict == "confident":
+        return _banner("confident", texts.confident, best, texts.looks_like)
+    if answer.verdict == "not_a_dog":
+        return _banner("not_a_dog", texts.not_a_dog, texts.none_of_mine.format(num_breeds), texts.hard_to_see)
+    names = [texts.name(candidate.breed) for candidate in answer.candidates]
+    one_of = texts.one_of.format(one_of_several(names, texts)) if len(names) > 1 else ""
+    said = texts.is_a.format(texts.group(answer.group)) if answer.group else texts.perhaps.format(best)
+    return _banner("unsure", texts.unsure, said, f"{one_of} {texts.try_closer}".strip())
+
+
+def problem(sentence: str, texts: Texts) -> str:
+    """Why there is no answer."""
+    return _banner("error", texts.error, sentence, "")
+
+
+def waiting(sentence: str) -> str:
+    """What stands where the answer will be."""
+    return f'<p class="waiting">{escape(sentence)}</p>'
+
+
+def progress(sentence: str, num_done: int, num_all: int) -> str:
+    """How far a long piece of work is."""
+    bar = f'<progress value="{num_done}" max="{num_all}" aria-label="{escape(sentence)}"></progress>'
+    return f"{waiting(sentence)}{bar}"
+
+
+def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts) -> str:
+    """The most probable breeds as bars, the heat map over the photo, who answered and how fast.
+
+    Args:
+        prediction: The answer.
+        photo: What was predicted: upright, RGB.
+        model: The name of the model.
+        texts: The person's language.
+    """
+    best = texts.name(prediction.breeds[0].breed)
+    alt, caption = texts.heat_map_alt.format(best), texts.heat_map.format(model, best)
+    answered = texts.answered_by.format(model, f"{prediction.seconds * 1000:.0f}")
+    return (
+        f'<p class="list">{escape(texts.most_probable)}</p>'
+        f"{_bars(prediction.breeds, texts)}"
+        f'<figure><img src="{_data_url(overlay(photo, prediction))}" alt="{escape(alt)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<p class="answered">{escape(answered)}</p>'
+    )
+
+
+def agreement(comparison: Comparison, models: Models, texts: Texts) -> str:
+    """Whether the models agree, and what they say together."""
+    answers = list(comparison.predictions.values())
+    if not comparison.agree:
+        sentence = texts.disagree.format(" / ".join(_in_short(answer, texts) for answer in answers))
+    elif answers[0].verdict == "not_a_dog":
+        sentence = texts.none_sees_a_dog
+    else:
+        sentence = texts.agree.format(texts.name(answers[0].breeds[0].breed))
+    remark = ""
+    if comparison.together and (joint := models.joint):
+        why = texts.together_why.format(joint.num_right, joint.num_photos, max(joint.num_right_alone))
+        remark = f"{texts.together.format(_in_short(comparison.together, texts))} {why}"
+    return _banner("confident" if comparison.agree else "unsure", texts.side_by_side, sentence, remark)
+
+
+def side_by_side(comparison: Comparison, models: Models, photo: Image.Image, texts: Texts) -> str:
+    """The models' answers beside each other, or below each other on a phone."""
+    return '<div class="cards">' + "".join(
+        f'<section class="card" aria-label="{escape(name)}"><h2>{escape(name)}</h2>'
+        f"{headline(prediction, len(models.labels(name)), texts)}{details(prediction, photo, name, texts)}</section>"
+        for name, prediction in comparison.predictions.items()
+    ) + "</div>"  # fmt: skip
+
+
+def rates(run: RunFolder, name: str, texts: Texts) -> str:
+    """How often each kind of a model's answers is wrong, as measured when it was made; nothing where it was not."""
+    figures = run.record["figures"]
+    found = figures.get("test") or figures["validation"]
+    if not {"top1_confident", "candidates_right"} <= set(found):
+        return ""
+    sentence = texts.rates.format(
+        n=found["n"],
+        model=name,
+        confident=texts.percent(found["share_confident"]),
+        wrong=texts.percent(1 - found["top1_confident"]),
+        unsure=texts.percent(found["share_unsure"]),
+        missed=texts.percent(1 - found["candidates_right"]),
+        no_dog=texts.percent(found["share_not_a_dog"]),
+    )
+    wrong_group = texts.rates_group.format(texts.percent(1 - found["group_right"])) if "group_right" in found else ""
+    return sentence + wrong_group
+
+
+def thumbnail(photo: Image.Image, height: int = 56) -> str:
+    """A small picture for a row of a table; its file's name stands beside it."""
+    small = photo.copy()
+    small.thumbnail((2 * height, height))
+    return f'<img src="{_data_url(small)}" alt="" height="{height}">'
+
+
+def download_link(content: bytes, name: str, text: str) -> str:
+    """A link that saves a CSV file that travels within the page, so that none is left on the server."""
+    data = base64.b64encode(content).decode()
+    return f'<a class="download" download="{escape(name)}" href="data:text/csv;base64,{data}">{escape(text)}</a>'
+
+
+def one_of_several(names: Sequence[str], texts: Texts) -> str:
+    """Names in a row: "A, B or C"."""
+    return f" {texts.or_} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _in_short(answer: Answer, texts: Texts) -> str:
+    if answer.verdict == "not_a_dog":
+        return texts.not_a_dog
+    return f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
+
+
+def _banner(kind: str, title: str, sentence: str, remark: str) -> str:
+    return (
+        f'<div class="banner {kind}"><p class="kind"><span aria-hidden="true">{_SIGNS[kind]}</span> {escape(title)}</p>'
+        f'<p class="answer">{escape(sentence)}</p>' + (f"<p>{escape(remark)}</p>" if remark else "") + "</div>"
+    )
+
+
+def _bars(breeds: Sequence[BreedProbability], texts: Texts) -> str:
+    rows = "".join(
+        f'<li><span class="name">{escape(texts.name(candidate.breed))}</span>'
+        f'<span class="share">{texts.percent(candidate.probability)}</span>'
+        f'<span class="bar" aria-hidden="true"><span style="width: {candidate.probability:.1%}"></span></span></li>'
+        for candidate in breeds
+    )
+    return f'<ol class="breeds">{rows}</ol>'
+
+
+def _data_url(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,95 @@
+"""The models of a page: each asked by its name, or all about the same photo."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from dogbreeds.answers import Answer
+from dogbreeds.errors import UserError
+from dogbreeds.serving.joint import SHIPPED_JOINT, Joint
+from dogbreeds.serving.predictor import Prediction, Predictor
+from dogbreeds.serving.together import TogetherPredictor
+
+TOP_K = 5
+"""Breeds that an answer names."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all models say of one photo."""
+
+    predictions: dict[str, Prediction]
+    """By the models' names."""
+    together: Answer | None
+    """Their joint answer, where that was measured to be the better one."""
+
+    @property
+    def agree(self) -> bool:
+        """Whether all name the same breed, or all none."""
+        answers = list(self.predictions.values())
+        if any(answer.verdict == "not_a_dog" for answer in answers):
+            return all(answer.verdict == "not_a_dog" for answer in answers)
+        return len({answer.breeds[0].breed for answer in answers}) == 1
+
+
+class Models:
+    """The models of a page, by the names that it shows."""
+
+    def __init__(self, predictors: Sequence[Predictor], joint: Joint | None = None) -> None:
+        """Take the models.
+
+        Args:
+            predictors: At least one.
+            joint: What they reach together.
+        """
+        self.predictors = {_unique_name(predictor, predictors): predictor for predictor in predictors}
+        self.names = list(self.predictors)
+        self.joint = joint
+        self._together = {name: TogetherPredictor(each, top_k=TOP_K) for name, each in self.predictors.items()}
+
+    @property
+    def first(self) -> Predictor:
+        """Who answers unless another is asked."""
+        return self.predictors[self.names[0]]
+
+    def labels(self, name: str) -> tuple[str, ...]:
+        """The classes that a model knows."""
+        return self.predictors[name].run.labels
+
+    def predict(self, name: str, photo: Image.Image) -> Prediction:
+        """One model's answer; people who ask at the same time are answered together."""
+        return self._together[name].predict(photo)
+
+    def compare(self, photo: Image.Image) -> Comparison:
+        """All models' answers."""
+        predictions = {name: self.predict(name, photo) for name in self.names}
+        together = None
+        if self.joint and self.joint.is_better:
+            together = self.joint.answer(list(predictions.values()), self.first.run.labels, top_k=TOP_K)
+        return Comparison(predictions, together)
+
+
+def joint_of(predictors: Sequence[Predictor], path: Path | None) -> Joint | None:
+    """What these models reach together.
+
+    Args:
+        predictors: The models.
+        path: The joint.json of their comparison; by default the one that comes with the project, if it is about them.
+
+    Raises:
+        UserError: The file is missing, damaged or about other models.
+    """
+    joint = Joint.load(path or SHIPPED_JOINT)
+    if joint.is_of([predictor.run for predictor in predictors]):
+        return joint
+    if path is not None:
+        raise UserError(f"{str(path)!r} is about other runs than --run-dir names: compare these with each other first")
+    return None
+
+
+def _unique_name(predictor: Predictor, predictors: Sequence[Predictor]) -> str:
+    """The run's name, with its folder where two runs have the same name."""
+    same = [other for other in predictors if other.run.name == predictor.run.name]
+    return predictor.run.name if len(same) == 1 else str(predictor.run.path)
