@@ -1,14 +1,27 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright."""
 
+import base64
+import csv
+import io
+import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, make_photo
+from PIL import Image
+
+SHIPPED = ROOT / "dogbreeds/pretrained/mobilenet_v2"
+VIEWPORTS = {"en": {"width": 1280, "height": 900}, "fr": {"width": 390, "height": 844}}
+"""English on a desk, French on a phone in dark mode."""
 
 
 def free_port() -> int:
@@ -18,11 +31,17 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_run):
+def uploads(tmp_path_factory) -> Path:
+    """Where the server keeps what people send."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_run, uploads):
     """app.py as its user starts it, with two runs."""
     port = free_port()
-    command = [sys.executable, "app.py", "--run-dir", str(tiny_run), str(ROOT / "dogbreeds/pretrained/mobilenet_v2")]
-    process = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT)
+    command = [sys.executable, "app.py", "--run-dir", str(tiny_run), str(SHIPPED), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "GRADIO_TEMP_DIR": str(uploads)})
     url = f"http://127.0.0.1:{port}"
     for _ in range(120):
         try:
@@ -36,35 +55,240 @@ def server(tiny_run):
     process.wait()
 
 
-@pytest.fixture
-def page(browser, server):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.problems = []
-    page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.strangers = []
-    page.on("request", lambda request: page.strangers.append(request.url) if stranger(request.url, server) else None)
+@contextmanager
+def opened(browser, server, language):
+    """The page, and at its end the check that nothing went wrong in the browser and nobody else was asked."""
+    dark = "dark" if language == "fr" else "light"
+    context = browser.new_context(
+        locale={"en": "en-US", "fr": "fr-FR"}[language], viewport=VIEWPORTS[language], color_scheme=dark
+    )
+    page = context.new_page()
+    problems, strangers = [], []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: strangers.append(request.url) if stranger(request.url, server) else None)
     page.goto(server)
     page.wait_for_selector("#photo input[type=file]", state="attached")
     yield page
-    page.close()
+    assert not problems and not strangers
+    context.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    with opened(browser, server, "en") as page:
+        yield page
+
+
+@pytest.fixture(params=["en", "fr"])
+def language(request):
+    return request.param
+
+
+@pytest.fixture
+def either_page(browser, server, language):
+    with opened(browser, server, language) as page:
+        yield page
 
 
 def stranger(url: str, server: str) -> bool:
     return not url.startswith((server, "data:", "blob:"))
 
 
+def send(page, path) -> None:
+    """Choose a photo and wait for its answer, or for what is said instead."""
+    page.set_input_files("#photo input[type=file]", path)
+    page.wait_for_selector("#verdict .banner")
+
+
+def assert_accessible(page) -> None:
+    """Nothing serious, by axe-core; and nothing to be scrolled sideways."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.wait_for_timeout(400)  # for what fades in
+    found = Axe().run(page).response["violations"]
+    serious = {v["id"]: v["nodes"][0]["html"] for v in found if v["impact"] in ("serious", "critical")}
+    assert not serious
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_drop_a_photo_and_read_the_breed(page, tmp_path):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.jpg", quality=95)
     drop(page, tmp_path / "dog.jpg", "image/jpeg")
     page.wait_for_selector("#verdict .answer")
-    assert "Beagle" in page.inner_text("#verdict")
-    page.wait_for_selector("#heat_map img")
-    rows = page.locator("#candidates").inner_text()
-    assert {"Chihuahua", "Shih-Tzu", "Beagle", "Golden retriever"} <= set(rows.split("\n"))
+    assert "Beagle" in page.inner_text("#verdict") and "Confident" in page.inner_text("#verdict")
+    assert page.locator("#verdict").get_attribute("role") == "status"
+    names = page.locator("#details .breeds .name").all_inner_texts()
+    assert set(names) == {"Chihuahua", "Shih-Tzu", "Beagle", "Golden retriever"} and names[0] == "Beagle"
+    heat_map = page.locator("#details img")
+    assert heat_map.get_attribute("alt") == "The photo with a heat map: bright places speak for Beagle."
+    assert heat_map.evaluate("image => image.complete && image.naturalWidth") == 300
     assert re.search(r"Answered by tiny in \d+ ms", page.inner_text("#details"))
-    assert page.locator("#heat_map img").get_attribute("alt")
-    assert not page.problems and not page.strangers
+
+
+def test_each_language_and_width_answers_and_can_be_used_by_everyone(either_page, language, tmp_path):
+    page, french = either_page, language == "fr"
+    assert page.locator("html").get_attribute("lang") == language
+    assert page.inner_text("h1") == ("De quelle race est ce chien ?" if french else "What breed is this dog?")
+    assert_accessible(page)
+    make_photo(2, 5, (300, 260)).save(tmp_path / "dog.png")
+    send(page, tmp_path / "dog.png")
+    assert ("Sûr" if french else "Confident") in page.inner_text("#verdict")
+    assert_accessible(page)
+    (tmp_path / "text.jpg").write_bytes(b"I am a text")
+    page.get_by_label("Remove Image").or_(page.locator("#photo button[aria-label]")).first.click()
+    page.wait_for_selector("#verdict .waiting")
+    send(page, tmp_path / "text.jpg")
+    assert ("n'est pas une photo" if french else "is not a photo") in page.inner_text("#verdict .error")
+    assert_accessible(page)
+    page.get_by_text("Ce que la réponse veut dire" if french else "What the answer means").click()
+    page.get_by_text("S'en servir depuis un programme" if french else "Use it from a program").click()
+    page.get_by_text("calibré" if french else "calibrated").wait_for()
+    assert_accessible(page)
+
+
+def test_both_models_answer_side_by_side(either_page, language, tmp_path):
+    page, french = either_page, language == "fr"
+    make_photo(1, 5, (300, 260)).save(tmp_path / "dog.png")
+    send(page, tmp_path / "dog.png")
+    page.get_by_label("mobilenet_v2").check()
+    page.get_by_text("mobilenet_v2 in" if not french else "Réponse de mobilenet_v2").wait_for()
+    page.get_by_label("Côte à côte" if french else "Side by side").check()
+    page.wait_for_selector("#details .cards")
+    assert page.locator(".card h2").all_inner_texts() == ["tiny", "mobilenet_v2"]
+    assert page.locator(".card img").count() == 2 and page.locator(".card .breeds").count() == 2
+    # Stripes are a Shih-Tzu to the one that was trained on them, and no dog to the other.
+    said = page.inner_text("#verdict")
+    assert ("pas d'accord" if french else "disagree") in said and ("Shih Tzu" if french else "Shih-Tzu") in said
+    assert ("Aucune de mes races" if french else "None of my breeds") in said
+    assert_accessible(page)
+    boxes = [card.bounding_box() for card in page.locator(".card").all()]
+    assert (boxes[0]["x"] == boxes[1]["x"]) == french  # below each other on a phone
+
+
+def test_the_keyboard_alone_is_enough(page, tmp_path):
+    make_photo(2, 7, (300, 260)).save(tmp_path / "dog.png")
+    page.locator("body").press("Tab")
+    for _ in range(12):
+        if page.evaluate("document.activeElement.closest('#photo') && document.activeElement.matches('button.center')"):
+            break
+        page.keyboard.press("Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(tmp_path / "dog.png")
+    page.wait_for_selector("#verdict .confident")
+    for _ in range(12):
+        if page.evaluate("document.activeElement.matches('#model input')"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("Answered by mobilenet_v2").wait_for()
+
+
+def test_a_phones_photo_is_shown_and_loses_where_it_was_taken(page, uploads, tmp_path):
+    from pillow_heif import from_pillow
+
+    exif = Image.Exif()
+    exif.get_ifd(0x8825)[1] = "N"
+    exif.get_ifd(0x8825)[2] = (48.0, 51.0, 29.0)
+    exif[0x010F] = "Phone of Ada"
+    photo = make_photo(2, 9, (320, 240))
+    photo.save(tmp_path / "gps.jpg", exif=exif, comment=b"at home")
+    from_pillow(photo).save(tmp_path / "live.heic", exif=exif.tobytes(), quality=90)
+    for name in ("gps.jpg", "live.heic"):
+        assert b"Phone of Ada" in (tmp_path / name).read_bytes()
+        send(page, tmp_path / name)
+        assert "Beagle" in page.inner_text("#verdict")
+        page.wait_for_function("document.querySelector('#photo img')?.naturalWidth > 0")
+        page.get_by_label("Remove Image").click()
+        page.wait_for_selector("#verdict .waiting")
+    kept = [file.read_bytes() for file in uploads.rglob("*") if file.is_file()]
+    assert kept and not any(b"Phone of Ada" in content or b"at home" in content for content in kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("empty.jpg", b"", "empty"), ("short.jpg", None, "cut short")],
+)
+def test_a_bad_file_is_told_in_a_sentence(page, tmp_path, name, content, words):
+    file = tmp_path / name
+    if content is None:
+        make_photo(0, 0, (400, 300)).save(file)
+        file.write_bytes(file.read_bytes()[:2000])
+    else:
+        file.write_bytes(content)
+    send(page, file)
+    assert words in page.inner_text("#verdict .error")
+    make_photo(0, 0).save(tmp_path / "good.png")
+    page.get_by_label("Remove Image").click()
+    page.get_by_text("Drop, paste, choose or take").wait_for()
+    send(page, tmp_path / "good.png")
+    assert "Chihuahua" in page.inner_text("#verdict")
+
+
+def many(tmp_path, num_photos=12) -> list[Path]:
+    """Photos of four breeds, a text, and a name that a spreadsheet would run."""
+    for number in range(num_photos):
+        make_photo(number % 4, number).save(tmp_path / f"photo {number:03}.png")
+    make_photo(1, 1).save(tmp_path / "=cmd|' (1).png")
+    (tmp_path / "notes.txt").write_text("Rex, 3 years")
+    return sorted(tmp_path.iterdir())
+
+
+def table_rows(page) -> list[list[str]]:
+    """What the rows say that the table has drawn: preview, breed, answer, probability, file."""
+    rows = page.locator("#table [role=row]:has([data-testid^=cell-])").all()
+    return [[cell.inner_text().strip() for cell in row.locator("[data-testid^=cell-]").all()] for row in rows]
+
+
+def test_many_photos_become_a_table_to_sort_filter_and_download(either_page, uploads, language, tmp_path):
+    page, french = either_page, language == "fr"
+    page.get_by_role("tab", name="Plusieurs photos" if french else "Many photos").click()
+    assert_accessible(page)
+    page.set_input_files("#files input[type=file]", many(tmp_path))
+    page.wait_for_selector("a.download")
+    assert page.locator("#status").get_attribute("role") == "status"
+    assert re.search("14 photos (answered, 1|traitées, dont 1)", page.inner_text("#status"))
+    assert_accessible(page)
+    link = page.locator("a.download")
+    assert link.get_attribute("download") == "breeds.csv"
+    rows = list(
+        csv.DictReader(io.StringIO(base64.b64decode(link.get_attribute("href").split(",")[1]).decode("utf-8-sig")))
+    )
+    assert [row["file"] for row in rows] == ["'=cmd|' (1).png", "notes.txt", *(f"photo {n:03}.png" for n in range(12))]
+    assert rows[0]["breed"] == "Shih-Tzu" and float(rows[0]["probability"]) > 0.5 and rows[0]["verdict"] == "confident"
+    assert "not a photo" in rows[1]["error"] and rows[1]["breed"] == ""
+    assert not [file for file in uploads.rglob("*.png") if file.name.startswith("photo")]  # deleted as they are read
+    if french:
+        return
+    cells = table_rows(page)
+    assert any(row[1] == "Beagle" and row[4] == "photo 002.png" for row in cells)
+    assert any("not a photo" in row[2] for row in cells)
+    page.locator("#table input.search-input").fill("Golden")
+    page.wait_for_function("document.querySelectorAll('#table [role=row]:has([data-testid^=cell-])').length <= 4")
+    assert {row[1] for row in table_rows(page)} == {"Golden retriever"}
+    page.locator("#table input.search-input").fill("")
+    page.locator("[data-testid=header-4]").get_by_label("Open cell menu").click()
+    page.get_by_role("menuitem", name="Sort descending").click()
+    page.wait_for_function("document.querySelector('[data-testid=cell-0-4]').innerText.includes('photo 011.png')")
+
+
+def test_stopping_keeps_what_was_answered(page, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        pixels = rng.integers(0, 256, (1400, 1800, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png", compress_level=1)
+    page.get_by_role("tab", name="Many photos").click()
+    page.set_input_files("#files input[type=file]", sorted(tmp_path.iterdir()))
+    page.locator("#stop").click(timeout=60_000)
+    page.get_by_text("Stopped").wait_for()
+    answered = int(re.search(r"Stopped: (\d+) photos", page.inner_text("#status")).group(1))
+    assert 0 < answered < 60
+    href = page.locator("a.download").get_attribute("href")
+    assert len(base64.b64decode(href.split(",")[1]).decode().strip().split("\n")) == 1 + answered
+    page.wait_for_timeout(1500)
+    assert str(answered) in page.inner_text("#status")  # nothing goes on behind
 
 
 def test_people_who_ask_at_the_same_time_get_their_own_answers(server, tmp_path):
@@ -78,18 +302,48 @@ def test_people_who_ask_at_the_same_time_get_their_own_answers(server, tmp_path)
     (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:200])
     broken = client.submit(handle_file(tmp_path / "broken.png"), "tiny", api_name="/predict")
     for number, model, job in jobs:
-        verdict, candidates, _, details = job.result()
-        assert details.startswith(f"Answered by {model} in ")
+        answer = job.result()
+        assert answer["model"] == model and answer["error"] is None and 0 < answer["seconds"] < 60
         if model == "tiny":
-            assert ("Chihuahua", "Shih-Tzu", "Beagle")[number % 3] in verdict
-            assert candidates["value"]["confidences"][0]["label"] in verdict
-    assert "incomplete" in broken.result()[0]
+            assert answer["breeds"][0]["breed"] == ("Chihuahua", "Shih-Tzu", "Beagle")[number % 3]
+    assert "incomplete" in broken.result()["error"] and broken.result()["verdict"] is None
+
+
+def test_programs_get_typed_answers_as_the_page_tells_them(browser, server, language, tmp_path):
+    with opened(browser, server, language) as page:
+        page.get_by_text("S'en servir depuis un programme" if language == "fr" else "Use it from a program").click()
+        page.wait_for_selector("#program code")
+        python, curl = (block.text_content() for block in page.locator("#program pre code").all())
+    make_photo(2, 3).save(tmp_path / "dog.jpg", quality=95)
+    told = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout.count("'Beagle'") >= 2 and "'agree': False" in told.stdout
+    told = subprocess.run(["bash", "-c", curl], cwd=tmp_path, capture_output=True, text=True, check=True)
+    answer = json.loads(told.stdout.split("data: ")[1])[0]
+    assert answer["breeds"][0]["breed"] == "Beagle" and answer["model"] == "tiny" and answer["verdict"] == "confident"
+
+
+def test_endpoints_are_named_and_typed_and_no_others_are_told(server):
+    with urllib.request.urlopen(f"{server}/gradio_api/info") as reply:
+        endpoints = json.load(reply)["named_endpoints"]
+    assert set(endpoints) == {"/predict", "/compare"}
+    (returned,) = endpoints["/predict"]["returns"]
+    assert {"verdict", "breeds", "candidates", "group", "model", "seconds", "error"} == set(
+        returned["type"]["properties"]
+    )
+    (returned,) = endpoints["/compare"]["returns"]
+    assert {"answers", "agree", "together", "error"} == set(returned["type"]["properties"])
+
+
+def test_the_page_can_be_installed(server):
+    with urllib.request.urlopen(f"{server}/manifest.json") as reply:
+        manifest = json.load(reply)
+    assert manifest["name"] == "Dog breeds" and manifest["display"] == "standalone"
+    with urllib.request.urlopen(f"{server}{manifest['icons'][0]['src']}") as reply:
+        assert b"<svg" in reply.read() and reply.headers["content-type"].startswith("image/svg")
 
 
 def drop(page, path, mime_type):
     """A real drag-and-drop: the file travels in the drop event."""
-    import base64
-
     content = base64.b64encode(path.read_bytes()).decode()
     transfer = page.evaluate_handle(
         """([content, name, type]) => {
@@ -103,39 +357,6 @@ def drop(page, path, mime_type):
     target = page.locator("#photo button").filter(has_text="Drop").first
     for event in ("dragenter", "dragover", "drop"):
         target.dispatch_event(event, {"dataTransfer": transfer})
-
-
-def test_another_model_answers_the_same_photo(page, tmp_path):
-    make_photo(1, 5).save(tmp_path / "dog.png")
-    page.set_input_files("#photo input[type=file]", tmp_path / "dog.png")
-    page.wait_for_selector("#verdict .answer")
-    page.get_by_label("mobilenet_v2").check()
-    page.get_by_text("Answered by mobilenet_v2").wait_for()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("empty.jpg", b"", "empty"),
-        ("text.jpg", b"I am a text", "not a photo"),
-        ("short.jpg", None, "cut short"),
-    ],
-)
-def test_a_bad_file_is_told_in_a_sentence(page, tmp_path, name, content, words):
-    file = tmp_path / name
-    if content is None:
-        make_photo(0, 0, (400, 300)).save(file)
-        file.write_bytes(file.read_bytes()[:2000])
-    else:
-        file.write_bytes(content)
-    page.set_input_files("#photo input[type=file]", file)
-    page.wait_for_selector("#verdict .problem")
-    assert words in page.inner_text("#verdict")
-    make_photo(0, 0).save(tmp_path / "good.png")
-    page.get_by_label("Remove Image").click()
-    page.get_by_text("Drop, paste, choose or take").wait_for()
-    page.set_input_files("#photo input[type=file]", tmp_path / "good.png")
-    page.wait_for_selector("#verdict .answer")
 
 
 def test_what_the_page_does_not_need_is_not_served(server):

@@ -45,13 +45,14 @@ PYTHON = """
 from gradio_client import Client, handle_file
 
 client = Client("{url}")
-print(client.predict(handle_file("dog.jpg"), api_name="/predict"))
+print(client.predict(handle_file("dog.jpg"), "{model}", api_name="/predict"))
 print(client.predict(handle_file("dog.jpg"), api_name="/compare"))
 """.lstrip()
 CURL = """
 FILE=$(curl -s -F files=@dog.jpg {url}/gradio_api/upload | tr -d '[]"')
 EVENT=$(curl -s {url}/gradio_api/call/predict -H 'Content-Type: application/json' \\
-  -d '{{"data": [{{"path": "'$FILE'", "meta": {{"_type": "gradio.FileData"}}}}]}}' | tr -d '{{}}"' | cut -d: -f2)
+  -d '{{"data": [{{"path": "'$FILE'", "meta": {{"_type": "gradio.FileData"}}}}, "{model}"]}}' \\
+  | tr -d '{{}}"' | cut -d: -f2)
 curl -sN {url}/gradio_api/call/predict/$EVENT
 """.lstrip()
 """What the page tells programmers; a test runs both."""

@@ -113,6 +113,13 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
         texts = _texts(request)
         return None, gr.update(visible=False), *_finished(rows, texts.stopped, texts)
 
+    def tell_programs(request: gr.Request) -> str:
+        texts = _texts(request)
+        assert request.request is not None
+        address = get_root_url(request.request, request.request.url.path, None)
+        python, curl = (example.format(url=address, model=models.names[0]) for example in (PYTHON, CURL))
+        return f"{texts.program_text}\n\n```python\n{python}```\n\ncurl:\n\n```sh\n{curl}```"
+
     with gr.Blocks(title="Dog breeds", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)) as page:
         gr.HTML(text("heading"))
         with gr.Tab(text("one_photo")), gr.Row():
@@ -177,7 +184,7 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
         stop.click(
             stop_many, [rows], [files, stop, status, download], cancels=runs, api_visibility="private", queue=False
         )
-        page.load(_program, None, program, api_visibility="private", queue=False, show_progress="hidden")
+        page.load(tell_programs, None, program, api_visibility="private", queue=False, show_progress="hidden")
 
         # What programs call has components of its own kind, which nobody sees.
         answer = PredictionJson(visible=False)
@@ -300,15 +307,6 @@ def _finished(rows: Sequence[Row], sentence: str, texts: Texts) -> tuple[str, st
     """What is said and offered when no more rows come."""
     said = cards.waiting(sentence.format(len(rows), sum(row.error is not None for row in rows)))
     return said, cards.download_link(to_csv(rows), "breeds.csv", texts.download) if rows else ""
-
-
-def _program(request: gr.Request) -> str:
-    """How programs ask this very page."""
-    assert request.request is not None
-    url, texts = get_root_url(request.request, "/gradio_api/run", None), _texts(request)
-    return (
-        f"{texts.program_text}\n\n```python\n{PYTHON.format(url=url)}```\n\ncurl:\n\n```sh\n{CURL.format(url=url)}```"
-    )
 
 
 def _texts(request: gr.Request) -> Texts:

@@ -1,0 +1,129 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import make_photo
+
+from dogbreeds.answers import Answer, BreedProbability
+from dogbreeds.errors import UserError
+from dogbreeds.images import BadImage
+from dogbreeds.run_folder import SHIPPED_RUNS
+from dogbreeds.serving import cards
+from dogbreeds.serving.joint import Joint
+from dogbreeds.serving.models import Comparison, Models, joint_of
+from dogbreeds.serving.predictor import Prediction, Predictor
+from dogbreeds.serving.texts import ENGLISH, FRENCH, texts_for
+
+TERRIERS = (BreedProbability("Norfolk terrier", 0.5), BreedProbability("Norwich terrier", 0.3), BreedProbability("Cairn terrier", 0.15))  # fmt: skip
+UNSURE = Answer("unsure", TERRIERS, TERRIERS, "terrier")
+
+
+def prediction(answer: Answer, probabilities=(1.0,)) -> Prediction:
+    nothing = np.zeros((2, 2), np.float32)
+    return Prediction(**vars(answer), probabilities=np.array(probabilities), heat_map=nothing, region=(0, 0, 1, 1), seconds=0.01)  # fmt: skip
+
+
+def answer_of(breed: str, probability: float, verdict="confident") -> Answer:
+    return Answer(verdict, (BreedProbability(breed, probability),), (), None)
+
+
+def test_an_unsure_answer_names_the_group_and_its_look_alikes():
+    said = cards.headline(UNSURE, 120, ENGLISH)
+    assert "Not sure" in said and "Probably a terrier." in said
+    assert "One of these look-alikes: Norfolk terrier, Norwich terrier or Cairn terrier." in said
+    said = cards.headline(Answer("unsure", TERRIERS, TERRIERS[:2], None), 120, FRENCH)
+    assert "Pas sûr" in said and "Peut-être Norfolk terrier (50\u202f%)." in said
+    assert "Norfolk terrier ou Norwich terrier" in said and "Probablement" not in said
+    assert "look-alikes" not in cards.headline(Answer("unsure", TERRIERS, TERRIERS[:1], None), 120, ENGLISH)
+
+
+def test_the_kinds_of_answers_differ_in_words_and_signs():
+    said = [
+        cards.headline(answer_of("Pug", 0.9, verdict), 120, FRENCH) for verdict in ("confident", "not_a_dog")
+    ] + [cards.headline(UNSURE, 120, FRENCH), cards.problem("Ce fichier est vide.", FRENCH)]  # fmt: skip
+    assert "Carlin (90\u202f%)" in said[0] and "aucune de mes 120 races" in said[1]
+    signs = [text.split('aria-hidden="true">')[1].split("<")[0] for text in said]
+    assert len(set(signs)) == 4
+
+
+def test_text_from_outside_is_escaped():
+    evil = answer_of("<script>alert(1)</script>", 0.9)
+    for said in (cards.headline(evil, 2, ENGLISH), cards.problem("<img onerror=x>", ENGLISH)):
+        assert "<script" not in said and "<img" not in said
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [("fr-CH,fr;q=0.9,en;q=0.8", "fr"), ("en-US,en;q=0.9", "en"), ("de,fr;q=0.5", "fr"), ("de", "en"), (None, "en")],
+)
+def test_the_browsers_language_is_spoken(header, language):
+    assert texts_for(header).language == language
+
+
+def test_both_languages_say_everything_and_fill_in_the_same():
+    for name, english in vars(ENGLISH).items():
+        french = getattr(FRENCH, name)
+        assert french.strip() and french.count("{") == english.count("{"), name
+    assert FRENCH.problem(BadImage("This file is empty.", "empty")) == "Ce fichier est vide. Choisissez une photo."
+    assert ENGLISH.problem(BadImage("This file is empty.", "empty")) == "This file is empty."
+
+
+@pytest.mark.parametrize(
+    ("answers", "agree"),
+    [
+        ([answer_of("Pug", 0.9), answer_of("Pug", 0.4, "unsure")], True),
+        ([answer_of("Pug", 0.9), answer_of("Beagle", 0.4, "unsure")], False),
+        ([answer_of("Pug", 0.9, "not_a_dog"), answer_of("Beagle", 0.4, "not_a_dog")], True),
+        ([answer_of("Pug", 0.9), answer_of("Pug", 0.4, "not_a_dog")], False),
+    ],
+)
+def test_models_agree_on_a_breed_or_on_none(answers, agree):
+    assert Comparison({str(i): prediction(answer) for i, answer in enumerate(answers)}, None).agree == agree
+
+
+def test_a_joint_answer_is_the_mean_and_is_called_none_only_by_all():
+    labels = ("Pug", "Beagle", "Boxer")
+    joint = Joint(("a", "b"), 100, 90, (80, 85), confident_threshold=0.6)
+    pug = prediction(answer_of("Pug", 0.8), (0.8, 0.1, 0.1))
+    beagle = prediction(answer_of("Beagle", 0.9, "not_a_dog"), (0.05, 0.9, 0.05))
+    said = joint.answer([pug, beagle], labels, top_k=2)
+    assert [(each.breed, round(each.probability, 3)) for each in said.breeds] == [("Beagle", 0.5), ("Pug", 0.425)]
+    assert said.verdict == "unsure"
+    assert joint.answer([beagle, beagle], labels).verdict == "not_a_dog"
+    assert joint.answer([pug, pug], labels).verdict == "confident"
+
+
+def test_what_runs_reach_together_is_measured_kept_and_only_theirs(tiny_run, tmp_path):
+    predictors = [Predictor(tiny_run), Predictor(tiny_run)]
+    runs = [predictor.run for predictor in predictors]
+    first = np.array([[0.6, 0.4, 0, 0], [0.4, 0.6, 0, 0], [0.55, 0.45, 0, 0]])
+    second = np.array([[0.9, 0.1, 0, 0], [0.1, 0.9, 0, 0], [0.2, 0.8, 0, 0]])
+    joint = Joint.measure(runs, [first, second], np.array([0, 0, 1]))
+    assert (joint.num_photos, joint.num_right, joint.num_right_alone) == (3, 2, (1, 2)) and not joint.is_better
+    joint.save(tmp_path / "joint.json")
+    assert joint_of(predictors, tmp_path / "joint.json") == joint
+    assert joint_of(predictors, None) is None  # the shipped one is about others
+    facts = json.loads((tmp_path / "joint.json").read_text())
+    (tmp_path / "joint.json").write_text(json.dumps({**facts, "models": ["x", "y"]}))
+    with pytest.raises(UserError, match="about other runs"):
+        joint_of(predictors, tmp_path / "joint.json")
+    (tmp_path / "joint.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        joint_of(predictors, tmp_path / "joint.json")
+    with pytest.raises(UserError, match="there is no file"):
+        joint_of(predictors, tmp_path / "nothing.json")
+
+
+def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run):
+    predictors = [Predictor(tiny_run), Predictor(tiny_run)]
+    for num_right, said in ((90, True), (85, False)):
+        models = Models(predictors, Joint(("a", "b"), 100, num_right, (80, 85), confident_threshold=0.6))
+        comparison = models.compare(make_photo(2, 1))
+        text = cards.agreement(comparison, models, ENGLISH)
+        assert "They agree: Beagle." in text
+        assert ("right on 90 of 100 held-out photos, the best of them alone on 85" in text) == said
+
+
+def test_the_shipped_runs_are_those_of_the_shipped_joint_answer():
+    joint = joint_of([Predictor(run) for run in SHIPPED_RUNS], None)
+    assert joint is not None and joint.num_photos == 1200
