@@ -14,13 +14,19 @@ from dogbreeds.serving.models import Comparison, Models, joint_of
 from dogbreeds.serving.predictor import Prediction, Predictor
 from dogbreeds.serving.texts import ENGLISH, FRENCH, texts_for
 
-TERRIERS = (BreedProbability("Norfolk terrier", 0.5), BreedProbability("Norwich terrier", 0.3), BreedProbability("Cairn terrier", 0.15))  # fmt: skip
+SHARES = {"Norfolk terrier": 0.5, "Norwich terrier": 0.3, "Cairn terrier": 0.15}
+TERRIERS = tuple(BreedProbability(breed, probability) for breed, probability in SHARES.items())
 UNSURE = Answer("unsure", TERRIERS, TERRIERS, "terrier")
 
 
 def prediction(answer: Answer, probabilities=(1.0,)) -> Prediction:
-    nothing = np.zeros((2, 2), np.float32)
-    return Prediction(**vars(answer), probabilities=np.array(probabilities), heat_map=nothing, region=(0, 0, 1, 1), seconds=0.01)  # fmt: skip
+    return Prediction(
+        **vars(answer),
+        probabilities=np.array(probabilities),
+        heat_map=np.zeros((2, 2), np.float32),
+        region=(0, 0, 1, 1),
+        seconds=0.01,
+    )
 
 
 def answer_of(breed: str, probability: float, verdict="confident") -> Answer:

@@ -269,9 +269,10 @@ def test_many_photos_become_a_table_to_sort_filter_and_download(either_page, upl
     page.wait_for_function("document.querySelectorAll('#table [role=row]:has([data-testid^=cell-])').length <= 4")
     assert {row[1] for row in table_rows(page)} == {"Golden retriever"}
     page.locator("#table input.search-input").fill("")
+    page.locator("[data-testid=header-4]").hover()
     page.locator("[data-testid=header-4]").get_by_label("Open cell menu").click()
     page.get_by_role("menuitem", name="Sort descending").click()
-    page.wait_for_function("document.querySelector('[data-testid=cell-0-4]').innerText.includes('photo 011.png')")
+    page.wait_for_function("document.querySelector('#table [role=row]:has([data-testid^=cell-])').innerText.includes('photo 011.png')")
 
 
 def test_stopping_keeps_what_was_answered(page, tmp_path):
