@@ -39,9 +39,11 @@ from dogbreeds import metrics, run_folder
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
+from dogbreeds.hub import HubId
 from dogbreeds.images import PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import keep_freed_memory, num_cores_each, processor
+from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
 from dogbreeds.training.augment import Normalise, RandomViews
 from dogbreeds.training.checkpoints import BEST, Checkpoints
@@ -58,7 +60,6 @@ from dogbreeds.training.loaders import (
     training_loader,
 )
 from dogbreeds.training.metric import BreedMetrics
-from dogbreeds.training.model_card import model_card
 from dogbreeds.training.models import build_model, flops_per_photo, model_view
 from dogbreeds.training.optim import Schedule, WeightAverage, parameter_groups
 from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
@@ -631,6 +632,7 @@ class Trainer:
             "command": self._command(),
             "config": self.config.to_dict(),
             **({"base_run": self.base_run} if self.base_run else {}),
+            "hub": self._from_hub(),
             "data": self.splits.to_dict(),
             "num_epochs": self.progress.epoch,
             "best_epoch": self.progress.best_epoch,
@@ -653,6 +655,11 @@ class Trainer:
         )
         run_folder.commit(self.partial, self.config.output_dir, record)
         self._report(figures)
+
+    def _from_hub(self) -> dict[str, str]:
+        """Which of the model's weights and the data came from the Hugging Face Hub, for the model card to say."""
+        named = {"data": self.config.data, **({} if self.config.from_scratch else {"model": self.config.model})}
+        return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).is_dir()}
 
     def _milliseconds_per_photo(self) -> dict[str, float]:
         """How long the exported model takes on one validation photo, from the file to the answer, on the CPU."""
