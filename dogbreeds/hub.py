@@ -5,6 +5,7 @@ Its library is imported when something is fetched or pushed, for it takes a seco
 
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -129,14 +130,20 @@ def upload(folder: Path, repo_id: str, kind: Kind, *, private: bool, mark: str, 
             raise UserError(
                 f"{address} holds other files, such as {min(there)!r}, and is not replaced: give another --repo-id"
             )
-        api.upload_folder(repo_id=repo_id, repo_type=kind, folder_path=folder, delete_patterns="*")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*commit a data file")  # a run's predictions are meant
+            api.upload_folder(repo_id=repo_id, repo_type=kind, folder_path=folder, delete_patterns="*")
     return str(address)
 
 
 def _silence() -> None:
+    """Errors are told in one line, and progress only to somebody who watches."""
     import huggingface_hub.utils.logging as hub_logging
+    from huggingface_hub.utils import disable_progress_bars
 
     hub_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
 
 
 @contextmanager

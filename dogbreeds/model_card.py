@@ -82,7 +82,7 @@ def model_card(name: str, record: dict[str, Any], labels: tuple[str, ...]) -> st
     if "export_command" in record:
         commands += f"\n{_copied(record)}"
     return f"""---
-{yaml_dump(card_metadata(name, record))}---
+{yaml_dump(card_metadata(name, record), sort_keys=False)}---
 # {name}
 
 Tells {len(labels)} dog breeds from a photo. It says what a dog looks like, not what its ancestry is.

@@ -130,9 +130,9 @@ def _write_space(run: RunFolder, metadata: dict[str, Any], folder: Path) -> None
         if file.is_file() and not NOT_SERVING & set(name.parts) and file.suffix != ".pyi":
             _copy(file, package / name)
     _copy(PACKAGE / "serving" / "requirements.txt", folder / "requirements.txt")
+    answers = json.dumps(str(run.origin or run.name))
     (package / "default_runs.py").write_text(
-        f'"""What answers where no run is named."""\n\nRUNS: tuple[str, ...] = ({json.dumps(str(run.origin or run.name))},)\n',
-        encoding="utf-8",
+        f'"""What answers where no run is named."""\n\nRUNS: tuple[str, ...] = ({answers},)\n', encoding="utf-8"
     )
     if run.origin:
         answered_by = f"[{run.origin.repo}](https://huggingface.co/{run.origin.repo}/tree/{run.origin.revision})"
