@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from conftest import ROOT, make_photo
+from conftest import ROOT, make_photo, tiny_config
 from huggingface_hub import ModelCard, metadata_load
 from packaging.requirements import Requirement
 from stand_in_hub import TOKEN, StandInHub
@@ -21,10 +22,12 @@ from test_page import free_port
 
 from dogbreeds.errors import UserError
 from dogbreeds.hub import HubId
+from dogbreeds.research.compare import _unique_names
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
+from dogbreeds.training.trainer import from_hub
 
 CLOSED = "http://127.0.0.1:9"
 """Where nobody listens."""
@@ -188,6 +191,22 @@ def test_a_card_from_before_gets_the_figures_and_keeps_its_words(tiny_run, tmp_p
     (run / "README.md").unlink()
     publish_model(run, "me/run", dry_run=tmp_path / "anew")
     assert "Tells 4 dog breeds" in (tmp_path / "anew" / "README.md").read_text()
+
+
+def test_what_came_from_the_hub_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config("someone/dogs", tmp_path / "run", model="google/vit")
+    assert from_hub(config) == {"data": "someone/dogs", "model": "google/vit"}
+    assert from_hub(replace(config, from_scratch=True)) == {"data": "someone/dogs"}
+    (tmp_path / "someone" / "dogs").mkdir(parents=True)
+    assert from_hub(replace(config, model="vit_nano")) == {}
+
+
+def test_runs_of_the_hub_are_told_apart(tiny_run):
+    run = RunFolder.open(tiny_run)
+    mine, yours = (replace(run, origin=HubId(f"{owner}/dogs", "c0ffee")) for owner in ("me", "you"))
+    assert _unique_names([mine, run]) == ["dogs", "tiny"]
+    assert _unique_names([mine, yours])[0] == "me/dogs@c0ffee"
 
 
 def test_a_space_with_a_model_of_the_hub(hub, tiny_run, tmp_path):

@@ -126,6 +126,12 @@ def train(config: TrainConfig) -> Path:
     return config.output_dir
 
 
+def from_hub(config: TrainConfig) -> dict[str, str]:
+    """Which of the data and the model's weights are the Hugging Face Hub's, by their ids, for the model card to say."""
+    named = {"data": config.data, **({} if config.from_scratch else {"model": config.model})}
+    return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).is_dir()}
+
+
 class Trainer:
     """One run, from its options to its folder."""
 
@@ -632,7 +638,7 @@ class Trainer:
             "command": self._command(),
             "config": self.config.to_dict(),
             **({"base_run": self.base_run} if self.base_run else {}),
-            "hub": self._from_hub(),
+            "hub": from_hub(self.config),
             "data": self.splits.to_dict(),
             "num_epochs": self.progress.epoch,
             "best_epoch": self.progress.best_epoch,
@@ -655,11 +661,6 @@ class Trainer:
         )
         run_folder.commit(self.partial, self.config.output_dir, record)
         self._report(figures)
-
-    def _from_hub(self) -> dict[str, str]:
-        """Which of the model's weights and the data came from the Hugging Face Hub, for the model card to say."""
-        named = {"data": self.config.data, **({} if self.config.from_scratch else {"model": self.config.model})}
-        return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).is_dir()}
 
     def _milliseconds_per_photo(self) -> dict[str, float]:
         """How long the exported model takes on one validation photo, from the file to the answer, on the CPU."""
