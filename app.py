@@ -23,7 +23,8 @@ def main(
     """Serve the page.
 
     Args:
-        run_dir: Run folders that can answer; with several, the person chooses.
+        run_dir: Run folders that can answer, or USER/NAME[@REVISION] of such on the Hugging Face Hub; with several,
+            the person chooses.
         host: Address to listen on; 0.0.0.0 for every machine that reaches this one. By default this machine alone.
         port: Port to listen on. By default the first free one from 7860 on.
         joint: What the runs reach together: the joint.json that `python -m dogbreeds compare` made of them. With it the

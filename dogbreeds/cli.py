@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.run_folder import DEFAULT_RUN, check_absent
@@ -30,10 +30,14 @@ def main() -> None:
             "evaluate": evaluate,
             "compare": compare,
             "export": export,
+            "publish": publish,
             "breeds": breeds,
         }
         status: int = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m dogbreeds", description="Tell a dog's breed from a photo."
+            commands,
+            prog="python -m dogbreeds",
+            description="Tell a dog's breed from a photo.",
+            config=(OmitSubcommandPrefixes, OmitArgPrefixes),  # publish model --repo-id, not command:model
         )
     sys.exit(status)
 
@@ -52,7 +56,7 @@ def predict(
         photos: Image files.
         top_k: How many breeds to name.
         json: Print one JSON object a line.
-        run_dir: The run folder that answers.
+        run_dir: The run folder that answers, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
     """
     if not photos:
         raise UserError("no photo is named: python -m dogbreeds predict PHOTO [PHOTO ...]")
@@ -104,7 +108,7 @@ def index(
         folder: The photo library. Hidden files and links to folders are left out.
         output: The table to make, .csv or .parquet.
         top_k: How many breeds to name; no more than the run knows are named.
-        run_dir: The run folder that answers.
+        run_dir: The run folder that answers, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
     """
     if top_k < 1:
         raise UserError(f"--top-k {top_k}: must be 1 or more")
@@ -130,7 +134,7 @@ def evaluate(
     Args:
         data: A folder of Parquet files, a folder with one sub-folder a breed, Stanford's extracted archives, or a Hub
             data set.
-        run_dir: The run folder to judge.
+        run_dir: The run folder to judge, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
         split: The split to use; one that the data does not bring is cut as in training. By default test, else
             validation, else all there is.
         output: A folder to make with all that was found: figures (JSON), each breed and both confusion matrices (CSV),
@@ -259,6 +263,49 @@ def export(
 
     print(export_serving_copy(run, output, precision=precision, data=data, progress=sys.stderr.isatty()))
     return 0
+
+
+def publish_model(run: Positional[Path], repo_id: str, private: bool = False, dry_run: Path | None = None) -> int:
+    """Push a run folder to the Hugging Face Hub as a model, with its card and its figures.
+
+    Args:
+        run: A run folder.
+        repo_id: USER/NAME of the repository, which is made if it is not there.
+        private: Insist that nobody else sees it.
+        dry_run: A folder to make with exactly the files, instead of pushing them.
+    """
+    from dogbreeds.serving.publish import publish_model
+
+    print(publish_model(run, repo_id, private=private, dry_run=dry_run))
+    return 0
+
+
+def publish_space(repo_id: str, model: Path = DEFAULT_RUN, private: bool = False, dry_run: Path | None = None) -> int:
+    """Push the page to the Hugging Face Hub as a Space.
+
+    Args:
+        repo_id: USER/NAME of the Space, which is made if it is not there.
+        model: What answers there: USER/NAME or USER/NAME@REVISION of a published model, or a run folder, which is
+            pushed with the page.
+        private: Insist that nobody else sees it.
+        dry_run: A folder to make with exactly the files, instead of pushing them.
+    """
+    from dogbreeds.serving.publish import publish_space
+
+    print(publish_space(model, repo_id, private=private, dry_run=dry_run))
+    return 0
+
+
+def publish(
+    what: Annotated[Any, subcommand("model", constructor=publish_model)]
+    | Annotated[Any, subcommand("space", constructor=publish_space)],
+) -> int:
+    """Push a run to the Hugging Face Hub, as a model or as a Space that answers with it.
+
+    Args:
+        what: What to push.
+    """
+    return what  # the exit status of that command, which has run by now
 
 
 def breeds() -> int:

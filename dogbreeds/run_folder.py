@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from dogbreeds.calibration import Calibration
+from dogbreeds.default_runs import RUNS
 from dogbreeds.errors import UserError
+from dogbreeds.hub import HubId, download
 from dogbreeds.view import View
 
 CONFIG = "config.json"
@@ -44,11 +46,14 @@ FORMAT = 1
 PRETRAINED = Path(__file__).with_name("pretrained")
 """The run folders that come with the project, without their `model.safetensors`."""
 
-DEFAULT_RUN = PRETRAINED / "mobilenet_v2"
-"""What answers when no run folder is named."""
+SHIPPED_RUNS = tuple(Path(run) if HubId.parse(run) else PRETRAINED / run for run in RUNS)
+"""What answers on the page when no run folder is named."""
 
-SHIPPED_RUNS = (DEFAULT_RUN, PRETRAINED / "vit_tiny")
-"""A CNN and a ViT, for the page."""
+DEFAULT_RUN = SHIPPED_RUNS[0]
+"""What answers elsewhere."""
+
+ON_THE_HUB = (RECORD, CONFIG, PREPROCESSOR, ONNX, ONNX_8BIT, HISTORY, CARD, "predictions-*.parquet")
+"""What is downloaded of a run folder on the Hub: all that the commands read, so not the weights for PyTorch."""
 
 
 def predictions_file(split: str) -> str:
@@ -87,11 +92,13 @@ class RunFolder:
     """The name of each class, in the order of the logits."""
     view: View
     calibration: Calibration
+    origin: HubId | None = None
+    """On the Hugging Face Hub, with the commit; None for a folder of this machine."""
 
     @property
     def name(self) -> str:
         """The folder's own name, such as ``mobilenet_v2``."""
-        return self.path.name
+        return self.origin.name if self.origin else self.path.name
 
     @property
     def onnx(self) -> Path:
@@ -107,17 +114,13 @@ class RunFolder:
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
         """Open a run folder and verify the files that answers are computed from.
 
+        Args:
+            path: A folder, or ``user/name`` or ``user/name@revision`` on the Hugging Face Hub, which is downloaded.
+
         Raises:
             UserError: The folder or one of its files is missing, damaged, or written by a newer version.
         """
-        path = Path(path).resolve()
-        if not path.is_dir():
-            hint = "name one with --run-dir"
-            if partial_path(path).is_dir():
-                hint = "its training is unfinished; continue it with --resume"
-            if _replaced_path(path).is_dir():
-                hint = f"replacing it was interrupted; the run before is in {str(_replaced_path(path))!r}"
-            raise UserError(f"there is no run folder {str(path)!r}: {hint}")
+        path, origin = _find(Path(path))
         record = _read_json(path / RECORD)
         if record.get("format") != FORMAT:
             raise UserError(f"{path / RECORD} has format {record.get('format')!r}, this version reads {FORMAT}")
@@ -138,7 +141,23 @@ class RunFolder:
             labels=_labels(config, path),
             view=View.from_preprocessor_config(_read_json(path / PREPROCESSOR)),
             calibration=Calibration.from_dict(record.get("calibration", {})),
+            origin=origin,
         )
+
+
+def _find(named: Path) -> tuple[Path, HubId | None]:
+    """Where a run folder is, and where it comes from if that is the Hub."""
+    path = named.resolve()
+    if path.is_dir():
+        return path, None
+    hint = "name one with --run-dir"
+    if _replaced_path(path).is_dir():
+        hint = f"replacing it was interrupted; the run before is in {str(_replaced_path(path))!r}"
+    elif partial_path(path).is_dir():
+        hint = "its training is unfinished; continue it with --resume"
+    elif wanted := HubId.parse(named.as_posix()):
+        return download(wanted, ON_THE_HUB)
+    raise UserError(f"there is no run folder {str(path)!r}: {hint}")
 
 
 def partial_path(output_dir: Path) -> Path:
@@ -214,14 +233,18 @@ def _replaced_path(output_dir: Path) -> Path:
     return output_dir.with_name(output_dir.name + ".replaced")
 
 
-def check_absent(path: Path) -> None:
+def check_absent(path: Path, *, option: str = "--output") -> None:
     """Refuse to write results where something is, before any work is done: results are never mixed.
+
+    Args:
+        path: Where they shall be.
+        option: The one that named it.
 
     Raises:
         UserError: It exists already.
     """
     if path.exists():
-        raise UserError(f"{str(path)!r} exists already: give another --output, or remove it")
+        raise UserError(f"{str(path)!r} exists already: give another {option}, or remove it")
 
 
 def make_folder(path: Path) -> None:

@@ -14,8 +14,10 @@ FLOORS = [
     {"cli"},
     {"research"},
     {"training", "serving"},
+    {"model_card"},
     {"run_folder"},
-    {"answers", "calibration", "breeds", "images", "view", "metrics", "predictions", "latency", "errors", "machine"},
+    {"answers", "calibration", "breeds", "images", "view", "metrics", "predictions", "latency", "errors", "machine"}
+    | {"hub", "default_runs"},
 ]
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate"}
 
@@ -71,7 +73,7 @@ def test_predict_never_imports_what_is_slow(tmp_path):
         "try: main()\nexcept SystemExit as stop: assert stop.code == 0, stop.code"
     )
     assert "onnxruntime" in loaded
-    assert not loaded & {*HEAVY, "gradio", "sklearn", "scipy", "pandas"}
+    assert not loaded & {*HEAVY, "gradio", "huggingface_hub", "sklearn", "scipy", "pandas"}
 
 
 def test_evaluate_of_a_folder_never_imports_torch(photo_folder, tiny_run):

@@ -420,7 +420,7 @@ def _command(
 def _unique_names(runs: Sequence[RunFolder]) -> list[str]:
     """The runs' own names, with as much of their paths as tells them apart."""
     for depth in itertools.count(1):
-        names = ["/".join(run.path.parts[-depth:]) for run in runs]
+        names = [run.name if depth == 1 else "/".join(Path(str(run.origin or run.path)).parts[-depth:]) for run in runs]
         if len(set(names)) == len(names):
             return names
     raise AssertionError("two runs have the same path")

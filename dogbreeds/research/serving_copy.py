@@ -15,10 +15,10 @@ from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import open_image
 from dogbreeds.machine import processor
+from dogbreeds.model_card import model_card
 from dogbreeds.research.evaluate import classify, latencies, splits_of
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.training.model_card import model_card
 
 Precision = Literal["auto", "int8", "float32"]
 

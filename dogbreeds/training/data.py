@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from dogbreeds.breeds import all_breeds, label_name, parse_breeds
 from dogbreeds.errors import UserError
+from dogbreeds.hub import announce
 from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.machine import on_all_cores
 from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.hub import announce
 from dogbreeds.training.pixel_cache import PixelCache, default_folder, open_pixel_cache
 from dogbreeds.view import View
 

@@ -22,8 +22,8 @@ from transformers.utils import logging as transformers_logging
 
 from dogbreeds.breeds import label_name
 from dogbreeds.errors import UserError
+from dogbreeds.hub import announce
 from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.hub import announce
 from dogbreeds.view import View
 
 ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {

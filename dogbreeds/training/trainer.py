@@ -39,9 +39,11 @@ from dogbreeds import metrics, run_folder
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
+from dogbreeds.hub import HubId
 from dogbreeds.images import PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import keep_freed_memory, num_cores_each, processor
+from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
 from dogbreeds.training.augment import Normalise, RandomViews
 from dogbreeds.training.checkpoints import BEST, Checkpoints
@@ -58,7 +60,6 @@ from dogbreeds.training.loaders import (
     training_loader,
 )
 from dogbreeds.training.metric import BreedMetrics
-from dogbreeds.training.model_card import model_card
 from dogbreeds.training.models import build_model, flops_per_photo, model_view
 from dogbreeds.training.optim import Schedule, WeightAverage, parameter_groups
 from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
@@ -123,6 +124,12 @@ def train(config: TrainConfig) -> Path:
     trainer.fit()
     trainer.finish()
     return config.output_dir
+
+
+def from_hub(config: TrainConfig) -> dict[str, str]:
+    """Which of the data and the model's weights are the Hugging Face Hub's, by their ids, for the model card to say."""
+    named = {"data": config.data, **({} if config.from_scratch else {"model": config.model})}
+    return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).is_dir()}
 
 
 class Trainer:
@@ -631,6 +638,7 @@ class Trainer:
             "command": self._command(),
             "config": self.config.to_dict(),
             **({"base_run": self.base_run} if self.base_run else {}),
+            "hub": from_hub(self.config),
             "data": self.splits.to_dict(),
             "num_epochs": self.progress.epoch,
             "best_epoch": self.progress.best_epoch,

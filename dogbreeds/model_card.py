@@ -5,6 +5,57 @@ from typing import Any
 
 from dogbreeds.run_folder import serving_files
 
+METRICS = {
+    "top1": ("accuracy", "top-1 accuracy"),
+    "top3": ("top_3_accuracy", "top-3 accuracy"),
+    "top5": ("top_5_accuracy", "top-5 accuracy"),
+    "macro_f1": ("f1", "macro F1"),
+    "log_loss": ("log_loss", "log-loss"),
+    "ece": ("expected_calibration_error", "expected calibration error"),
+}
+"""Figures of run.json, and the type and name that each has on the Hugging Face Hub."""
+
+
+def card_metadata(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """What the Hugging Face Hub reads of a model card: what it is of, and how good.
+
+    It claims no licence: that of a checkpoint follows from its photos and from the weights it began with, which its
+    owner knows. Nor is a folder's name, as data or model, taken for one on the Hub.
+
+    Args:
+        name: The run's name.
+        record: What run.json says.
+    """
+    from huggingface_hub import EvalResult, ModelCardData  # takes a second
+
+    on_hub = record.get("hub", {})
+    data = on_hub.get("data") or Path(record["config"]["data"]).name
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image Classification",
+            dataset_type=data,
+            dataset_name=data,
+            dataset_split=split,
+            metric_type=kind,
+            metric_name=shown,
+            metric_value=round(float(figures[figure]), 4),
+        )
+        for split, figures in record["figures"].items()
+        for figure, (kind, shown) in METRICS.items()
+        if figure in figures
+    ]
+    return ModelCardData(
+        # transformers wants model.safetensors, which a serving copy lacks
+        library_name=None if "export_command" in record else "transformers",
+        pipeline_tag="image-classification",
+        tags=["dogs", "onnx"],
+        base_model=on_hub.get("model"),
+        datasets=[on_hub["data"]] if "data" in on_hub else None,
+        model_name=name,
+        eval_results=results,
+    ).to_dict()
+
 
 def model_card(name: str, record: dict[str, Any], labels: tuple[str, ...]) -> str:
     """The README.md of a run folder, with the metadata that the Hugging Face Hub reads.
@@ -14,6 +65,8 @@ def model_card(name: str, record: dict[str, Any], labels: tuple[str, ...]) -> st
         record: What run.json says.
         labels: The name of each class.
     """
+    from huggingface_hub.utils import yaml_dump
+
     config, data, calibration = record["config"], record["data"], record["calibration"]
     rows = [
         f"| {split} | {f['n']} | {f['top1']:.1%} | {f['top3']:.1%} | {f['macro_f1']:.3f} | {f['log_loss']:.3f} "
@@ -23,18 +76,13 @@ def model_card(name: str, record: dict[str, Any], labels: tuple[str, ...]) -> st
     trained = "the classifier alone, on a frozen backbone" if config["freeze_backbone"] else "all weights"
     trained += ", from scratch" if config["from_scratch"] else ""
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in record["seconds"].items())
-    from_hub = "/" in config["model"] and not Path(config["model"]).is_dir()
-    base_model = f"\nbase_model: {config['model']}" if from_hub and not config["from_scratch"] else ""
     size = config["image_size"]
     versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
-    commands, library = f"- `{record['command']}`", "library_name: transformers\n"
+    commands = f"- `{record['command']}`"
     if "export_command" in record:
         commands += f"\n{_copied(record)}"
-        library = ""  # transformers wants model.safetensors
     return f"""---
-{library}pipeline_tag: image-classification
-tags: [dogs, onnx]{base_model}
----
+{yaml_dump(card_metadata(name, record), sort_keys=False)}---
 # {name}
 
 Tells {len(labels)} dog breeds from a photo. It says what a dog looks like, not what its ancestry is.
