@@ -5,11 +5,12 @@ import pytest
 from conftest import make_photo
 
 from dogbreeds.answers import Answer, BreedProbability
+from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage
 from dogbreeds.run_folder import SHIPPED_RUNS
 from dogbreeds.serving import cards
-from dogbreeds.serving.joint import Joint
+from dogbreeds.serving.joint import Joint, model_hash, pool
 from dogbreeds.serving.models import Comparison, Models, joint_of
 from dogbreeds.serving.predictor import Prediction, Predictor
 from dogbreeds.serving.texts import ENGLISH, FRENCH, texts_for
@@ -87,25 +88,41 @@ def test_models_agree_on_a_breed_or_on_none(answers, agree):
     assert Comparison({str(i): prediction(answer) for i, answer in enumerate(answers)}, None).agree == agree
 
 
-def test_a_joint_answer_is_the_mean_and_is_called_none_only_by_all():
+def test_a_joint_answer_weighs_its_models_and_is_called_none_only_by_all():
     labels = ("Pug", "Beagle", "Boxer")
-    joint = Joint(("a", "b"), 100, 90, (80, 85), confident_threshold=0.6)
+    joint = Joint(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.6)
     pug = prediction(answer_of("Pug", 0.8), (0.8, 0.1, 0.1))
     beagle = prediction(answer_of("Beagle", 0.9, "not_a_dog"), (0.05, 0.9, 0.05))
-    said = joint.answer([pug, beagle], labels, top_k=2)
-    assert [(each.breed, round(each.probability, 3)) for each in said.breeds] == [("Beagle", 0.5), ("Pug", 0.425)]
-    assert said.verdict == "unsure"
-    assert joint.answer([beagle, beagle], labels).verdict == "not_a_dog"
-    assert joint.answer([pug, pug], labels).verdict == "confident"
+    said = joint.answer({"b": beagle, "a": pug}, labels, top_k=2)
+    expected = np.array([0.8**0.75 * 0.05**0.25, 0.1**0.75 * 0.9**0.25, 0.1**0.75 * 0.05**0.25])
+    expected /= expected.sum()
+    assert [each.breed for each in said.breeds] == ["Pug", "Beagle"] and said.verdict == "confident"
+    assert [each.probability for each in said.breeds] == pytest.approx(expected[:2])
+    assert joint.answer({"a": beagle, "b": pug}, labels).breeds[0].breed == "Beagle"
+    assert joint.answer({"a": beagle, "b": beagle}, labels).verdict == "not_a_dog"
+    strict = Joint(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.9)
+    assert strict.answer({"a": pug, "b": beagle}, labels).verdict == "unsure"
+
+
+def noisy(labels: np.ndarray, noise: float, seed: int) -> np.ndarray:
+    """Probabilities of a model that is wrong the more often, the more noise there is."""
+    logits = np.random.default_rng(seed).normal(0, noise, (len(labels), 4))
+    logits[np.arange(len(labels)), labels] += 2
+    return softmax(logits)
 
 
 def test_what_runs_reach_together_is_measured_kept_and_only_theirs(tiny_run, tmp_path):
     predictors = [Predictor(tiny_run), Predictor(tiny_run)]
     runs = [predictor.run for predictor in predictors]
-    first = np.array([[0.6, 0.4, 0, 0], [0.4, 0.6, 0, 0], [0.55, 0.45, 0, 0]])
-    second = np.array([[0.9, 0.1, 0, 0], [0.1, 0.9, 0, 0], [0.2, 0.8, 0, 0]])
-    joint = Joint.measure(runs, [first, second], np.array([0, 0, 1]))
-    assert (joint.num_photos, joint.num_right, joint.num_right_alone) == (3, 2, (1, 2)) and not joint.is_better
+    labels = np.arange(2000) % 4
+    good, bad = noisy(labels, 1.0, seed=1), noisy(labels, 2.0, seed=2)
+    joint = Joint.measure(runs, [good, bad], labels)
+    assert joint.num_photos == 2000 and sum(joint.weights) == pytest.approx(1) and joint.weights[0] > 0.6
+    assert joint.num_right_alone == tuple(int((p.argmax(1) == labels).sum()) for p in (good, bad))
+    assert joint.num_right == (pool([good, bad], np.array(joint.weights)).argmax(1) == labels).sum()
+    assert joint.is_better and joint.num_right > joint.num_right_alone[0]
+    guess = np.full((2000, 4), 0.25)
+    assert not Joint.measure(runs, [good, guess], labels).is_better
     joint.save(tmp_path / "joint.json")
     assert joint_of(predictors, tmp_path / "joint.json") == joint
     assert joint_of(predictors, None) is None  # the shipped one is about others
@@ -122,10 +139,10 @@ def test_what_runs_reach_together_is_measured_kept_and_only_theirs(tiny_run, tmp
 
 def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run):
     predictors = [Predictor(tiny_run), Predictor(tiny_run)]
+    models = tuple(model_hash(predictor.run) for predictor in predictors)
     for num_right, said in ((90, True), (85, False)):
-        models = Models(predictors, Joint(("a", "b"), 100, num_right, (80, 85), confident_threshold=0.6))
-        comparison = models.compare(make_photo(2, 1))
-        text = cards.agreement(comparison, models, ENGLISH)
+        page = Models(predictors, Joint(models, (0.5, 0.5), 100, num_right, (80, 85), confident_threshold=0.6))
+        text = cards.agreement(page.compare(make_photo(2, 1)), page, ENGLISH)
         assert "They agree: Beagle." in text
         assert ("right on 90 of 100 held-out photos, the best of them alone on 85" in text) == said
 

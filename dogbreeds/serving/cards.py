@@ -84,7 +84,7 @@ def agreement(comparison: Comparison, models: Models, texts: Texts) -> str:
     else:
         sentence = texts.agree.format(texts.name(answers[0].breeds[0].breed))
     remark = ""
-    if comparison.together and (joint := models.joint):
+    if comparison.together and (joint := models.joint) and not (comparison.agree and answers[0].verdict == "not_a_dog"):
         why = texts.together_why.format(joint.num_right, joint.num_photos, max(joint.num_right_alone))
         remark = f"{texts.together.format(_in_short(comparison.together, texts))} {why}"
     return _banner("confident" if comparison.agree else "unsure", texts.side_by_side, sentence, remark)

@@ -14,7 +14,7 @@ from gradio.route_utils import get_root_url
 from dogbreeds.answers import NO_ANSWER
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage
-from dogbreeds.serving import cards
+from dogbreeds.serving import cards, zero_gpu
 from dogbreeds.serving.api import CURL, PYTHON, comparison_json, prediction_json
 from dogbreeds.serving.components import ComparisonJson, PhotoFiles, PhotoFolder, PhotoInput, PredictionJson, Upload
 from dogbreeds.serving.many_photos import MAX_FILES, Row, answer_many, to_csv
@@ -166,6 +166,7 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             [verdict, details, photo],
             api_visibility="private",
             concurrency_limit=MAX_TOGETHER,
+            scroll_to_output=True,
             show_progress="minimal",
             show_progress_on=[verdict],
         )
@@ -230,6 +231,7 @@ def serve(
     if not run_dirs:
         raise UserError("--run-dir names no run folder")
     _check_address(host, port)
+    zero_gpu.declare()
     predictors = [Predictor(Path(run_dir)) for run_dir in run_dirs]
     for predictor in predictors:
         predictor.warm_up()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dogbreeds.answers import Answer, answers_of
-from dogbreeds.calibration import CONFIDENT_ACCURACY, Verdict, lowest_threshold
+from dogbreeds.calibration import CONFIDENT_ACCURACY, Verdict, lowest_threshold, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import PRETRAINED, RunFolder, serving_files
 from dogbreeds.serving.predictor import Prediction
@@ -24,9 +24,11 @@ class Joint:
 
     models: tuple[str, ...]
     """The SHA-256 of each run's model."""
+    weights: tuple[float, ...]
+    """How much each run's answer counts, summing to 1: those with the least log-loss on these photos."""
     num_photos: int
     num_right: int
-    """Of the joint answers; a joint answer is the mean of the runs' calibrated probabilities."""
+    """Of the joint answers."""
     num_right_alone: tuple[int, ...]
     """Of each run's own."""
     confident_threshold: float
@@ -46,31 +48,33 @@ class Joint:
             probabilities: Of each run `(N, C)`, calibrated.
             labels: `(N,)`.
         """
-        mean = np.mean(probabilities, axis=0)
-        right = mean.argmax(axis=1) == labels
+        weights = _fit_weights(probabilities, labels)
+        pooled = pool(probabilities, weights)
+        right = pooled.argmax(axis=1) == labels
         return cls(
             models=tuple(model_hash(run) for run in runs),
+            weights=tuple(weights.tolist()),
             num_photos=len(labels),
             num_right=int(right.sum()),
             num_right_alone=tuple(int((single.argmax(axis=1) == labels).sum()) for single in probabilities),
-            confident_threshold=lowest_threshold(mean.max(axis=1), right, CONFIDENT_ACCURACY),
+            confident_threshold=lowest_threshold(pooled.max(axis=1), right, CONFIDENT_ACCURACY),
         )
 
-    def answer(self, predictions: Sequence[Prediction], labels: Sequence[str], *, top_k: int = 5) -> Answer:
+    def answer(self, predictions: dict[str, Prediction], labels: Sequence[str], *, top_k: int = 5) -> Answer:
         """The joint answer to one photo.
 
         It is called not a dog if all runs say so: on everyday photos the worst of them says it too often.
 
         Args:
-            predictions: Of each run, in any order.
+            predictions: By the `model_hash` of each run.
             labels: The name of each class.
             top_k: How many breeds to name.
         """
-        mean = np.mean([prediction.probabilities for prediction in predictions], axis=0)
-        verdict: Verdict = "confident" if mean.max() >= self.confident_threshold else "unsure"
-        if all(prediction.verdict == "not_a_dog" for prediction in predictions):
+        pooled = pool([predictions[model].probabilities[None] for model in self.models], np.array(self.weights))
+        verdict: Verdict = "confident" if pooled.max() >= self.confident_threshold else "unsure"
+        if all(prediction.verdict == "not_a_dog" for prediction in predictions.values()):
             verdict = "not_a_dog"
-        return answers_of(mean[None], [verdict], self.confident_threshold, labels, top_k=top_k)[0]
+        return answers_of(pooled, [verdict], self.confident_threshold, labels, top_k=top_k)[0]
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -85,7 +89,7 @@ class Joint:
         """
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            lists = {name: tuple(facts[name]) for name in ("models", "num_right_alone")}
+            lists = {name: tuple(facts[name]) for name in ("models", "weights", "num_right_alone")}
             return cls(**{**facts, **lists})
         except FileNotFoundError:
             raise UserError(f"there is no file {str(path)!r}: name the {JOINT} of a folder that compare made") from None
@@ -95,6 +99,33 @@ class Joint:
     def is_of(self, runs: Sequence[RunFolder]) -> bool:
         """Whether it was measured with these very models."""
         return sorted(self.models) == sorted(model_hash(run) for run in runs)
+
+
+def pool(probabilities: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """The logarithmic opinion pool: the weighted geometric mean of several models' probabilities.
+
+    With the two runs that come with the project it has less log-loss and more right answers than the plain mean.
+    See Genest and Zidek 1986, "Combining Probability Distributions" (https://doi.org/10.1214/ss/1177013825).
+
+    Args:
+        probabilities: Of each model `(N, C)`.
+        weights: Of each model, summing to 1.
+
+    Returns:
+        `(N, C)`, rows summing to 1.
+    """
+    logs = [np.log(np.clip(single, 1e-12, None)) for single in probabilities]
+    return softmax(np.tensordot(weights, np.stack(logs), axes=1))
+
+
+def _fit_weights(probabilities: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    from scipy.optimize import minimize  # only research needs SciPy
+
+    def log_loss(scores: np.ndarray) -> float:
+        right = pool(probabilities, softmax(scores))[np.arange(len(labels)), labels]
+        return -float(np.log(right.clip(1e-12)).mean())
+
+    return softmax(minimize(log_loss, np.zeros(len(probabilities)), method="Nelder-Mead").x)
 
 
 def model_hash(run: RunFolder) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dogbreeds.answers import Answer
 from dogbreeds.errors import UserError
-from dogbreeds.serving.joint import SHIPPED_JOINT, Joint
+from dogbreeds.serving.joint import SHIPPED_JOINT, Joint, model_hash
 from dogbreeds.serving.predictor import Prediction, Predictor
 from dogbreeds.serving.together import TogetherPredictor
 
@@ -67,7 +67,8 @@ class Models:
         predictions = {name: self.predict(name, photo) for name in self.names}
         together = None
         if self.joint and self.joint.is_better:
-            together = self.joint.answer(list(predictions.values()), self.first.run.labels, top_k=TOP_K)
+            by_hash = {model_hash(self.predictors[name].run): each for name, each in predictions.items()}
+            together = self.joint.answer(by_hash, self.first.run.labels, top_k=TOP_K)
         return Comparison(predictions, together)
 
 
@@ -81,6 +82,8 @@ def joint_of(predictors: Sequence[Predictor], path: Path | None) -> Joint | None
     Raises:
         UserError: The file is missing, damaged or about other models.
     """
+    if path is None and not SHIPPED_JOINT.exists():  # a Space with a run of its own
+        return None
     joint = Joint.load(path or SHIPPED_JOINT)
     if joint.is_of([predictor.run for predictor in predictors]):
         return joint
