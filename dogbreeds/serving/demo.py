@@ -166,7 +166,6 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             [verdict, details, photo],
             api_visibility="private",
             concurrency_limit=MAX_TOGETHER,
-            scroll_to_output=True,
             show_progress="minimal",
             show_progress_on=[verdict],
         )

@@ -1,9 +1,12 @@
 // What gradio leaves to be desired for people who don't see the page or have no mouse: answers are announced when they
-// come, the table's filter has a name, and the models are one group for the arrow keys. Parts of the page appear when a
-// tab is opened, so this looks again when it changes.
+// come, the table's filter has a name, and the models are one group for the arrow keys; on a phone the answer comes into
+// view. Parts of the page appear when a tab is opened, so this looks again when it changes.
 () => {
   const french = (navigator.language || "").toLowerCase().startsWith("fr");
+  let answer = null;
   const mend = () => {
+    const banner = document.querySelector("#verdict .banner");
+    if (banner !== answer && (answer = banner)) answer.scrollIntoView({ block: "nearest" });
     document.querySelectorAll("#verdict, #status").forEach((region) => region.setAttribute("role", "status"));
     document.querySelectorAll("#table input.search-input").forEach((input) =>
       input.setAttribute("aria-label", french ? "Filtrer le tableau" : "Filter the table"));
