@@ -3,6 +3,11 @@
 The list is that of the data set (http://vision.stanford.edu/aditya86/ImageNetDogs/), in WordNet-id order, the order
 of Stanford's own labels. The name shown to a person is one of WordNet's synonyms for that id: the data set's own
 name, or, where kennel clubs use another of the synonyms, that one ("Boston bull" is shown as "Boston terrier").
+
+A breed's group is that of the Fédération Cynologique Internationale (https://www.fci.be/en/nomenclature/): its groups,
+the larger of them by their sections (2 as pinschers, mastiffs and Swiss mountain dogs; 8 as retrievers, spaniels and
+water dogs). Breeds that it does not recognise (bluetick, redbone and Walker hound) stand with their kin; the three wild
+dogs stand apart.
 """
 
 import csv
@@ -21,12 +26,13 @@ GROUPS = {
     "pointing_dog": ("pointing dog", "chien d'arrêt"),
     "retriever": ("retriever", "retriever"),
     "scent_hound": ("scent hound", "chien courant"),
-    "sheepdog": ("sheepdog or cattle dog", "chien de berger"),
+    "sheepdog": ("sheepdog or cattle dog", "chien de berger ou de bouvier"),
     "sighthound": ("sighthound", "lévrier"),
-    "spaniel": ("spaniel", "épagneul"),
+    "spaniel": ("spaniel", "spaniel"),
     "spitz": ("spitz or primitive dog", "spitz ou chien primitif"),
     "swiss_mountain_dog": ("Swiss mountain dog", "bouvier suisse"),
     "terrier": ("terrier", "terrier"),
+    "water_dog": ("water dog", "chien d'eau"),
     "wild_dog": ("wild dog", "chien sauvage"),
 }
 """What to call one dog of each breed group, in English and French."""

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +158,23 @@ def _find(named: Path) -> tuple[Path, HubId | None]:
     elif wanted := HubId.parse(named.as_posix()):
         return download(wanted, ON_THE_HUB)
     raise UserError(f"there is no run folder {str(path)!r}: {hint}")
+
+
+def unique_names(runs: Sequence[RunFolder]) -> list[str]:
+    """The runs' own names, with as much of their paths as tells them apart.
+
+    Raises:
+        UserError: Two are the same run.
+    """
+    places = [Path(str(run.origin or run.path)) for run in runs]
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f"the run {str(place)!r} is named twice: name it once")
+    for depth in range(1, max(len(place.parts) for place in places) + 1):
+        names = [run.name for run in runs] if depth == 1 else ["/".join(place.parts[-depth:]) for place in places]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError(f"{places} are not told apart")
 
 
 def partial_path(output_dir: Path) -> Path:

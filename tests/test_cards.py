@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,11 +39,11 @@ def answer_of(breed: str, probability: float, verdict="confident") -> Answer:
 def test_an_unsure_answer_names_the_group_and_its_look_alikes():
     said = cards.headline(UNSURE, 120, ENGLISH)
     assert "Not sure" in said and "Probably a terrier." in said
-    assert "One of these look-alikes: Norfolk terrier, Norwich terrier or Cairn terrier." in said
+    assert "Look-alikes: Norfolk terrier, Norwich terrier or Cairn terrier." in said
     said = cards.headline(Answer("unsure", TERRIERS, TERRIERS[:2], None), 120, FRENCH)
     assert "Pas sûr" in said and "Peut-être Norfolk terrier (50\u202f%)." in said
     assert "Norfolk terrier ou Norwich terrier" in said and "Probablement" not in said
-    assert "look-alikes" not in cards.headline(Answer("unsure", TERRIERS, TERRIERS[:1], None), 120, ENGLISH)
+    assert "Look-alikes" not in cards.headline(Answer("unsure", TERRIERS, TERRIERS[:1], None), 120, ENGLISH)
 
 
 def test_the_kinds_of_answers_differ_in_words_and_signs():
@@ -61,7 +63,7 @@ def test_text_from_outside_is_escaped():
 
 @pytest.mark.parametrize(
     ("header", "language"),
-    [("fr-CH,fr;q=0.9,en;q=0.8", "fr"), ("en-US,en;q=0.9", "en"), ("de,fr;q=0.5", "fr"), ("de", "en"), (None, "en")],
+    [("fr-CH,fr;q=0.9,en;q=0.8", "fr"), ("en-US,en;q=0.9", "en"), ("de,fr;q=0.5", "en"), ("FR", "fr"), (None, "en")],
 )
 def test_the_browsers_language_is_spoken(header, language):
     assert texts_for(header).language == language
@@ -130,6 +132,11 @@ def test_what_runs_reach_together_is_measured_kept_and_only_theirs(tiny_run, tmp
     (tmp_path / "joint.json").write_text(json.dumps({**facts, "models": ["x", "y"]}))
     with pytest.raises(UserError, match="about other runs"):
         joint_of(predictors, tmp_path / "joint.json")
+    joint.save(tmp_path / "joint.json")
+    reordered = Predictor(tiny_run)
+    reordered.run = replace(reordered.run, labels=tuple(reversed(reordered.run.labels)))
+    with pytest.raises(UserError, match="breeds in another order"):
+        joint_of([predictors[0], reordered], tmp_path / "joint.json")
     (tmp_path / "joint.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         joint_of(predictors, tmp_path / "joint.json")
@@ -137,14 +144,25 @@ def test_what_runs_reach_together_is_measured_kept_and_only_theirs(tiny_run, tmp
         joint_of(predictors, tmp_path / "nothing.json")
 
 
-def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run):
-    predictors = [Predictor(tiny_run), Predictor(tiny_run)]
+def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "copy")
+    predictors = [Predictor(tiny_run), Predictor(tmp_path / "copy")]
     models = tuple(model_hash(predictor.run) for predictor in predictors)
     for num_right, said in ((90, True), (85, False)):
         page = Models(predictors, Joint(models, (0.5, 0.5), 100, num_right, (80, 85), confident_threshold=0.6))
         text = cards.agreement(page.compare(make_photo(2, 1)), page, ENGLISH)
         assert "They agree: Beagle." in text
-        assert ("right on 90 of 100 held-out photos, the best of them alone on 85" in text) == said
+        assert (
+            "right on 90 of the 100 photos that their weights were fitted on, the best of them alone on 85" in text
+        ) == said
+
+
+def test_models_of_the_same_name_are_told_apart_and_the_same_run_twice_is_refused(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "other" / "tiny")
+    models = Models([Predictor(tiny_run), Predictor(tmp_path / "other" / "tiny")])
+    assert models.names == [f"{tiny_run.parent.name}/tiny", "other/tiny"]
+    with pytest.raises(UserError, match="is named twice"):
+        Models([Predictor(tiny_run), Predictor(tiny_run)])
 
 
 def test_the_shipped_runs_are_those_of_the_shipped_joint_answer():

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,7 +10,6 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT, make_photo_folder, tiny_config
-from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
@@ -40,7 +40,7 @@ def fitted(config):
 
 
 def best_weights(trainer):
-    return load_file(trainer.partial / "state" / "best.safetensors")
+    return trainer.checkpoints.load_best()
 
 
 def same_run(one, other):
@@ -321,27 +321,83 @@ def test_the_peak_is_one_that_this_machine_can_reach():
 def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path):
     """It is written later, while training changes the weights."""
     checkpoints, weights = Checkpoints(tmp_path / "state"), torch.zeros(3)
-    checkpoints.save(1, {"model": {"weights": weights}, "note": [1, "a"]}, {"weights": weights})
+    checkpoints.save((1, 0), {"model": {"weights": weights}, "note": [1, "a"]}, {"weights": weights})
     weights += 1
-    checkpoints.save(2, {"model": {"weights": weights}, "note": [2, "b"]}, None)
+    checkpoints.save((1, 7), {"model": {"weights": weights}, "note": [2, "b"]}, None)
+    checkpoints.save((2, 0), {"model": {"weights": weights}, "note": [2, "b"]}, None)
     weights += 1
     checkpoints.wait()
-    assert torch.equal(load_file(tmp_path / "state" / "best.safetensors")["weights"], torch.zeros(3))
+    assert torch.equal(checkpoints.load_best()["weights"], torch.zeros(3))
     assert torch.equal(checkpoints.load()["model"]["weights"], torch.ones(3))
-    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["best.safetensors", "epoch-0002.pt"]
+    names = sorted(path.name for path in (tmp_path / "state").iterdir())
+    assert names == ["best.pt", "epoch-0001-batch-000007.pt", "epoch-0002-batch-000000.pt"]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "empty"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, capsys, damage):
+    checkpoints = Checkpoints(tmp_path / "state")
+    for number in (1, 2):
+        checkpoints.save((number, 0), {"number": number}, {"weights": torch.zeros(3)})
+    checkpoints.wait()
+    newest = tmp_path / "state" / "epoch-0002-batch-000000.pt"
+
+    def spoil(path):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes({"cut short": content[:-100], "a bit flipped": content, "empty": b""}[damage])
+
+    spoil(newest)
+    assert checkpoints.load() == {"number": 1}
+    assert "epoch-0002-batch-000000.pt' is damaged: going on from the one before" in capsys.readouterr().err
+    spoil(tmp_path / "state" / "epoch-0001-batch-000000.pt")
+    assert checkpoints.load() is None
+    spoil(tmp_path / "state" / "best.pt")
+    with pytest.raises(UserError, match=r"the best weights in .* are damaged"):
+        checkpoints.load_best()
 
 
 def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "state")
-    checkpoints.save(1, {"epoch": 1}, None)
+    checkpoints.save((1, 0), {"epoch": 1}, None)
     checkpoints.wait()
     monkeypatch.setattr(
         checkpoints_module.torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
-    checkpoints.save(2, {"epoch": 2}, None)
-    with pytest.raises(UserError, match=r"can't write the checkpoint in .*No space left.*--resume; the epoch before"):
+    checkpoints.save((2, 0), {"epoch": 2}, None)
+    with pytest.raises(UserError, match=r"can't write the checkpoint in .*No space left.*--resume; the one before"):
         checkpoints.wait()
     assert checkpoints.load() == {"epoch": 1}
+
+
+def test_a_run_killed_at_any_moment_ends_as_if_it_never_was():
+    """See tests/killed_runs.py, which does it more often, and with other models."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    for num_kills, num_processes in (("8", "1"), ("4", "2")):
+        command = [sys.executable, "tests/killed_runs.py", "--kills", num_kills, "--processes", num_processes]
+        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+        assert told.returncode == 0 and ": 0 of the runs ended otherwise" in told.stdout, told.stdout + told.stderr
+
+
+def test_a_run_that_is_told_to_end_saves_and_goes_on_later(photo_folder, tmp_path):
+    options = {"epochs": 3, "batch_size": 4, "dropout": 0.2, "checkpoint_minutes": 0.0}
+    whole = fitted(tiny_config(photo_folder, tmp_path / "whole", **options))
+    told = Trainer(tiny_config(photo_folder, tmp_path / "told", **options))
+    steps = []
+
+    def step_and_tell(*arguments, step=told.schedule.after_step):
+        steps.append(1)
+        if len(steps) == 9:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step()
+
+    told.schedule.after_step = step_and_tell
+    with pytest.raises(SystemExit) as ended:
+        told.fit()
+    assert ended.value.code == 128 + signal.SIGTERM
+    resumed = Trainer(tiny_config(photo_folder, tmp_path / "told", resume=True, **options))
+    assert (resumed.progress.epoch, resumed.progress.batch) == (1, 3)
+    resumed.fit()
+    assert same_run(whole, resumed)
 
 
 def test_a_weight_average_follows_at_its_decay():

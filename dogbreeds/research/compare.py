@@ -29,7 +29,7 @@ from dogbreeds.predictions import Predictions
 from dogbreeds.research.evaluate import classify, fixed_cost, photos_of
 from dogbreeds.research.photo_source import PhotoFinder
 from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, wilson_interval
-from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file
+from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.config import TrainConfig
 
@@ -260,7 +260,7 @@ def compare(
     for run, given in zip(runs, predictions, strict=True):
         remarks += _seen_in_training(run, given) if data is not None else []
     finder = PhotoFinder.for_runs(runs, photos or data) if show_photos else PhotoFinder(None)
-    names = _unique_names(runs)
+    names = unique_names(runs)
     recipes = _recipe_names(runs, names)
     groups = _grouped(runs, names, recipes, predictions)
     costs, latency_photos = _costs(predictors, finder, predictions[0])
@@ -415,15 +415,6 @@ def _command(
     words += [word for option, value in options.items() if value is not None for word in (option, value)]
     words += [] if show_photos else ["--without-photos"]
     return shlex.join(words + (["--common"] if common else []))
-
-
-def _unique_names(runs: Sequence[RunFolder]) -> list[str]:
-    """The runs' own names, with as much of their paths as tells them apart."""
-    for depth in itertools.count(1):
-        names = [run.name if depth == 1 else "/".join(Path(str(run.origin or run.path)).parts[-depth:]) for run in runs]
-        if len(set(names)) == len(names):
-            return names
-    raise AssertionError("two runs have the same path")
 
 
 def _recipe_names(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:

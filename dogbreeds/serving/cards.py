@@ -14,7 +14,7 @@ from dogbreeds.serving.models import Comparison, Models
 from dogbreeds.serving.predictor import Prediction
 from dogbreeds.serving.texts import Texts
 
-_SIGNS = {"confident": "✔", "unsure": "?", "not_a_dog": "✖", "error": "!"}
+_SIGNS = {"confident": "✔", "unsure": "?", "not_a_dog": "✖", "error": "!", "agree": "=", "disagree": "≠"}
 """What tells the kinds of answers apart for those who don't see their colours."""
 
 
@@ -32,7 +32,7 @@ def headline(answer: Answer, num_breeds: int, texts: Texts) -> str:
     if answer.verdict == "not_a_dog":
         return _banner("not_a_dog", texts.not_a_dog, texts.none_of_mine.format(num_breeds), texts.hard_to_see)
     names = [texts.name(candidate.breed) for candidate in answer.candidates]
-    one_of = texts.one_of.format(one_of_several(names, texts)) if len(names) > 1 else ""
+    one_of = texts.look_alikes.format(one_of_several(names, texts)) if len(names) > 1 else ""
     said = texts.is_a.format(texts.group(answer.group)) if answer.group else texts.perhaps.format(best)
     return _banner("unsure", texts.unsure, said, f"{one_of} {texts.try_closer}".strip())
 
@@ -87,7 +87,7 @@ def agreement(comparison: Comparison, models: Models, texts: Texts) -> str:
     if comparison.together and (joint := models.joint) and not (comparison.agree and answers[0].verdict == "not_a_dog"):
         why = texts.together_why.format(joint.num_right, joint.num_photos, max(joint.num_right_alone))
         remark = f"{texts.together.format(_in_short(comparison.together, texts))} {why}"
-    return _banner("confident" if comparison.agree else "unsure", texts.side_by_side, sentence, remark)
+    return _banner("agree" if comparison.agree else "disagree", texts.side_by_side, sentence, remark)
 
 
 def side_by_side(comparison: Comparison, models: Models, photo: Image.Image, texts: Texts) -> str:
@@ -139,7 +139,8 @@ def one_of_several(names: Sequence[str], texts: Texts) -> str:
 def _in_short(answer: Answer, texts: Texts) -> str:
     if answer.verdict == "not_a_dog":
         return texts.not_a_dog
-    return f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
+    best = f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
+    return best if answer.verdict == "confident" else texts.perhaps_short.format(best)
 
 
 def _banner(kind: str, title: str, sentence: str, remark: str) -> str:

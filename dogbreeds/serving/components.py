@@ -12,9 +12,7 @@ from PIL import Image
 
 from dogbreeds.images import BadImage
 from dogbreeds.serving.api import COMPARISON_SCHEMA, PREDICTION_SCHEMA
-from dogbreeds.serving.uploads import open_upload
-
-_SHOWN_BY_BROWSERS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".bmp"}
+from dogbreeds.serving.uploads import open_upload, shown_by_browsers
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,9 @@ class PhotoInput(gr.Image):
         if payload is None:
             return None
         path = Path(payload.path)
+        can_be_shown = shown_by_browsers(path)
         try:
-            return Upload(open_upload(path), path.suffix.lower() in _SHOWN_BY_BROWSERS)
+            return Upload(open_upload(path), can_be_shown)
         except BadImage as error:
             return error
 
@@ -91,4 +90,5 @@ class ComparisonJson(TypedJson):
 
 def _named(payload: Any) -> list[tuple[str, Path]]:
     files = getattr(payload, "root", payload) or []
-    return [(file.orig_name or Path(file.path).name, Path(file.path)) for file in files]
+    named = [(file.orig_name or Path(file.path).name, Path(file.path)) for file in files]
+    return [(name, path) for name, path in named if not name.startswith(".")]  # as `index` leaves hidden files out

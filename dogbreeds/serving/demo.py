@@ -3,8 +3,9 @@
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,16 @@ MAX_WAITING = 64
 """Photos that may wait for an answer; one more is told that the page is busy."""
 MAX_LIBRARIES = 2
 """Sets of many photos that are answered at a time."""
+TABLE_SECONDS = 1.0
+"""How often the table of many photos is drawn anew while it grows."""
+MAX_SESSIONS = 256
+"""Open pages whose last answers are kept, as gradio does until this many newer ones are open."""
 CACHE_SECONDS = 600
 """Uploads older than this are deleted, and looked for this often."""
 
 _HERE = Path(__file__).parent
-_ALL_MODELS = "all"
-"""What the page sends for a model when all shall answer."""
+_ALL_MODELS = "/"
+"""What the page sends for a model when all shall answer; no run has such a name."""
 
 
 def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
@@ -74,7 +79,7 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             look-alikes and the breed group of an unsure answer, and the seconds it took; or why there is no answer.
         """
         if not isinstance(photo, Upload):
-            return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": str(photo or "No photo was sent.")}
+            return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": _why_not(photo)}
         return prediction_json(model, models.predict(model, photo.photo))
 
     def compare(photo: Upload | BadImage | None) -> dict[str, Any]:
@@ -87,12 +92,12 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             The answer of each, whether they agree, and their joint answer where that was measured to be the better one.
         """
         if not isinstance(photo, Upload):
-            return {"answers": [], "agree": None, "together": None, "error": str(photo or "No photo was sent.")}
+            return {"answers": [], "agree": None, "together": None, "error": _why_not(photo)}
         return comparison_json(models.compare(photo.photo))
 
     def show_many(
         files: list[tuple[str, Path]], request: gr.Request
-    ) -> Iterator[tuple[Any, Any, str, str, Any, list[Row]]]:
+    ) -> Iterator[tuple[Any, Any, Any, str, str, Any, Any]]:
         texts = _texts(request)
         if not files:
             return
@@ -100,18 +105,24 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             for _, path in files:
                 path.unlink(missing_ok=True)
             message = cards.problem(texts.too_many.format(len(files), MAX_FILES), texts)
-            yield None, gr.update(visible=False), message, "", gr.update(visible=False), []
+            yield *_ready(), message, "", gr.update(visible=False), []
             return
         rows: list[Row] = []
+        shown_at = 0.0
+        running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
+        yield *running, cards.progress(texts.progress.format(0, len(files)), 0, len(files)), "", gr.skip(), []
         for batch in answer_many(models.first, files):
             rows += batch
             status = cards.progress(texts.progress.format(len(rows), len(files)), len(rows), len(files))
-            yield gr.skip(), gr.update(visible=True), status, "", _table(rows, texts), rows
-        yield None, gr.update(visible=False), *_finished(rows, texts.done, texts), gr.skip(), rows
+            table = gr.skip()
+            if time.monotonic() - shown_at > TABLE_SECONDS:
+                table, shown_at = _table(rows, models.names[0], texts), time.monotonic()
+            yield *running, status, "", table, [_without_thumbnail(row) for row in rows]
+        yield *_ready(), *_finished(rows, texts.done, texts), _table(rows, models.names[0], texts), gr.skip()
 
-    def stop_many(rows: list[Row], request: gr.Request) -> tuple[Any, Any, str, str]:
+    def stop_many(rows: list[Row], request: gr.Request) -> tuple[Any, Any, Any, str, str]:
         texts = _texts(request)
-        return None, gr.update(visible=False), *_finished(rows, texts.stopped, texts)
+        return *_ready(), *_finished(rows, texts.stopped, texts)
 
     def tell_programs(request: gr.Request) -> str:
         texts = _texts(request)
@@ -153,7 +164,7 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
                 max_height=640,
                 elem_id="table",
             )
-            rows = gr.State([])
+            rows = gr.State([], time_to_live=CACHE_SECONDS)
         with gr.Accordion(text("about"), open=False):
             gr.Markdown(text("about_all"))
         with gr.Accordion(text("program"), open=False):
@@ -166,6 +177,7 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             [verdict, details, photo],
             api_visibility="private",
             concurrency_limit=MAX_TOGETHER,
+            trigger_mode="always_last",
             show_progress="minimal",
             show_progress_on=[verdict],
         )
@@ -173,7 +185,7 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             source.upload(
                 show_many,
                 [source],
-                [files, stop, status, download, table, rows],
+                [files, folder, stop, status, download, table, rows],
                 api_visibility="private",
                 concurrency_limit=MAX_LIBRARIES,
                 concurrency_id="many",
@@ -182,7 +194,12 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             for source in (files, folder)
         ]
         stop.click(
-            stop_many, [rows], [files, stop, status, download], cancels=runs, api_visibility="private", queue=False
+            stop_many,
+            [rows],
+            [files, folder, stop, status, download],
+            cancels=runs,
+            api_visibility="private",
+            queue=False,
         )
         page.load(tell_programs, None, program, api_visibility="private", queue=False, show_progress="hidden")
 
@@ -205,7 +222,7 @@ def page_texts(models: Models) -> gr.I18n:
                 "heading": f"<h1>{texts.title}</h1>",
                 "waiting_html": cards.waiting(texts.waiting),
                 "waiting_many_html": cards.waiting(texts.waiting_many),
-                "about_all": f"{texts.about_text}\n\n{cards.rates(models.first.run, models.names[0], texts)}",
+                "about_all": f"{texts.about_text}\n\n{_all_rates(models, texts)}",
             }
             for texts in (ENGLISH, FRENCH)
         }
@@ -247,6 +264,7 @@ def serve(
         pwa=True,
         i18n=text,
         max_file_size=MAX_UPLOAD,
+        state_session_capacity=MAX_SESSIONS,
         enable_monitoring=False,
         run_history=False,
         footer_links=["api"],
@@ -273,20 +291,39 @@ def _check_address(host: str | None, port: int | None) -> None:
         raise UserError(f"--host {host} is no address of this machine ({error.strerror})") from None
 
 
-def _table(rows: Sequence[Row], texts: Texts) -> Any:
+def _all_rates(models: Models, texts: Texts) -> str:
+    return "\n\n".join(cards.rates(predictor.run, name, texts) for name, predictor in models.predictors.items())
+
+
+def _why_not(photo: BadImage | None) -> str:
+    return ENGLISH.problem(photo) if photo else "No photo was sent."
+
+
+def _ready() -> tuple[Any, Any, Any]:
+    """Both inputs for many photos open for new ones, and nothing to stop."""
+    return gr.update(value=None, interactive=True), gr.update(interactive=True), gr.update(visible=False)
+
+
+def _without_thumbnail(row: Row) -> Row:
+    """What is kept of a row while the page is open: its photo is not."""
+    return replace(row, thumbnail="")
+
+
+def _table(rows: Sequence[Row], model: str, texts: Texts) -> Any:
     """The rows so far, for the page's table."""
     data = [
         [
             row.thumbnail,
             texts.name(row.answer.breeds[0].breed) if row.answer and row.answer.verdict != "not_a_dog" else "",
             _kind(row, texts),
-            round(row.answer.breeds[0].probability, 2) if row.answer else None,
+            round(row.answer.breeds[0].probability, 2) if row.answer and row.answer.verdict != "not_a_dog" else None,
             row.file,
         ]
         for row in rows
     ]
     return gr.Dataframe(
         data,
+        label=f"{texts.table} ({model})",
         headers=[texts.thumbnail, texts.breed, texts.verdict, texts.probability, texts.file],
         datatype=["html", "str", "str", "number", "str"],
         column_widths=[140, 200, 240, 130, 340],

@@ -290,19 +290,20 @@ def _classify(predictor: Predictor, folder: Path, paths: list[str], top_k: int) 
         row["verdict"] = answer.verdict
         if answer.group:
             row["group"] = answer.group
-        for place, candidate in zip(_places(top_k), answer.breeds, strict=True):
+        for place, candidate in zip(places(top_k), answer.breeds, strict=True):
             row[f"breed{place}"] = candidate.breed
             row[f"probability{place}"] = round(candidate.probability, 4)
     return rows
 
 
-def _places(top_k: int) -> list[str]:
+def places(top_k: int) -> list[str]:
     """What the columns of each candidate end in."""
     return ["", *(f"_{place}" for place in range(2, top_k + 1))]
 
 
-def _columns(top_k: int) -> list[str]:
-    candidates = [f"{name}{place}" for place in _places(top_k) for name in ("breed", "probability")]
+def columns(top_k: int) -> list[str]:
+    """The columns of a table whose rows name this many breeds."""
+    candidates = [f"{name}{place}" for place in places(top_k) for name in ("breed", "probability")]
     return ["path", "verdict", *candidates, "group", "error"]
 
 
@@ -320,7 +321,7 @@ def _write_table(path: Path, rows: Iterator[_Row], top_k: int, suffix: str) -> N
     """Write the table so that it is on the disk when this returns, or not there when this fails."""
     write = _write_parquet if suffix == ".parquet" else _write_csv
     try:
-        write(path, rows, _columns(top_k))
+        write(path, rows, columns(top_k))
         with path.open("r+b") as file:
             os.fsync(file.fileno())
     except BaseException:  # Ctrl-C too

@@ -1,10 +1,13 @@
 """Many uploaded photos -> one row each, a few at a time."""
 
 import io
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -12,8 +15,9 @@ from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.machine import on_all_cores
 from dogbreeds.serving.cards import thumbnail
-from dogbreeds.serving.library import write_csv
+from dogbreeds.serving.library import columns, places, write_csv
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.texts import ENGLISH
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
@@ -23,18 +27,13 @@ BATCH_SIZE = 8
 NUM_BREEDS = 3
 """Breeds that a row names."""
 
-_PLACES = ["", *(f"_{place}" for place in range(2, NUM_BREEDS + 1))]
-_CANDIDATES = (f"{name}{place}" for place in _PLACES for name in ("breed", "probability"))
-COLUMNS = ("file", "verdict", *_CANDIDATES, "group", "error")
-"""Of the table that is downloaded."""
-
 
 @dataclass(frozen=True)
 class Row:
     """What became of one file."""
 
     file: str
-    """Its name where it came from."""
+    """Its name where it came from, without the folder, which browsers don't tell."""
     thumbnail: str
     """An `<img>`, or nothing where the file could not be read."""
     answer: Answer | None
@@ -43,7 +42,7 @@ class Row:
 
 
 def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iterator[list[Row]]:
-    """Answer uploads, `BATCH_SIZE` rows at a time and in their order; each file is deleted once it is read.
+    """Answer uploads, `BATCH_SIZE` rows at a time and in their order; all are deleted, even if nobody waits for the end.
 
     Args:
         predictor: The model that answers.
@@ -57,31 +56,49 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
             photo = open_image(path, at_least=view.decoded_side)
         except BadImage as error:
             return Row(name, "", None, error), None
-        finally:
-            path.unlink(missing_ok=True)
         return Row(name, thumbnail(photo), None, None), view(photo)
 
-    loaded = on_all_cores(load, files, 2 * BATCH_SIZE)
-    while batch := list(islice(loaded, BATCH_SIZE)):
-        views = [pixels for _, pixels in batch if pixels is not None]
-        answers = iter(predictor.answers(predictor.logits(np.stack(views)), top_k=NUM_BREEDS) if views else [])
-        yield [row if pixels is None else Row(row.file, row.thumbnail, next(answers), None) for row, pixels in batch]
+    with _taken_away(files) as mine:
+        loaded = on_all_cores(load, mine, 2 * BATCH_SIZE)
+        while batch := list(islice(loaded, BATCH_SIZE)):
+            views = [pixels for _, pixels in batch if pixels is not None]
+            answers = iter(predictor.answers(predictor.logits(np.stack(views)), top_k=NUM_BREEDS) if views else [])
+            yield [
+                row if pixels is None else Row(row.file, row.thumbnail, next(answers), None) for row, pixels in batch
+            ]
+
+
+@contextmanager
+def _taken_away(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
+    """The files in a folder of their own, and nowhere else, until they are deleted.
+
+    gradio keeps files of the same content and name in one place, whoever sent them, so they may not be deleted there
+    one by one.
+    """
+    with TemporaryDirectory(dir=files[0][1].parent.parent) as folder:
+        mine = [(name, Path(folder) / str(number)) for number, (name, _) in enumerate(files)]
+        for (_, sent), (_, path) in zip(files, mine, strict=True):
+            with suppress(FileNotFoundError):  # told when it is opened
+                os.link(sent, path)
+        for _, sent in files:
+            sent.unlink(missing_ok=True)
+        yield mine
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
     """The rows as a CSV file in UTF-8, with the mark by which spreadsheets know that, safe against formulas."""
     text = io.StringIO(newline="")
-    write_csv(text, (_cells(row) for row in rows), COLUMNS)
+    write_csv(text, (_cells(row) for row in rows), ["file", *columns(NUM_BREEDS)[1:]])
     return text.getvalue().encode("utf-8-sig", "backslashreplace")
 
 
 def _cells(row: Row) -> dict[str, str | float]:
     cells: dict[str, str | float] = {"file": row.file}
     if row.error:
-        cells["error"] = str(row.error)
+        cells["error"] = ENGLISH.problem(row.error)
     if row.answer:
         cells["verdict"] = row.answer.verdict
         cells["group"] = row.answer.group or ""
-        for place, each in zip(_PLACES, row.answer.breeds, strict=False):
+        for place, each in zip(places(NUM_BREEDS), row.answer.breeds, strict=False):
             cells[f"breed{place}"], cells[f"probability{place}"] = each.breed, each.probability
     return cells

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dogbreeds.answers import Answer
 from dogbreeds.errors import UserError
+from dogbreeds.run_folder import unique_names
 from dogbreeds.serving.joint import SHIPPED_JOINT, Joint, model_hash
 from dogbreeds.serving.predictor import Prediction, Predictor
 from dogbreeds.serving.together import TogetherPredictor
@@ -44,7 +45,8 @@ class Models:
             predictors: At least one.
             joint: What they reach together.
         """
-        self.predictors = {_unique_name(predictor, predictors): predictor for predictor in predictors}
+        names = unique_names([predictor.run for predictor in predictors])
+        self.predictors = dict(zip(names, predictors, strict=True))
         self.names = list(self.predictors)
         self.joint = joint
         self._together = {name: TogetherPredictor(each, top_k=TOP_K) for name, each in self.predictors.items()}
@@ -85,14 +87,12 @@ def joint_of(predictors: Sequence[Predictor], path: Path | None) -> Joint | None
     if path is None and not SHIPPED_JOINT.exists():  # a Space with a run of its own
         return None
     joint = Joint.load(path or SHIPPED_JOINT)
-    if joint.is_of([predictor.run for predictor in predictors]):
+    runs = [predictor.run for predictor in predictors]
+    if joint.is_of(runs) and all(run.labels == runs[0].labels for run in runs):
         return joint
     if path is not None:
-        raise UserError(f"{str(path)!r} is about other runs than --run-dir names: compare these with each other first")
+        raise UserError(
+            f"{str(path)!r} is about other runs than --run-dir names, or they have their breeds in another order: "
+            "compare runs of the same data with each other first"
+        )
     return None
-
-
-def _unique_name(predictor: Predictor, predictors: Sequence[Predictor]) -> str:
-    """The run's name, with its folder where two runs have the same name."""
-    same = [other for other in predictors if other.run.name == predictor.run.name]
-    return predictor.run.name if len(same) == 1 else str(predictor.run.path)

@@ -27,8 +27,8 @@ NOT_SERVING = {"training", "research", PRETRAINED.name, "__pycache__"}
 def publish_model(run_dir: Path, repo_id: str, *, private: bool = False, dry_run: Path | None = None) -> str:
     """Push a run folder as a model repository.
 
-    Its card is pushed as it is, but for the metadata: the figures are written there as the Hub reads them, and what its
-    owner has added, such as a licence, stays.
+    The run folder's card is pushed as it is, but for the metadata: the figures are written there as the Hub reads them,
+    and what its owner has added to it, such as a licence, stays. It replaces the card on the Hub.
 
     Args:
         run_dir: The run.

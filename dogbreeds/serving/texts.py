@@ -19,15 +19,15 @@ class Texts:
     photo: str
     model: str
     waiting: str
-    waiting_compare: str
     confident: str
     unsure: str
     not_a_dog: str
     error: str
-    one_of: str
+    look_alikes: str
     or_: str
     is_a: str
     perhaps: str
+    perhaps_short: str
     none_of_mine: str
     looks_like: str
     try_closer: str
@@ -65,7 +65,9 @@ class Texts:
 
     def problem(self, error: BadImage) -> str:
         """Why a photo can't be read."""
-        return _FRENCH_PROBLEMS[error.problem] if self.language == "fr" else str(error)
+        if self.language == "fr":
+            return _FRENCH_PROBLEMS[error.problem]
+        return _ENGLISH_PROBLEMS.get(error.problem, str(error))
 
     def name(self, label: str) -> str:
         """A breed's name in this language."""
@@ -91,15 +93,15 @@ ENGLISH = Texts(
     photo="Photo",
     model="Model",
     waiting="Drop, paste, choose or take a photo of a dog, and its breed appears here.",
-    waiting_compare="Both models answer the same photo here: do they agree?",
     confident="Confident",
     unsure="Not sure",
     not_a_dog="None of my breeds",
     error="No answer",
-    one_of="One of these look-alikes: {}.",
+    look_alikes="Look-alikes: {}.",
     or_="or",
     is_a="Probably a {}.",
     perhaps="Perhaps {}.",
+    perhaps_short="perhaps {}",
     none_of_mine="This does not look like one of my {} breeds.",
     looks_like="This is what the dog looks like, not its ancestry.",
     try_closer="A photo with the dog closer may help.",
@@ -111,16 +113,17 @@ ENGLISH = Texts(
     agree="They agree: {}.",
     disagree="They disagree: {}.",
     none_sees_a_dog="They agree: this is none of the breeds that they know.",
-    together="All together: {}.",
-    together_why="Taken together they are right on {} of {} held-out photos, the best of them alone on {}.",
+    together="Together: {}.",
+    together_why="Together they are right on {} of the {} photos that their weights were fitted on, the best of them "
+    "alone on {}.",
     photos="Photos",
     folder="Choose a folder",
     stop="Stop",
     table="Answers",
     waiting_many="Drop many photos, or choose a folder: a table appears here, to sort, filter and download.",
     progress="{} of {} photos answered ...",
-    done="{} photos answered, {} of them could not be read.",
-    stopped="Stopped: {} photos answered, {} of them could not be read.",
+    done="Photos answered: {}; could not be read: {}.",
+    stopped="Stopped. Photos answered: {}; could not be read: {}.",
     too_many="These are {} files, more than the {} that the page takes at a time: choose fewer, or use "
     "“python -m dogbreeds index FOLDER” on your own machine.",
     download="Download as CSV",
@@ -137,9 +140,9 @@ One dog that fills most of the photo is told best.
 Each percentage is calibrated: of many answers given 80 %, about 80 % are right on photos like those of the data set.
 Photos lose their place, time and other hidden data as soon as they arrive, are deleted from this server within 20
 minutes, and are used for nothing else.""",
-    rates="On {n} held-out photos of dogs, {model} was **confident** on {confident}, and wrong on {wrong} of these; "
-    "**not sure** on {unsure}, where the named look-alikes missed the breed on {missed}; and took {no_dog} for **none "
-    "of its breeds**.",
+    rates="On {n} photos of dogs held out from training, on which its thresholds were fitted, {model} was "
+    "**confident** on {confident}, and wrong on {wrong} of these; **not sure** on {unsure}, where the named look-alikes missed the "
+    "breed on {missed}; and took {no_dog} for **none of its breeds**.",
     rates_group=" Where it was not sure of the breed but named the group, the group was wrong on {}.",
     program="Use it from a program",
     program_text="With the Python client (`pip install gradio_client`):",
@@ -154,28 +157,29 @@ FRENCH = Texts(
     photo="Photo",
     model="Modèle",
     waiting="Déposez, collez, choisissez ou prenez la photo d'un chien, et sa race s'affiche ici.",
-    waiting_compare="Les deux modèles répondent ici à la même photo : sont-ils d'accord ?",
     confident="Sûr",
     unsure="Pas sûr",
     not_a_dog="Aucune de mes races",
     error="Pas de réponse",
-    one_of="L'une de ces races qui se ressemblent : {}.",
+    look_alikes="Races qui se ressemblent : {}.",
     or_="ou",
     is_a="Probablement : {}.",
     perhaps="Peut-être {}.",
+    perhaps_short="peut-être {}",
     none_of_mine="Ceci ne ressemble à aucune de mes {} races.",
     looks_like="C'est ce à quoi le chien ressemble, pas son ascendance.",
-    try_closer="Une photo où le chien est plus près peut aider.",
+    try_closer="Une photo où le chien est plus proche peut aider.",
     hard_to_see="Ce n'est peut-être pas un chien, ou il se voit mal. Ci-dessous, ce à quoi il ressemble le plus.",
     most_probable="Races les plus probables",
-    heat_map="Où {} a regardé : les zones claires parlent pour {} ; le bord grisé n'a pas été regardé.",
-    heat_map_alt="La photo avec une carte de chaleur : les zones claires parlent pour {}.",
+    heat_map="Où {} a regardé : les zones claires parlent en faveur de : {} ; le bord grisé n'a pas été regardé.",
+    heat_map_alt="La photo avec une carte de chaleur : les zones claires parlent en faveur de : {}.",
     answered_by="Réponse de {} en {} ms.",
     agree="Ils sont d'accord : {}.",
     disagree="Ils ne sont pas d'accord : {}.",
     none_sees_a_dog="Ils sont d'accord : ce n'est aucune des races qu'ils connaissent.",
-    together="Tous ensemble : {}.",
-    together_why="Ensemble, ils ont raison sur {} de {} photos mises de côté, le meilleur seul sur {}.",
+    together="Ensemble : {}.",
+    together_why="Ensemble, ils ont raison sur {} des {} photos sur lesquelles leurs poids ont été réglés, le meilleur "
+    "seul sur {}.",
     photos="Photos",
     folder="Choisir un dossier",
     stop="Arrêter",
@@ -183,9 +187,9 @@ FRENCH = Texts(
     waiting_many="Déposez plusieurs photos, ou choisissez un dossier : un tableau s'affiche ici, à trier, filtrer et "
     "télécharger.",
     progress="{} photos sur {} traitées ...",
-    done="{} photos traitées, dont {} illisible(s).",
-    stopped="Arrêté : {} photos traitées, dont {} illisible(s).",
-    too_many="Ce sont {} fichiers, plus que les {} que la page accepte à la fois : choisissez-en moins, ou utilisez "
+    done="Photos traitées : {} ; illisibles : {}.",
+    stopped="Arrêté. Photos traitées : {} ; illisibles : {}.",
+    too_many="Cela fait {} fichiers, plus que les {} que la page accepte à la fois : choisissez-en moins, ou utilisez "
     "« python -m dogbreeds index DOSSIER » sur votre machine.",
     download="Télécharger en CSV",
     thumbnail="Aperçu",
@@ -196,23 +200,29 @@ FRENCH = Texts(
     about="Ce que la réponse veut dire",
     about_text="""
 La réponse dit à quoi le chien **ressemble**, pas quelle est son ascendance : un croisé reçoit les races pures
-auxquelles il ressemble. Un seul chien qui remplit presque toute la photo est reconnu le mieux.
+auxquelles il ressemble. Un chien seul, qui remplit presque toute la photo, est le mieux reconnu.
 
-Chaque pourcentage est calibré : de nombreuses réponses données à 80 %, environ 80 % sont justes sur des photos comme
-celles du jeu de données. Les photos perdent lieu, heure et autres données cachées dès leur arrivée, sont effacées de ce
+Chaque pourcentage est calibré : sur de nombreuses réponses données à 80 %, environ 80 % sont justes sur des photos
+comme celles du jeu de données. Les photos perdent lieu, heure et autres données cachées dès leur arrivée, sont effacées de ce
 serveur en 20 minutes au plus et ne servent à rien d'autre.""",
-    rates="Sur {n} photos de chiens mises de côté, {model} était **sûr** pour {confident}, et se trompait pour {wrong} "
-    "de celles-ci ; **pas sûr** pour {unsure}, où les races nommées manquaient la bonne pour {missed} ; et en prenait "
-    "{no_dog} pour **aucune de ses races**.",
+    rates="Sur {n} photos de chiens mises de côté, sur lesquelles ses seuils ont été réglés, {model} était **sûr** "
+    "pour {confident}, et se trompait pour {wrong} de celles-ci ; **pas sûr** pour {unsure}, où la bonne race manquait "
+    "parmi les races nommées pour {missed} ; et n'y voyait **aucune de ses races** pour {no_dog}.",
     rates_group=" Quand il n'était pas sûr de la race mais nommait le groupe, le groupe était faux pour {}.",
     program="S'en servir depuis un programme",
     program_text="Avec le client Python (`pip install gradio_client`) :",
 )
 
 
+_ENGLISH_PROBLEMS: dict[Problem, str] = {
+    "missing": "This photo is no longer here. Please send it again.",
+    "unreadable": "This file can't be read. Please send it again.",
+}
+"""Where the usual sentence names the file by a path that is the server's business."""
+
 _FRENCH_PROBLEMS: dict[Problem, str] = {
-    "missing": "Ce fichier n'existe plus.",
-    "unreadable": "Ce fichier ne peut pas être lu.",
+    "missing": "Cette photo n'est plus là. Envoyez-la de nouveau.",
+    "unreadable": "Ce fichier ne peut pas être lu. Envoyez-le de nouveau.",
     "empty": "Ce fichier est vide. Choisissez une photo.",
     "not_a_photo": "Ce fichier n'est pas une photo (JPEG, PNG, WebP, HEIC et d'autres peuvent être lus).",
     "too_large": f"Cette image est trop grande. Choisissez-en une d'au plus {MAX_PIXELS // 1_000_000} mégapixels.",
@@ -223,13 +233,9 @@ _FRENCH_PROBLEMS: dict[Problem, str] = {
 
 
 def texts_for(accept_language: str | None) -> Texts:
-    """The language that a browser asks for first, of those that the page speaks.
+    """The language that a browser asks for first, if the page speaks it, as gradio's own words on the page go by that.
 
     Args:
         accept_language: The HTTP header, such as ``fr-CH,fr;q=0.9,en;q=0.8``: languages in the order of preference.
     """
-    for entry in (accept_language or "").split(","):
-        language = entry.split(";")[0].strip().lower().split("-")[0]
-        if language in ("en", "fr"):
-            return FRENCH if language == "fr" else ENGLISH
-    return ENGLISH
+    return FRENCH if (accept_language or "").strip().lower().startswith("fr") else ENGLISH

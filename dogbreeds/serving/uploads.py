@@ -1,44 +1,60 @@
 """Photos that people send, freed at once of what their files tell besides the picture."""
 
 import io
-import os
 from pathlib import Path
+from uuid import uuid4
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from dogbreeds.images import open_image
+from dogbreeds.images import BadImage, open_image
 
 MAX_KEPT_SIDE = 2048
 """What is kept of an upload has at most this many pixels on its longer side: enough for a screen, and for any view."""
 
 _QUALITIES = (92, 85, 75, 60)
-_PICTURE_ONLY = {"aspect", "chromaticity", "dpi", "gamma", "icc_profile", "interlace", "srgb", "transparency"}
-"""What a PNG file may say besides its pixels to be kept as it is."""
+_SHOWN_BY_BROWSERS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
+"""How files begin that browsers show: JPEG, PNG, GIF, WebP, BMP."""
 
 
 def open_upload(path: Path) -> Image.Image:
-    """Open an uploaded photo, and leave in its place a JPEG without place, time, camera, thumbnail, film or comments.
+    """Open an uploaded photo, and leave in its place a JPEG of its pixels alone.
 
-    A file that has none of these already stays as it is, so that a photo that is answered again is not coded again.
+    So place, time, camera, thumbnails, films and comments are gone, wherever in the file they stood.
 
     Args:
         path: The upload; the name is kept, whatever its ending.
 
     Returns:
-        The photo, upright and RGB, and nothing else of what the file said. What was coded again has at most
-        `MAX_KEPT_SIDE` pixels on its longer side.
+        The photo, upright and RGB, and nothing else of what the file said; at most `MAX_KEPT_SIDE` pixels on its longer
+        side.
 
     Raises:
-        BadImage: It can't be read.
+        BadImage: It can't be read; the upload is deleted.
     """
-    photo = open_image(path, at_least=MAX_KEPT_SIDE)
+    try:
+        photo = open_image(path, at_least=MAX_KEPT_SIDE)
+    except BadImage:
+        path.unlink(missing_ok=True)
+        raise
     photo = Image.frombytes("RGB", photo.size, photo.tobytes())
-    if not _is_picture_only(path):
-        photo.thumbnail((MAX_KEPT_SIDE, MAX_KEPT_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        coded = path.with_name(f".{path.name}.coded")
+    photo.thumbnail((MAX_KEPT_SIDE, MAX_KEPT_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    coded = path.with_name(f".{uuid4().hex}")  # two people may send the same photo, which then has one place
+    try:
         coded.write_bytes(_jpeg(photo, path.stat().st_size))
-        os.replace(coded, path)
+        coded.replace(path)
+    except FileNotFoundError:  # deleted meanwhile, as uploads are in time
+        coded.unlink(missing_ok=True)
     return photo
+
+
+def shown_by_browsers(path: Path) -> bool:
+    """Whether a browser shows this file, whatever its name ends in; HEIC and TIFF it does not."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head.startswith(_SHOWN_BY_BROWSERS) or head[4:] == b"ftypavif"
 
 
 def _jpeg(photo: Image.Image, num_bytes: int) -> bytes:
@@ -51,17 +67,3 @@ def _jpeg(photo: Image.Image, num_bytes: int) -> bytes:
         if len(content) <= num_bytes:
             break
     return content.ljust(num_bytes, b"\0")  # what follows a JPEG's end is ignored
-
-
-def _is_picture_only(path: Path) -> bool:
-    """Whether a file is a JPEG or PNG that holds pixels and how to show them, and nothing else."""
-    content = path.read_bytes()
-    try:
-        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
-    except UnidentifiedImageError:
-        return False
-    if image.format == "PNG":
-        return set(image.info) <= _PICTURE_ONLY
-    parts: list[tuple[str, bytes]] = getattr(image, "applist", [])
-    described = all(name in ("APP0", "APP14") or part.startswith(b"ICC_PROFILE") for name, part in parts)
-    return described and content.rstrip(b"\0").endswith(b"\xff\xd9")  # phones append films and second pictures

@@ -1,17 +1,26 @@
-"""What resuming needs, written beside the training: it waits only while the numbers are copied, not for the disk."""
+"""What resuming needs, written beside the training: it waits only while the numbers are copied, not for the disk.
 
+A file is its content and the SHA-256 of that, so that one which is damaged or cut short is known when it is read.
+"""
+
+import hashlib
+import io
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from dogbreeds.errors import UserError
 
-BEST = "best.safetensors"
+BEST = "best.pt"
+NUM_KEPT = 2
+"""States kept: the newest, and the one before in case that is damaged."""
+
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class Checkpoints:
@@ -23,20 +32,20 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: list[Future[None]] = []
 
-    def save(self, epoch: int, state: dict[str, Any], best: dict[str, torch.Tensor] | None) -> None:
-        """Copy the state of a run after an epoch and write it in the background; older states are removed then.
+    def save(self, position: tuple[int, int], state: dict[str, Any], best: dict[str, torch.Tensor] | None) -> None:
+        """Copy the state of a run and write it in the background; all but the last `NUM_KEPT` are removed then.
 
         Args:
-            epoch: Epochs completed.
+            position: Epochs completed, and batches of the next one.
             state: Tensors, numbers, lists and dictionaries of them.
-            best: The model's weights, where this epoch's are the best yet.
+            best: The model's weights, where they are the best yet.
 
         Raises:
             UserError: Writing an earlier one failed.
         """
         self.wait()
         state, best, copied = _copy(state), _copy(best), _event()
-        self._pending.append(self._writer.submit(self._write, epoch, state, best, copied))
+        self._pending.append(self._writer.submit(self._write, position, state, best, copied))
 
     def wait(self) -> None:
         """Wait until all is written.
@@ -47,52 +56,90 @@ class Checkpoints:
         while self._pending:
             try:
                 self._pending.pop(0).result()
-            except (OSError, RuntimeError, SafetensorError) as error:  # the libraries wrap the system's errors
+            except (OSError, RuntimeError) as error:  # torch wraps the system's errors
                 reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
                 raise UserError(
                     f"can't write the checkpoint in {str(self.folder)!r} ({reason}): make room and continue with "
-                    "--resume; the epoch before is kept"
+                    "--resume; the one before is kept"
                 ) from None
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, on the CPU; None where there is none."""
-        saved = self._states()
-        return torch.load(saved[-1], map_location="cpu", weights_only=True) if saved else None
+        """The newest state that is whole, on the CPU; None where there is none. What is damaged is told."""
+        for path in reversed(self._states()):
+            state: dict[str, Any] | None = _read(path)
+            if state is not None:
+                return state
+            print(f"the checkpoint {str(path)!r} is damaged: going on from the one before", file=sys.stderr)
+        return None
+
+    def load_best(self) -> dict[str, torch.Tensor]:
+        """The best weights, on the CPU.
+
+        Raises:
+            UserError: They are damaged.
+        """
+        best: dict[str, torch.Tensor] | None = _read(self.folder / BEST)
+        if best is None:
+            raise UserError(f"the best weights in {str(self.folder)!r} are damaged: start anew with --overwrite")
+        return best
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("epoch-*.pt"))
 
     def _write(
-        self, epoch: int, state: dict[str, Any], best: dict[str, torch.Tensor] | None, copied: torch.cuda.Event | None
+        self,
+        position: tuple[int, int],
+        state: dict[str, Any],
+        best: dict[str, torch.Tensor] | None,
+        copied: torch.cuda.Event | None,
     ) -> None:
         if copied is None:
-            self._write_files(epoch, state, best)
+            self._write_files(position, state, best)
             return
         with torch.cuda.stream(torch.cuda.Stream()):  # beside the training's own work on the GPU
             copied.wait()
-            self._write_files(epoch, _map(state, _to_cpu), _map(best, _to_cpu))
+            self._write_files(position, _map(state, _to_cpu), _map(best, _to_cpu))
 
-    def _write_files(self, epoch: int, state: dict[str, Any], best: dict[str, torch.Tensor] | None) -> None:
+    def _write_files(
+        self, position: tuple[int, int], state: dict[str, Any], best: dict[str, torch.Tensor] | None
+    ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The best weights first: a state that says which epoch is the best must find them.
+        # The best weights first: a state that says which epoch is the best must find them. Killed between the two, the
+        # run makes that epoch again, and the same weights.
         if best is not None:
-            contiguous = {name: tensor.contiguous() for name, tensor in best.items()}
-            _whole(self.folder / BEST, lambda path: save_file(contiguous, path))
-        new = self.folder / f"epoch-{epoch:04d}.pt"
-        _whole(new, lambda path: torch.save(state, path))
-        for older in self._states():
-            if older != new:
-                older.unlink()
+            _write_whole(self.folder / BEST, best)
+        _write_whole(self.folder / "epoch-{:04d}-batch-{:06d}.pt".format(*position), state)
+        for older in self._states()[:-NUM_KEPT]:
+            older.unlink()
 
 
-def _whole(path: Path, write: Callable[[Path], None]) -> None:
+def _write_whole(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that is whole on the disk, or not there."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        write(temporary)
+        torch.save(content, temporary)
+        with temporary.open("r+b") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.seek(0, os.SEEK_END)
+            file.write(digest)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _read(path: Path) -> Any:
+    """What `_write_whole` wrote; None where it is missing or damaged."""
+    try:
+        written = path.read_bytes()
+    except OSError:
+        return None
+    content, digest = written[:-_DIGEST_SIZE], written[-_DIGEST_SIZE:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _copy(value: Any) -> Any:

@@ -117,12 +117,15 @@ class TrainConfig:
     num_workers: int | None = None
     """Processes that decode photos with --cache off; by default the machine's cores, 8 at most, shared among the
     training processes."""
+    checkpoint_minutes: float = 10.0
+    """How often what --resume needs is saved within an epoch, besides after each: what a crash can cost at most. 0:
+    only after each epoch, and when the run is told to end (SIGTERM)."""
     tensorboard: bool = False
     """Write TensorBoard logs to OUTPUT_DIR/logs."""
     overwrite: bool = False
     """Replace a run that exists already, once the new one is complete."""
     resume: bool = False
-    """Continue an unfinished run after its last whole epoch."""
+    """Continue an unfinished run after its last checkpoint."""
 
     def __post_init__(self) -> None:
         listed = tuple(name.strip() for entry in self.breeds for name in entry.split(",") if name.strip())
@@ -137,7 +140,15 @@ class TrainConfig:
             check(getattr(self, option) >= 1, option, "1 or more")
         for option in ("learning_rate", "head_learning_rate"):
             check(getattr(self, option) > 0, option, "above 0")
-        for option in ("weight_decay", "max_grad_norm", "early_stopping_patience", "rotation", "shear", "seed"):
+        for option in (
+            "weight_decay",
+            "max_grad_norm",
+            "early_stopping_patience",
+            "rotation",
+            "shear",
+            "seed",
+            "checkpoint_minutes",
+        ):
             check(getattr(self, option) >= 0, option, "0 or more")
         for option in ("test_fraction", "dropout", "label_smoothing", "ema_decay", "warmup_fraction", "zoom", "shift"):
             check(0 <= getattr(self, option) < 1, option, "from 0 to below 1")

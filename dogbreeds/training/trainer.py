@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, find_executable_batch_size, set_seed
 from PIL.Image import Image
-from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -46,7 +47,7 @@ from dogbreeds.machine import keep_freed_memory, num_cores_each, processor
 from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
 from dogbreeds.training.augment import Normalise, RandomViews
-from dogbreeds.training.checkpoints import BEST, Checkpoints
+from dogbreeds.training.checkpoints import Checkpoints
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.data import Photos, Splits, load_data, pixel_cache
 from dogbreeds.training.export import check_servable, export_serving_model
@@ -66,6 +67,9 @@ from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
 
 LOG_EVERY = 20
 """Steps between looks at the loss."""
+
+AGREE_EVERY = 20
+"""Batches after which several processes ask each other whether to save."""
 
 GPU_SHARE = 0.5
 """Of a GPU's free memory, what the photos' pixels may take; the rest is for the network."""
@@ -96,16 +100,21 @@ class Progress:
 
     epoch: int = 0
     """Epochs completed."""
+    batch: int = 0
+    """Batches completed of the next epoch, by each process."""
+    losses: list[list[float]] = dataclasses.field(default_factory=list)
+    """Of that epoch, for each process the sum of the losses of its photos, and their number."""
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """For accelerate's checkpoints."""
+        """For checkpoints."""
         return dataclasses.asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.epoch, self.history, self.best_epoch = state["epoch"], state["history"], state["best_epoch"]
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 def train(config: TrainConfig) -> Path:
@@ -178,6 +187,8 @@ class Trainer:
         self._build_optimiser()
         self.progress = Progress()
         self.checkpoints = Checkpoints(self.partial / run_folder.STATE)
+        self.saved_at = time.perf_counter()
+        self.told_to_end = Event()
         if config.resume:
             self._resume()
 
@@ -185,11 +196,12 @@ class Trainer:
         """Train the epochs that are left."""
         if self.config.tensorboard:
             self.accelerator.init_trackers("logs")
-        while self.progress.epoch < self.config.epochs and not self._should_stop():
-            started = time.perf_counter()
-            train_loss = self._train_epoch(self.progress.epoch)
-            figures = self._validate()
-            self._note_epoch(train_loss, figures, started)
+        with _told_to_end() as self.told_to_end:
+            while self.progress.epoch < self.config.epochs and not self._should_stop():
+                started = time.perf_counter()
+                train_loss = self._train_epoch(self.progress.epoch)
+                figures = self._validate()
+                self._note_epoch(train_loss, figures, started)
         self.checkpoints.wait()
         self.accelerator.wait_for_everyone()
         self.seconds["training"] = sum(row["seconds"] for row in self.progress.history)
@@ -197,7 +209,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Predict with the best weights, calibrate, export and complete the run folder."""
-        best = load_file(self.partial / run_folder.STATE / BEST)
+        best = self.checkpoints.load_best()
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         model.load_state_dict(best)
         logits = {}
@@ -218,7 +230,11 @@ class Trainer:
         problem = [""]
         if self.accelerator.is_main_process:
             try:
-                run_folder.begin(config.output_dir, resume=config.resume)
+                partial = run_folder.begin(config.output_dir, resume=config.resume)
+                identity = partial / run_folder.STATE / "config.json"
+                if not identity.exists():  # killed just after it began, a run is resumed from its beginning
+                    identity.parent.mkdir(exist_ok=True)
+                    run_folder.write_json(identity, self._identity())
             except UserError as error:
                 problem = [str(error)]
         if self.accelerator.num_processes > 1:
@@ -347,7 +363,7 @@ class Trainer:
         try:
             then = json.loads((state / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise UserError(f"{str(state)!r} holds no state to resume: start anew with --overwrite") from None
+            raise UserError(f"the state in {str(state)!r} can't be read: start anew with --overwrite") from None
         now = json.loads(json.dumps(self._identity()))
         changed = [key for key in now if now[key] != then.get(key)]
         if changed:
@@ -356,10 +372,11 @@ class Trainer:
         saved = self.checkpoints.load()
         if saved:
             self._load_state(saved)
-        self._say(f"resuming after epoch {self.progress.epoch} of {self.config.epochs}")
+        batches = f" and {self.progress.batch} batches" if self.progress.batch else ""
+        self._say(f"resuming after epoch {self.progress.epoch} of {self.config.epochs}{batches}")
 
     def _state(self) -> dict[str, Any]:
-        """What the next epoch goes on from. Chance is not in it: each epoch draws it from (seed, epoch)."""
+        """What the run goes on from. Chance is not in it: it is drawn from the seed, the epoch and the batch."""
         scaler = self.accelerator.scaler
         return {
             "model": self.trained_model.state_dict(),
@@ -384,7 +401,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a resumed run to be the same run."""
         free = {"overwrite", "resume", "num_workers", "tensorboard", "output_dir", "measure_peak"}
-        free |= {"cache", "cache_dir", "max_cache_gigabytes"}
+        free |= {"cache", "cache_dir", "max_cache_gigabytes", "checkpoint_minutes"}
         options = {key: value for key, value in self.config.to_dict().items() if key not in free}
         return {
             **options,
@@ -401,26 +418,30 @@ class Trainer:
         """One pass over the training photos; the mean loss."""
         config, accelerator = self.config, self.accelerator
         self.clock.enter("views")
-        # All that is random in an epoch is drawn from (seed, epoch), so that a resumed run goes on as if never stopped.
-        set_seed(seed_of(config.seed, epoch) % 2**31, device_specific=True)
+        # All that is random is drawn from (seed, epoch, batch), so that a resumed run goes on as if never stopped.
+        done, loader = self.progress.batch, self.training_loader
+        if done:
+            loader = accelerator.skip_first_batches(loader, done)
         self.sampler.set_epoch(epoch)
-        if hasattr(self.training_loader, "set_epoch"):
-            self.training_loader.set_epoch(epoch)  # accelerate counts epochs itself, from 0 after a resume
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(epoch)  # accelerate counts epochs itself, from 0 after a resume
         self._train_mode()
         if self.random_views is not None:
             self.random_views.draw(epoch)
-        total = torch.zeros((), device=accelerator.device)
-        num_photos = 0
+        before = self.progress.losses[accelerator.process_index] if done else (0.0, 0)
+        total, num_photos = torch.tensor(before[0], device=accelerator.device), int(before[1])
         look: _Look | None = None
         with tqdm(
             total=len(self.training_loader),
+            initial=done,
             desc=f"epoch {epoch + 1}/{config.epochs}",
             unit="batch",
             disable=not accelerator.is_main_process,
         ) as bar:
             self.clock.enter("data")
-            for step, batch in enumerate(self.training_loader):
+            for step, batch in enumerate(loader, done):
                 self.clock.enter("views")
+                torch.manual_seed(seed_of(config.seed, epoch, step, accelerator.process_index))
                 inputs = self._inputs(batch, self.random_views)
                 with accelerator.accumulate(self.model):
                     self.clock.enter("forward and backward")
@@ -446,11 +467,56 @@ class Trainer:
                     look = None
                 if step % LOG_EVERY == 0:
                     look = _Look(accelerator.reduce(total / num_photos, "mean"), step, accelerator.num_processes > 1)
+                if accelerator.sync_gradients and step + 1 < len(self.training_loader):
+                    self._checkpoint_within_epoch(step + 1, total, num_photos)
                 self.clock.enter("data")
         totals = accelerator.reduce(torch.stack([total, torch.tensor(num_photos, device=total.device)]))
         mean_loss = float(totals[0] / totals[1])
         self._check_finite(mean_loss, epoch, len(self.training_loader) - 1)
         return mean_loss
+
+    def _checkpoint_within_epoch(self, batch: int, total: torch.Tensor, num_photos: int) -> None:
+        """Save the state between two steps if that is due or the run is told to end, on which all processes agree.
+
+        Args:
+            batch: Batches completed.
+            total: The sum of the losses so far.
+            num_photos: Their number.
+
+        Raises:
+            SystemExit: The run was told to end; its state is saved.
+        """
+        minutes = self.config.checkpoint_minutes
+        is_due = bool(minutes) and time.perf_counter() - self.saved_at >= 60 * minutes
+        told_to_end = self.told_to_end.is_set()
+        if self.accelerator.num_processes > 1:
+            if batch % AGREE_EVERY:
+                return
+            wishes = torch.tensor([is_due and self._is_main, told_to_end], device=total.device).int()
+            is_due, told_to_end = (bool(wish) for wish in self.accelerator.reduce(wishes).tolist())
+        if not is_due and not told_to_end:
+            return
+        self.clock.enter("saving")
+        self._check_finite(float(total), self.progress.epoch, batch - 1)
+        mine = torch.stack([total.double(), torch.tensor(num_photos, device=total.device).double()])
+        self.progress.batch = batch
+        self.progress.losses = self.accelerator.gather(mine[None]).tolist()
+        self._save_state(None)
+        if told_to_end:
+            self._end()
+
+    def _save_state(self, best: dict[str, torch.Tensor] | None) -> None:
+        """Save what the run goes on from, and the best weights where there are new ones."""
+        self.saved_at = time.perf_counter()
+        if self._is_main:
+            self.checkpoints.save((self.progress.epoch, self.progress.batch), self._state(), best)
+
+    def _end(self) -> None:
+        """End the run, whose state was saved, as it was told."""
+        self.checkpoints.wait()
+        self.accelerator.wait_for_everyone()
+        self._say("told to end: all is saved, and --resume goes on from here")
+        sys.exit(128 + signal.SIGTERM)
 
     def _inputs(self, batch: Batch, random_views: RandomViews | None = None) -> torch.Tensor:
         """What the model is given: features as they are, pixels normalised or as random views."""
@@ -534,12 +600,10 @@ class Trainer:
         # By loss rather than accuracy: on a small validation set, accuracy moves by chance more than epochs differ.
         best = min(progress.history, key=lambda row: row["validation_loss"])
         progress.best_epoch = int(best["epoch"])
+        progress.batch, progress.losses = 0, []
         self.clock.enter("saving")
-        if self._is_main:
-            self.checkpoints.folder.mkdir(exist_ok=True)
-            run_folder.write_json(self.checkpoints.folder / "config.json", self._identity())
-            best_model = self.average.model if self.average is not None else self.trained_model
-            self.checkpoints.save(progress.epoch, self._state(), best_model.state_dict() if best is row else None)
+        best_model = self.average.model if self.average is not None else self.trained_model
+        self._save_state(best_model.state_dict() if best is row else None)
         self.accelerator.wait_for_everyone()
         for phase, seconds in self.clock.read().items():
             self.time_spent[phase] = self.time_spent.get(phase, 0.0) + seconds
@@ -550,6 +614,13 @@ class Trainer:
             + (" (best so far)" if best is row else "")
         )
         self.accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
+        if progress.epoch < self.config.epochs and self._any(self.told_to_end.is_set()):
+            self._end()
+
+    def _any(self, wish: bool) -> bool:
+        """Whether one of the processes wishes something."""
+        wishes = self.accelerator.reduce(torch.tensor(int(wish), device=self.accelerator.device))
+        return bool(wishes)
 
     def _time_record(self) -> dict[str, Any]:
         """Where the time of the epochs that were trained now went; for run.json, and empty where none was."""
@@ -730,6 +801,20 @@ class Trainer:
 def _logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     output = model(inputs)
     return output if isinstance(output, torch.Tensor) else output.logits
+
+
+@contextmanager
+def _told_to_end() -> Iterator[Event]:
+    """An event that is set when the system asks the process to end, as Spaces and SLURM do before they stop it."""
+    told = Event()
+    if current_thread() is not main_thread():  # only that one gets signals
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Look:
