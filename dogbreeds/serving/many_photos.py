@@ -42,7 +42,7 @@ class Row:
 
 
 def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iterator[list[Row]]:
-    """Answer uploads, `BATCH_SIZE` rows at a time and in their order; all are deleted, even if nobody waits for the end.
+    """Answer uploads, `BATCH_SIZE` rows at a time and in their order; all are deleted, even where nobody waits.
 
     Args:
         predictor: The model that answers.

@@ -141,8 +141,8 @@ Each percentage is calibrated: of many answers given 80 %, about 80 % are right 
 Photos lose their place, time and other hidden data as soon as they arrive, are deleted from this server within 20
 minutes, and are used for nothing else.""",
     rates="On {n} photos of dogs held out from training, on which its thresholds were fitted, {model} was "
-    "**confident** on {confident}, and wrong on {wrong} of these; **not sure** on {unsure}, where the named look-alikes missed the "
-    "breed on {missed}; and took {no_dog} for **none of its breeds**.",
+    "**confident** on {confident}, and wrong on {wrong} of these; **not sure** on {unsure}, where the named "
+    "look-alikes missed the breed on {missed}; and took {no_dog} for **none of its breeds**.",
     rates_group=" Where it was not sure of the breed but named the group, the group was wrong on {}.",
     program="Use it from a program",
     program_text="With the Python client (`pip install gradio_client`):",
@@ -203,8 +203,8 @@ La réponse dit à quoi le chien **ressemble**, pas quelle est son ascendance : 
 auxquelles il ressemble. Un chien seul, qui remplit presque toute la photo, est le mieux reconnu.
 
 Chaque pourcentage est calibré : sur de nombreuses réponses données à 80 %, environ 80 % sont justes sur des photos
-comme celles du jeu de données. Les photos perdent lieu, heure et autres données cachées dès leur arrivée, sont effacées de ce
-serveur en 20 minutes au plus et ne servent à rien d'autre.""",
+comme celles du jeu de données. Les photos perdent lieu, heure et autres données cachées dès leur arrivée, sont effacées
+de ce serveur en 20 minutes au plus et ne servent à rien d'autre.""",
     rates="Sur {n} photos de chiens mises de côté, sur lesquelles ses seuils ont été réglés, {model} était **sûr** "
     "pour {confident}, et se trompait pour {wrong} de celles-ci ; **pas sûr** pour {unsure}, où la bonne race manquait "
     "parmi les races nommées pour {missed} ; et n'y voyait **aucune de ses races** pour {no_dog}.",
