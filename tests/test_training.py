@@ -1,6 +1,8 @@
 import csv
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,6 +322,7 @@ def test_the_peak_is_one_that_this_machine_can_reach():
 
 def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path):
     """It is written later, while training changes the weights."""
+    (tmp_path / "state").mkdir()
     checkpoints, weights = Checkpoints(tmp_path / "state"), torch.zeros(3)
     checkpoints.save((1, 0), {"model": {"weights": weights}, "note": [1, "a"]}, {"weights": weights})
     weights += 1
@@ -335,6 +338,7 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "empty"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, capsys, damage):
+    (tmp_path / "state").mkdir()
     checkpoints = Checkpoints(tmp_path / "state")
     for number in (1, 2):
         checkpoints.save((number, 0), {"number": number}, {"weights": torch.zeros(3)})
@@ -357,6 +361,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, capsys,
 
 
 def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "state").mkdir()
     checkpoints = Checkpoints(tmp_path / "state")
     checkpoints.save((1, 0), {"epoch": 1}, None)
     checkpoints.wait()
@@ -367,6 +372,55 @@ def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"can't write the checkpoint in .*No space left.*--resume; the one before"):
         checkpoints.wait()
     assert checkpoints.load() == {"epoch": 1}
+
+
+def remove_photos(trainer):
+    shutil.rmtree(trainer.config.data)
+
+
+def kill_a_worker(trainer):
+    multiprocessing.active_children()[0].kill()
+
+
+def remove_the_run(trainer):
+    trainer.checkpoints.wait()
+    shutil.rmtree(trainer.partial)
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "words"),
+    [
+        (
+            remove_photos,
+            {"cache": "off", "num_workers": 0},
+            r"photos can't be read any more \(There is no file .*--resume",
+        ),
+        (
+            remove_photos,
+            {"cache": "off", "num_workers": 2},
+            r"photos can't be read any more \(There is no file .*--resume",
+        ),
+        (kill_a_worker, {"cache": "off", "num_workers": 2}, r"photos can't be read any more \(.*worker.*--resume"),
+        (remove_the_run, {}, r"can't write the checkpoint in .*--resume"),
+    ],
+)
+def test_what_happens_in_the_second_epoch_is_told_and_the_first_is_kept(photo_folder, tmp_path, fault, options, words):
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    trainer = Trainer(tiny_config(tmp_path / "photos", tmp_path / "run", epochs=3, **options))
+    note_epoch = trainer._note_epoch
+
+    def note_and_fail(*arguments):
+        note_epoch(*arguments)
+        if trainer.progress.epoch == 1:
+            trainer.checkpoints.wait()
+            fault(trainer)
+
+    trainer._note_epoch = note_and_fail
+    with pytest.raises(UserError, match=words) as error:
+        trainer.fit()
+    assert "\n" not in str(error.value)
+    if fault is not remove_the_run:
+        assert Checkpoints(trainer.partial / "state").load()["progress"]["epoch"] == 1
 
 
 def test_a_run_killed_at_any_moment_ends_as_if_it_never_was():

@@ -27,7 +27,7 @@ class Checkpoints:
     """The checkpoints of one run; written by one process."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; it is made when it is needed."""
+        """Name the folder, which there is; one that is removed later is not made anew."""
         self.folder = folder
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: list[Future[None]] = []
@@ -59,8 +59,8 @@ class Checkpoints:
             except (OSError, RuntimeError) as error:  # torch wraps the system's errors
                 reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
                 raise UserError(
-                    f"can't write the checkpoint in {str(self.folder)!r} ({reason}): make room and continue with "
-                    "--resume; the one before is kept"
+                    f"can't write the checkpoint in {str(self.folder)!r} ({reason}): mend that and continue "
+                    "with --resume; the one before is kept"
                 ) from None
 
     def load(self) -> dict[str, Any] | None:
@@ -103,7 +103,6 @@ class Checkpoints:
     def _write_files(
         self, position: tuple[int, int], state: dict[str, Any], best: dict[str, torch.Tensor] | None
     ) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         # The best weights first: a state that says which epoch is the best must find them. Killed between the two, the
         # run makes that epoch again, and the same weights.
         if best is not None:

@@ -41,7 +41,7 @@ from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.hub import HubId
-from dogbreeds.images import PhotoSource, open_image
+from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import keep_freed_memory, num_cores_each, processor
 from dogbreeds.model_card import model_card
@@ -196,7 +196,7 @@ class Trainer:
         """Train the epochs that are left."""
         if self.config.tensorboard:
             self.accelerator.init_trackers("logs")
-        with _told_to_end() as self.told_to_end:
+        with _lost_photos_told(), _told_to_end() as self.told_to_end:
             while self.progress.epoch < self.config.epochs and not self._should_stop():
                 started = time.perf_counter()
                 train_loss = self._train_epoch(self.progress.epoch)
@@ -214,7 +214,7 @@ class Trainer:
         model.load_state_dict(best)
         logits = {}
         for split in self.evaluation_data:
-            with self._timed(f"evaluation of {split}"):
+            with _lost_photos_told(), self._timed(f"evaluation of {split}"):
                 # In float32, whatever training used, because that is what is served.
                 logits[split] = self._predict_logits(model, split, exact=True)
         if self._is_main:
@@ -801,6 +801,22 @@ class Trainer:
 def _logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     output = model(inputs)
     return output if isinstance(output, torch.Tensor) else output.logits
+
+
+@contextmanager
+def _lost_photos_told() -> Iterator[None]:
+    """Turn a photo that can't be read any more, or a killed worker that reads them, into one line."""
+    try:
+        yield
+    except (BadImage, RuntimeError) as error:
+        # torch wraps what its workers raise, with a traceback, and tells of a killed one at any moment.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[-1].removeprefix("dogbreeds.images.BadImage: ").rstrip(".")
+        raise UserError(
+            f"the photos can't be read any more ({reason}): mend that and continue with --resume; the last checkpoint "
+            "is kept"
+        ) from error
 
 
 @contextmanager
