@@ -9,7 +9,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,8 @@ class Door:
         if scope["path"] == "/":
             del headers["accept-encoding"]  # what scripts it holds is read on its way out
             return await _send_page(respond, scope, receive, send)
-        try:
-            await respond(scope, receive, _with_headers(send, _policy(b"")))
-        except ClientDisconnect:  # somebody went away while sending a photo
-            pass
+        with suppress(ClientDisconnect):  # somebody went away while sending a photo
+            await respond(scope, receive, _in_a_sentence(_with_headers(send, _policy(b""))))
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         method, path = scope["method"], scope["path"]
@@ -232,6 +230,23 @@ def _with_headers(send: Send, policy: str) -> Send:
             headers = MutableHeaders(scope=message)
             headers.update({**_HEADERS, "Content-Security-Policy": policy})
         await send(message)
+
+    return sending
+
+
+def _in_a_sentence(send: Send) -> Send:
+    """Say to a person what gradio says of its queue to its programmer."""
+    full, busy = False, _say(503, "The page is busy: please try again in a few seconds.", {"Retry-After": "5"})
+
+    async def sending(message: Message) -> None:
+        nonlocal full
+        if message["type"] == "http.response.start":
+            full = message["status"] == 503
+            if full:
+                await send({**message, "headers": busy.raw_headers})
+                await send({"type": "http.response.body", "body": busy.body})
+        if not full:
+            await send(message)
 
     return sending
 

@@ -112,7 +112,12 @@ def make_samples(predictors: Sequence[Predictor], num_photos: int, seed: int = 0
             for model in answers
         ):
             samples.append(Sample(name, content, answers, None))
-    bad = {"text.jpg": b"I am a text", "empty.jpg": b"", "short.png": samples[1].content[:-500], "zeros.heic": bytes(999)}
+    bad = {
+        "text.jpg": b"I am a text",
+        "empty.jpg": b"",
+        "short.png": samples[1].content[:-500],
+        "zeros.heic": bytes(999),
+    }
     for name, content in bad.items():
         try:
             open_image(content)
@@ -215,7 +220,7 @@ class Person:
         """Begin to ask, and be gone: within the upload, before waiting for the answer, or while waiting."""
         if stage == 0:
             with self._connection() as connection:
-                body, headers = _multipart(sample)
+                body, headers = self._multipart(sample)
                 connection.putrequest("POST", "/gradio_api/upload")
                 for header in {**headers, "Content-Length": str(len(body))}.items():
                     connection.putheader(*header)
@@ -240,11 +245,18 @@ class Person:
     def upload(self, sample: Sample) -> str:
         """Send a file; where it lies on the server."""
         with self._connection() as connection:
-            return json.load(self._reply(connection, "POST", "/gradio_api/upload", *_multipart(sample)))[0]
+            return json.load(self._reply(connection, "POST", "/gradio_api/upload", *self._multipart(sample)))[0]
 
     def _data(self, sample: Sample, model: str | None) -> list:
         file = {"path": self.upload(sample), "orig_name": sample.name, "meta": {"_type": "gradio.FileData"}}
         return [file] if model is None else [file, model]
+
+    def _multipart(self, sample: Sample) -> tuple[bytes, dict[str, str]]:
+        """The upload. Files of the same content and name lie in the same place; two people's cameras name theirs apart."""
+        boundary, name = uuid.uuid4().hex, f"{self._address}-{sample.name}"
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+        body = head.encode() + sample.content + f"\r\n--{boundary}--\r\n".encode()
+        return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
     @contextmanager
     def _connection(self) -> Iterator[HTTPConnection]:
@@ -254,7 +266,9 @@ class Person:
         finally:
             connection.close()
 
-    def _reply(self, connection: HTTPConnection, method: str, path: str, body: bytes = b"", headers: dict | None = None):
+    def _reply(
+        self, connection: HTTPConnection, method: str, path: str, body: bytes = b"", headers: dict | None = None
+    ):
         connection.request(method, path, body or None, headers or {})
         reply = connection.getresponse()
         if reply.status != 200:
@@ -264,13 +278,6 @@ class Person:
 
 def _endpoint(model: str | None) -> str:
     return "compare" if model is None else "predict"
-
-
-def _multipart(sample: Sample) -> tuple[bytes, dict[str, str]]:
-    boundary = uuid.uuid4().hex
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{sample.name}"\r\n\r\n'
-    body = head.encode() + sample.content + f"\r\n--{boundary}--\r\n".encode()
-    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
 def what_is_wrong(answer: dict, sample: Sample, samples: Sequence[Sample], models: Sequence[str | None]) -> str | None:
@@ -299,7 +306,14 @@ def what_is_wrong(answer: dict, sample: Sample, samples: Sequence[Sample], model
 
 
 def load(
-    host: str, samples: Sequence[Sample], models: Sequence[str], *, users: int, seconds: float, pid: int, every: int = 500
+    host: str,
+    samples: Sequence[Sample],
+    models: Sequence[str],
+    *,
+    users: int,
+    seconds: float,
+    pid: int,
+    every: int = 500,
 ) -> Report:
     """Let users ask at the same time.
 
@@ -313,7 +327,8 @@ def load(
         every: After how many answers the memory is read.
     """
     functions = {
-        dependency["api_name"]: dependency["id"] for dependency in Person(host, random.Random(0)).get("/config")["dependencies"]
+        dependency["api_name"]: dependency["id"]
+        for dependency in Person(host, random.Random(0)).get("/config")["dependencies"]
     }
     report, changing = Report(memory=[(0, resident(pid))]), threading.Lock()
     photos, bad = [each for each in samples if not each.error], [each for each in samples if each.error]
