@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, make_photo
 
 from dogbreeds.run_folder import DEFAULT_RUN
-from dogbreeds.serving.door import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Pace
+from dogbreeds.serving.door import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Door, Pace
 
 MODEL = DEFAULT_RUN.name
 WATCH = """
@@ -31,6 +31,91 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 """
 """Python runs it at the server's start: it notes where the server connects to, and what it unpickles."""
+
+PATHS = [
+    "/monitoring",
+    "/monitoring/summary",
+    "/monitoring/key",
+    "/Monitoring",
+    "/gradio_api/runs",
+    "/gradio_api/run-history/buckets",
+    "/gradio_api/deep_link?session_hash=x",
+    "/gradio_api/queue/status",
+    "/gradio_api/openapi.json",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+    "/gradio_api/dev/reload",
+    "/gradio_api/token",
+    "/gradio_api/user",
+    "/gradio_api/login_check",
+    "/logout",
+    "/gradio_api/vibe-code",
+    "/gradio_api/profiling/traces",
+    "/gradio_api/stream/x/1/1/playlist.m3u8",
+    "/gradio_api/custom_component/x/client/c/index.js",
+    "/gradio_api/mcp",
+    "/gradio_api/mcp/sse",
+    "/gradio_api/proxy=https://x.hf.space/",
+    "/proxy=https://x.hf.space/",
+    "/file=/etc/passwd",
+    "/gradio_api/proxy=http://127.0.0.1:PORT/",
+    "/gradio_api/file=http://127.0.0.1:PORT/",
+    "/gradio_api/file=http:/127.0.0.1:PORT/",
+    "/gradio_api/file=HTTP://127.0.0.1:PORT/",
+    "/gradio_api/file=//127.0.0.1:PORT/",
+    "/gradio_api/file=file:///etc/passwd",
+    "/gradio_api/file=/etc/passwd",
+    "/gradio_api/file/etc/passwd",
+    "/gradio_api/file//etc/passwd",
+    "/gradio_api/FILE=/etc/passwd",
+    "/GRADIO_API/FILE=/etc/passwd",
+    "/gradio_api/file=app.py",
+    "/gradio_api/file=ROOT/app.py",
+    "/gradio_api/file=C:/Windows/win.ini",
+    "/gradio_api/file=UPLOADS/../../../../../../../../etc/passwd",
+    "/gradio_api/file=UPLOADS/..%2f..%2f..%2f..%2f..%2f..%2fetc/passwd",
+    "/gradio_api/file=%2Fetc%2Fpasswd",
+    "/gradio_api/file=%252Fetc%252Fpasswd",
+    "/gradio_api/file%3D/etc/passwd",
+    "/gradio_api/file=/proc/self/environ",
+    "/gradio_api/file=/dev/stdin",
+    "/gradio_api/file=UPLOADS",
+    "/gradio_api/file=",
+    "/gradio_api/file=UPLOADS/link",
+    "/gradio_api/file=%00",
+    "/gradio_api/file=/%00",
+    "/gradio_api/file=LONG",
+    "/assets/../../../../../../../../etc/passwd",
+    "/assets/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2fetc/passwd",
+    "/static/..%2f..%2f..%2f__init__.py",
+    "/static/%2fetc/passwd",
+    "/static/http://127.0.0.1:PORT/",
+    "/svelte/..%2f..%2f..%2findex.html",
+    "//etc/passwd",
+    "/..%2f..%2fetc/passwd",
+    "/assets//etc/passwd",
+]
+"""What gradio serves, or served in releases with holes; words in capitals are filled in."""
+POSTS = [
+    "component_server",
+    "component_server/",
+    "process_recording",
+    "vibe-edit",
+    "undo-vibe-edit",
+    "vibe-code",
+    "vibe-starter-queries",
+    "run-history/connect",
+    "stream/x",
+    "stream/x/close",
+    "profiling/clear",
+    "api/predict",
+    "call/v2/predict",
+    "call/show",
+    "queue/data",
+    "login",
+]
+"""What can be posted to in gradio, and not here."""
 
 
 class Server:
@@ -115,22 +200,7 @@ def photo(server, tmp_path):
 
 @pytest.mark.parametrize(
     "path",
-    """/monitoring /monitoring/summary /monitoring/key /Monitoring /gradio_api/runs /gradio_api/run-history/buckets
-    /gradio_api/deep_link?session_hash=x /gradio_api/queue/status /gradio_api/openapi.json /docs /redoc /openapi.json
-    /gradio_api/dev/reload /gradio_api/token /gradio_api/user /gradio_api/login_check /logout /gradio_api/vibe-code
-    /gradio_api/profiling/traces /gradio_api/stream/x/1/1/playlist.m3u8 /gradio_api/custom_component/x/client/c/index.js
-    /gradio_api/mcp /gradio_api/mcp/sse /gradio_api/proxy=https://x.hf.space/ /proxy=https://x.hf.space/ /file=/etc/passwd
-    /gradio_api/proxy=http://127.0.0.1:PORT/ /gradio_api/file=http://127.0.0.1:PORT/ /gradio_api/file=http:/127.0.0.1:PORT/
-    /gradio_api/file=HTTP://127.0.0.1:PORT/ /gradio_api/file=//127.0.0.1:PORT/ /gradio_api/file=file:///etc/passwd
-    /gradio_api/file=/etc/passwd /gradio_api/file/etc/passwd /gradio_api/file//etc/passwd /gradio_api/FILE=/etc/passwd
-    /GRADIO_API/FILE=/etc/passwd /gradio_api/file=app.py /gradio_api/file=ROOT/app.py /gradio_api/file=C:/Windows/win.ini
-    /gradio_api/file=UPLOADS/../../../../../../../../etc/passwd /gradio_api/file=UPLOADS/..%2f..%2f..%2f..%2f..%2f..%2fetc/passwd
-    /gradio_api/file=%2Fetc%2Fpasswd /gradio_api/file=%252Fetc%252Fpasswd /gradio_api/file%3D/etc/passwd
-    /gradio_api/file=/proc/self/environ /gradio_api/file=/dev/stdin /gradio_api/file=UPLOADS /gradio_api/file=
-    /gradio_api/file=UPLOADS/link /gradio_api/file=%00 /gradio_api/file=/%00 /gradio_api/file=LONG
-    /assets/../../../../../../../../etc/passwd /assets/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2fetc/passwd
-    /static/..%2f..%2f..%2f__init__.py /static/%2fetc/passwd /static/http://127.0.0.1:PORT/ /svelte/..%2f..%2f..%2findex.html
-    //etc/passwd /..%2f..%2fetc/passwd /assets//etc/passwd""".split(),
+    PATHS,
 )
 def test_nothing_else_is_served(server, path):
     (inside,) = server.uploads.glob("dogbreeds-*")
@@ -155,9 +225,7 @@ def test_nothing_else_is_served(server, path):
 
 @pytest.mark.parametrize(
     "path",
-    """component_server component_server/ process_recording vibe-edit undo-vibe-edit vibe-code vibe-starter-queries
-    run-history/connect stream/x stream/x/close profiling/clear api/predict call/v2/predict call/show queue/data
-    login""".split(),
+    POSTS,
 )
 def test_nothing_else_can_be_posted_to(server, path):
     assert (
@@ -166,6 +234,54 @@ def test_nothing_else_can_be_posted_to(server, path):
     )
     assert server.post("/" + path, {})[0] == 404
     assert server.request("PUT", "/gradio_api/upload")[0] == server.request("DELETE", "/")[0] == 404
+
+
+def test_of_all_routes_these_are_open():
+    import gradio as gr
+    from gradio.routes import App
+
+    async def nobody(scope, receive, send):
+        raise AssertionError
+
+    stands = Door(nobody, Path("/uploads"))
+    names = {"{api_name}": "predict", "{event_id}": "e1", "{session_hash}": "s1", "{path:path}": "a.js"}
+    names["{path_or_url:path}"] = "/uploads/a/b.png"
+    routes = set(found_routes(App.create_app(gr.Blocks()).routes))
+    assert len(routes) > 70
+    opened = set()
+    for method, route in routes:
+        path = re.sub(r"\{[^}]*\}", lambda name: names.get(name[0], "x"), route)
+        if stands._is_needed(method, path):
+            opened.add(route)
+    assert opened == {
+        *("/", "/config", "/manifest.json", "/robots.txt", "/theme.css", "/favicon.ico", "/pwa_icon"),
+        *("/assets/{path:path}", "/static/{path:path}", "/svelte/{path:path}", "/gradio_api/file={path_or_url:path}"),
+        *(
+            f"/gradio_api/{name}"
+            for name in ("info", "app_id", "startup-events", "theme.css", "upload", "cancel", "reset")
+        ),
+        *(
+            "/gradio_api/upload_progress",
+            "/gradio_api/queue/join",
+            "/gradio_api/queue/data",
+            "/gradio_api/run/{api_name}",
+        ),
+        *(
+            "/gradio_api/call/{api_name}",
+            "/gradio_api/call/{api_name}/{event_id}",
+            "/gradio_api/heartbeat/{session_hash}",
+        ),
+    }
+
+
+def found_routes(routes):
+    """Method and path of each, those of included routers as well."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from found_routes(inner.routes)
+        else:
+            yield from ((method, route.path) for method in getattr(route, "methods", None) or ())
 
 
 def test_nobody_passes_the_queue_by(server, photo):

@@ -47,9 +47,9 @@ _HEADERS = {
 }
 # gradio evaluates the templates of its components and page.js, and writes style attributes.
 _POLICY = (
-    "default-src 'none'; script-src 'self' 'unsafe-eval' {scripts}; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
-    "manifest-src 'self'; base-uri 'self'; form-action 'none'; object-src 'none'; "
+    "default-src 'none'; script-src 'self' 'unsafe-eval' {scripts}; style-src 'self' 'unsafe-inline'; "
+    "font-src 'self' data:; img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; manifest-src 'self'; base-uri 'self'; form-action 'none'; object-src 'none'; "
     "frame-ancestors 'self' https://huggingface.co https://*.hf.space"
 )
 _INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
@@ -99,7 +99,7 @@ class Door:
         if refusal is None and scope["method"] == "POST" and scope["path"] != _UPLOAD:
             receive, refusal = await _read_question(receive)
         respond: ASGIApp = refusal or self._app
-        # gradio answers whatever origin asks with the leave to read; those who may are of the page's own, and need none.
+        # gradio gives leave to read to whatever origin asks; those let in are of the page's own, and need none.
         del headers["origin"]
         if scope["path"] == "/":
             del headers["accept-encoding"]  # what scripts it holds is read on its way out
@@ -210,7 +210,7 @@ async def _read_question(receive: Receive) -> tuple[Receive, Response | None]:
 def _names_address(value: Any) -> bool:
     if isinstance(value, dict):
         path = value.get("path")
-        return isinstance(path, str) and "://" in path or any(map(_names_address, value.values()))
+        return (isinstance(path, str) and "://" in path) or any(map(_names_address, value.values()))
     return isinstance(value, list) and any(map(_names_address, value))
 
 

@@ -86,7 +86,7 @@ class Report:
             f"answers         {len(self.seconds)}, wrong: {len(self.wrong)}",
             f"no answer       {sum(self.errors.values())}",
             *(f"  {count} x {why}" for why, count in self.errors.most_common()),
-            f"latency         median {median:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s, at most {max(self.seconds):.2f} s",
+            f"latency         median {median:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s",
             "memory, MB      " + ", ".join(f"{megabytes:.0f} after {answers}" for answers, megabytes in self.memory),
             *self.wrong[:10],
         ]
@@ -252,7 +252,7 @@ class Person:
         return [file] if model is None else [file, model]
 
     def _multipart(self, sample: Sample) -> tuple[bytes, dict[str, str]]:
-        """The upload. Files of the same content and name lie in the same place; two people's cameras name theirs apart."""
+        """The upload, under a name of its own: files of the same content and name lie in the same place."""
         boundary, name = uuid.uuid4().hex, f"{self._address}-{sample.name}"
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         body = head.encode() + sample.content + f"\r\n--{boundary}--\r\n".encode()
