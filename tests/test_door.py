@@ -383,7 +383,7 @@ def test_uploads_are_deleted_on_schedule(server, photo):
             assert time.monotonic() < until, "what is sent in part is nowhere"
             time.sleep(0.02)
     until = time.monotonic() + 12
-    while list(inside.iterdir()):
+    while [path for path in inside.rglob("*") if not path.is_dir()]:
         assert time.monotonic() < until, "uploads are kept"
         time.sleep(0.2)
 
