@@ -1,4 +1,6 @@
 import io
+import os
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +12,7 @@ from pillow_heif import register_heif_opener
 from dogbreeds.images import BadImage
 from dogbreeds.serving.many_photos import answer_many, to_csv
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.uploads import MAX_KEPT_SIDE, open_upload, shown_by_browsers
+from dogbreeds.serving.uploads import MAX_KEPT_SIDE, delete_older, open_upload, shown_by_browsers
 
 SECRET = b"Phone of Ada"
 
@@ -162,3 +164,35 @@ def test_an_upload_that_is_gone_is_told(tiny_run, tmp_path):
     rows = [row for batch in answer_many(Predictor(tiny_run), files) for row in batch]
     assert rows[0].error.problem == "missing" and rows[1].answer is not None
     assert str(tmp_path) not in to_csv(rows).decode()
+
+
+def test_people_with_the_same_file_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "upload"
+    make_photo(2, 1, (320, 240)).save(path, "JPEG", exif=exif(), quality=95)
+    content = path.read_bytes()
+
+    def upload(number: int) -> tuple[int, int]:
+        arrived = tmp_path / str(number)
+        arrived.write_bytes(content)
+        os.replace(arrived, path)  # as gradio does: files of the same content and name lie in the same place
+        return open_upload(path).size
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(upload, range(80))) == [(320, 240)] * 80
+    assert [file.name for file in tmp_path.iterdir()] == ["upload"]
+
+
+def test_what_is_old_is_deleted_with_its_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old.png").touch()
+    (tmp_path / "part").touch()
+    delete_older(tmp_path, time.time() + 1)
+    delete_older(tmp_path, time.time() + 1)  # a folder is as young as what was last deleted in it
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_new_stays(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "new.png").touch()
+    delete_older(tmp_path, time.time() - 60)
+    assert (tmp_path / "folder" / "new.png").exists()

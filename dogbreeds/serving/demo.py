@@ -18,11 +18,13 @@ from dogbreeds.images import BadImage
 from dogbreeds.serving import cards, zero_gpu
 from dogbreeds.serving.api import CURL, PYTHON, comparison_json, prediction_json
 from dogbreeds.serving.components import ComparisonJson, PhotoFiles, PhotoFolder, PhotoInput, PredictionJson, Upload
+from dogbreeds.serving.door import door
 from dogbreeds.serving.many_photos import MAX_FILES, Row, answer_many, to_csv
 from dogbreeds.serving.models import Models, joint_of
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.texts import ENGLISH, FRENCH, Texts, texts_for
 from dogbreeds.serving.together import MAX_TOGETHER
+from dogbreeds.serving.uploads import own_folder
 
 MAX_UPLOAD = "40mb"
 MAX_WAITING = 64
@@ -31,10 +33,11 @@ MAX_LIBRARIES = 2
 """Sets of many photos that are answered at a time."""
 TABLE_SECONDS = 1.0
 """How often the table of many photos is drawn anew while it grows."""
-MAX_SESSIONS = 256
-"""Open pages whose last answers are kept, as gradio does until this many newer ones are open."""
 CACHE_SECONDS = 600
 """Uploads older than this are deleted, and looked for this often."""
+MAX_SESSIONS = 256
+"""Visits whose last answers are kept; gradio keeps a description of the whole page with each, and counts each question
+of a program as a visit."""
 
 _HERE = Path(__file__).parent
 _ALL_MODELS = "/"
@@ -210,7 +213,7 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
         asked.click(predict, [photo, one_model], answer, api_name="predict", concurrency_limit=MAX_TOGETHER)
         comparison = ComparisonJson(visible=False)
         asked.click(compare, [photo], comparison, api_name="compare", concurrency_limit=MAX_TOGETHER)
-    return page.queue(max_size=MAX_WAITING)
+    return page.queue(max_size=MAX_WAITING, api_open=False)  # nobody passes the queue by
 
 
 def page_texts(models: Models) -> gr.I18n:
@@ -253,6 +256,8 @@ def serve(
         predictor.warm_up()
     models = Models(predictors, joint_of(predictors, joint))
     text = page_texts(models)
+    uploads = own_folder()
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # of 10,000 it would make its statistics anew after each answer
     page = build_page(models, text)
     page.launch(
         server_name=host,
@@ -265,6 +270,7 @@ def serve(
         i18n=text,
         max_file_size=MAX_UPLOAD,
         state_session_capacity=MAX_SESSIONS,
+        app_kwargs={"lifespan": door(uploads, CACHE_SECONDS)},
         enable_monitoring=False,
         run_history=False,
         footer_links=["api"],

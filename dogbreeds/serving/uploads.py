@@ -1,6 +1,17 @@
 """Photos that people send, freed at once of what their files tell besides the picture."""
 
+import asyncio
+import atexit
 import io
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -67,3 +78,58 @@ def _jpeg(photo: Image.Image, num_bytes: int) -> bytes:
         if len(content) <= num_bytes:
             break
     return content.ljust(num_bytes, b"\0")  # what follows a JPEG's end is ignored
+
+
+def own_folder() -> Path:
+    """Make a folder for the uploads of this process alone, and have gradio use it.
+
+    gradio's own is shared by all its pages on a machine, and serves each what was sent to the others. This one lies in
+    the folder that GRADIO_TEMP_DIR names, or where the system keeps temporary files, and goes with the process, even if
+    that is told to terminate.
+    """
+    parent = os.environ.get("GRADIO_TEMP_DIR")
+    if parent:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="dogbreeds-", dir=parent)).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    return folder
+
+
+@asynccontextmanager
+async def sweeping(folder: Path, seconds: float) -> AsyncIterator[None]:
+    """Meanwhile, delete what gradio's own schedule leaves: what was sent in part, and empty folders.
+
+    gradio looks every so many seconds for uploads older than that, and never forgets one that it does not find; so this
+    looks in between, for what gradio should have deleted the last time.
+
+    Args:
+        folder: Where uploads lie, and nothing else.
+        seconds: The period and the age of gradio's schedule.
+    """
+
+    async def sweep() -> None:
+        await asyncio.sleep(seconds / 2)
+        while True:
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(delete_older, folder, time.time() - 1.5 * seconds)
+
+    task = asyncio.create_task(sweep())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def delete_older(folder: Path, since: float) -> None:
+    """Delete files and empty folders that have not changed since then, seconds of the epoch."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in names):
+            with suppress(FileNotFoundError):  # somebody else deletes as well
+                if path.lstat().st_ctime < since:
+                    path.unlink()
+        with suppress(OSError):  # it is not empty
+            if Path(parent) != folder and Path(parent).stat().st_ctime < since:
+                Path(parent).rmdir()
