@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from PIL import Image, UnidentifiedImageError
 
@@ -32,12 +33,12 @@ def open_upload(path: Path) -> Image.Image:
         BadImage: It can't be read.
     """
     photo = open_image(path, at_least=MAX_KEPT_SIDE)
-    photo = Image.frombytes("RGB", photo.size, photo.tobytes())
     if not _is_picture_only(path):
         photo.thumbnail((MAX_KEPT_SIDE, MAX_KEPT_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        coded = path.with_name(f".{path.name}.coded")
-        coded.write_bytes(_jpeg(photo, path.stat().st_size))
-        os.replace(coded, path)
+        # A name of its own: the upload's may be as long as a name can be
+        with NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as coded:
+            coded.write(_jpeg(photo, path.stat().st_size))
+        os.replace(coded.name, path)
     return photo
 
 
