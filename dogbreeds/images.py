@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -45,6 +46,7 @@ _BAND_PIXELS = 2_000_000
 """Colours are converted so many pixels at a time, so that no third copy of a large photo is held."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the stricter limit
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # what matters of a damaged file, BadImage says
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -97,7 +99,16 @@ def image_size(content: bytes) -> tuple[int, int]:
     Raises:
         BadImage: The file is empty, no image, or of a kind not in `FORMATS`.
     """
-    return _identify(io.BytesIO(content)).size
+    return open_header(content).size
+
+
+def open_header(content: bytes) -> Image.Image:
+    """A photo as its header describes it: format, size and facts, not turned, not decoded.
+
+    Raises:
+        BadImage: As `image_size`.
+    """
+    return _identify(io.BytesIO(content))
 
 
 def _identify(file: BinaryIO) -> Image.Image:
@@ -239,11 +250,14 @@ def _rgb(image: Image.Image) -> Image.Image:
         return image.copy()
     full_scale = _full_scale(image)
     rgb = Image.new("RGB", image.size)
-    height = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, height):
-        box = (0, top, image.width, min(top + height, image.height))
+    for box in _bands(image):
         rgb.paste(_band(image.crop(box), full_scale, to_srgb), box)
     return rgb
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    height = max(1, _BAND_PIXELS // image.width)
+    return ((0, top, image.width, min(top + height, image.height)) for top in range(0, image.height, height))
 
 
 def _band(band: Image.Image, full_scale: float | None, to_srgb: Any) -> Image.Image:
@@ -286,8 +300,8 @@ def _full_scale(image: Image.Image) -> float | None:
         return 65535.0  # by its name; "I" and "F" do not say their scale, so the values must
     if image.mode not in ("I", "F"):
         return None
-    values = np.asarray(image)
-    largest = max((float(row[np.isfinite(row)].max(initial=0)) for row in values), default=0.0)
+    bands = (np.asarray(image.crop(box)) for box in _bands(image))
+    largest = max(float(band[np.isfinite(band)].max(initial=0)) for band in bands)
     scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     return next((scale for scale in scales if largest <= scale), largest)
 
