@@ -167,14 +167,20 @@ class _PatientFile:
 
 def _decode(image: Image.Image, at_least: int | None) -> Image.Image:
     width, height = image.size
-    limit = _FEWER_PIXELS.get(image.format or "", MAX_PIXELS)
-    if any(tile[0] in _SLOW_CODECS for tile in getattr(image, "tile", [])):
-        limit = _MAX_SLOW_PIXELS
-    if width * height > limit:
+    if width * height > _max_pixels(image):
         raise _too_large(f" ({width} x {height} pixels)")
     if at_least is not None:
         image.draft(None, (at_least, at_least))
     return _upright_rgb(image, close=True)
+
+
+def _max_pixels(image: Image.Image) -> int:
+    """How many pixels are still decoded in a few seconds and below 600 MB."""
+    if any(tile[0] in _SLOW_CODECS for tile in getattr(image, "tile", [])):
+        return _MAX_SLOW_PIXELS
+    if image.mode == "CMYK" and image.info.get("progressive"):
+        return 38_000_000  # libjpeg holds 8 bytes of each pixel besides the pixel
+    return _FEWER_PIXELS.get(image.format or "", MAX_PIXELS)
 
 
 def _too_large(size: str) -> BadImage:

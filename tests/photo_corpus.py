@@ -22,7 +22,7 @@ import traceback
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -37,6 +37,8 @@ from dogbreeds.serving.uploads import MAX_KEPT_SIDE, open_upload
 
 MAX_SECONDS = 5
 MAX_MEGABYTES = 600
+MAX_UPLOAD = 40_000_000
+"""What is given as bytes is in the memory of who gives it: larger files than the page takes come by their path alone."""
 SIZE = (60, 40)
 READ = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "HEIF")
 """Of the formats that Pillow and its plug-in write, those that are photos here; the others are refused."""
@@ -170,18 +172,20 @@ def corpus() -> Iterator[PhotoFile]:
             yield PhotoFile(f"{part.__name__}: {file.label}", file.make, file.expected, file.name)
 
 
-def formats() -> Iterator[PhotoFile]:
+def formats(orientations: Sequence[int] = range(1, 9), modes: Sequence[str] = ()) -> Iterator[PhotoFile]:
     """Every format that Pillow writes, every mode, every orientation. What it refuses to write there is none of."""
     Image.init()
     for format, (mode, (image, seen)) in itertools.product(sorted(Image.SAVE), in_modes().items()):
-        if format in ("AVIF", "GIF") and mode in ("I;16", "I", "F"):
+        if modes and mode not in modes:
+            continue
+        if format in ("AVIF", "GIF", "WEBP") and mode in ("I;16", "I", "F"):
             seen = None  # Pillow writes those in white
-        elif (format, mode) == ("BMP", "RGBA"):
-            seen = picture()  # the fourth byte of this kind of BMP means nothing
+        elif format in ("BMP", "PPM") and mode == "RGBA":
+            seen = picture()  # Pillow writes no transparency there
         elif (format, mode) == ("GIF", "LA"):
-            seen = picture().convert("L").convert("RGB")  # Pillow writes no transparency there
+            seen = picture().convert("L").convert("RGB")  # nor there
         expected = Expected(seen) if format in READ else REFUSED
-        for orientation in range(1, 9) if format in WITH_ORIENTATION else [1]:
+        for orientation in orientations if format in WITH_ORIENTATION else [1]:
             turned = stored(image, orientation)
             # As bytes: of an Exif object pillow-heif writes the fact, but does not have the file turned
             options = {"exif": oriented(orientation).tobytes()} if format in WITH_ORIENTATION else {}
@@ -703,7 +707,9 @@ def try_file(file: PhotoFile, folder: Path, ways: Ways) -> tuple[set[str], float
     path.parent.mkdir()
     given.write_bytes(file.make())
     forget_peak()
-    for function in ways.values():
+    for way, function in ways.items():
+        if way == "bytes" and given.stat().st_size > MAX_UPLOAD:
+            continue
         shutil.copyfile(given, path)
         started = time.perf_counter()
         with limited(MAX_SECONDS):
