@@ -38,7 +38,7 @@ from dogbreeds.serving.uploads import MAX_KEPT_SIDE, open_upload
 MAX_SECONDS = 5
 MAX_MEGABYTES = 600
 MAX_UPLOAD = 40_000_000
-"""What is given as bytes is in the memory of who gives it: larger files than the page takes come by their path alone."""
+"""Bytes are in the memory of whoever gives them: larger files than the page takes come by their path alone."""
 SIZE = (60, 40)
 READ = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "HEIF")
 """Of the formats that Pillow and its plug-in write, those that are photos here; the others are refused."""

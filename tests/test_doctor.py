@@ -130,6 +130,8 @@ def test_near_duplicates_are_those_that_comparing_all_pairs_finds():
     copies = (sketches[:40].astype(int) + rng.integers(-1, 2, (40, 9, 9))).clip(0, 255).astype(np.uint8)
     groups = near_duplicates(np.concatenate([sketches, copies]))
     assert {tuple(group) for group in groups} == {(number, 300 + number) for number in range(40)}
+    (film,) = near_duplicates(np.repeat(sketches[:1], 3000, axis=0))  # all in one bucket: quick, and little memory
+    assert len(film) == 3000
     assert near_duplicates(sketches) == [] and near_duplicates(sketches[:1]) == []
 
 

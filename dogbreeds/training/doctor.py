@@ -56,6 +56,8 @@ _MAX_BITS = 8
 """Near duplicates differ in at most so many of the 128 bits that say where a photo gets brighter."""
 _MAX_LEVELS = 10.0
 """And by at most so many of 255 levels, in the mean over their sketches."""
+_MAX_TINT = 3
+"""Levels by which the channels of a photo without colour may differ: what a coder does to grey."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,9 @@ def _look(source: Path | bytes, name: str, image_size: int) -> _Seen:
         faults["animated"] = f"{getattr(header, 'n_frames', 2)} pictures"
     if min(header.size) < image_size:
         faults["tiny"] = f"{header.width} x {header.height} pixels"
-    small = np.asarray(photo.resize((_SKETCH_SIDE, _SKETCH_SIDE), Image.Resampling.BOX), np.int16)
-    sketch = np.asarray(photo.resize((_SKETCH_SIDE, _SKETCH_SIDE), Image.Resampling.BOX).convert("L"))
-    return _Seen(faults, digest, bool(np.ptp(small, axis=2).max() <= 3), sketch)
+    small = photo.resize((_SKETCH_SIDE, _SKETCH_SIDE), Image.Resampling.BOX)
+    is_grey = np.ptp(np.asarray(small), axis=2).max() <= _MAX_TINT
+    return _Seen(faults, digest, bool(is_grey), np.asarray(small.convert("L")))
 
 
 def _bad_exif(header: Image.Image) -> str:
@@ -277,7 +279,7 @@ def near_duplicates(sketches: np.ndarray) -> list[np.ndarray]:
     levels = sketches.astype(np.int16)
     across, down = np.diff(levels, axis=2)[:, :-1] > 0, np.diff(levels, axis=1)[:, :, :-1] > 0
     bits = np.concatenate([across.reshape(len(levels), -1), down.reshape(len(levels), -1)], axis=1)
-    pairs = []
+    group = np.arange(len(levels))  # of each, the first of those that it is alike to
     # Two that differ in no more than _MAX_BITS bits agree in all bits of at least one of _MAX_BITS + 1 bands.
     for band in np.array_split(np.arange(bits.shape[1]), _MAX_BITS + 1):
         keys = bits[:, band] @ (1 << np.arange(len(band)))
@@ -287,16 +289,22 @@ def near_duplicates(sketches: np.ndarray) -> list[np.ndarray]:
             in_one_bucket = keys[first] == keys[second]
             if not in_one_bucket.any():
                 break
-            first, second = first[in_one_bucket], second[in_one_bucket]
+            new = in_one_bucket & (group[first] != group[second])
+            first, second = first[new], second[new]
             close = (bits[first] != bits[second]).sum(axis=1) <= _MAX_BITS
             first, second = first[close], second[close]
             close = np.abs(levels[first] - levels[second]).mean(axis=(1, 2)) <= _MAX_LEVELS
-            pairs.append(np.stack([first[close], second[close]]))
-    if not pairs:
-        return []
-    first, second = np.concatenate(pairs, axis=1)
-    graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(len(sketches), len(sketches)))
-    _, group_of = connected_components(graph, directed=False)
-    order = np.argsort(group_of, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(group_of[order])) + 1)
-    return [group for group in groups if len(group) > 1]
+            if close.any():
+                group = _joined(group, first[close], second[close])
+    order = np.argsort(group, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    return [members for members in groups if len(members) > 1]
+
+
+def _joined(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The groups after these pairs have become one each."""
+    size = len(group)
+    ends = np.concatenate([np.arange(size), first]), np.concatenate([group, second])
+    _, labels = connected_components(coo_array((np.ones(len(ends[0]), np.int8), ends), (size, size)), directed=False)
+    _, first_of_label = np.unique(labels, return_index=True)
+    return first_of_label[labels]
