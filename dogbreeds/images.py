@@ -19,7 +19,7 @@ MAX_PIXELS = 50_400_000
 """Larger photos are refused before they are decoded. Phones take up to 8192 x 6144 pixels, and two copies of that, one
 of them turned or in other colours, stay below 600 MB."""
 
-_FEWER_PIXELS = {"WEBP": 24_000_000, "AVIF": 32_000_000, "HEIF": 50_400_000}
+_FEWER_PIXELS = {"WEBP": 24_000_000, "AVIF": 32_000_000}
 """Of formats whose decoders hold more copies than one."""
 
 _SLOW_CODECS = ("bmp_rle", "ppm", "ppm_plain")
@@ -150,7 +150,7 @@ class _PatientFile:
     def begin_pixels(self, *, is_jpeg: bool) -> None:
         """From here on it is the pixels that are read."""
         self._reads_left = 500_000
-        self._scans_left = 40 if is_jpeg else None
+        self._scans_left = 100 if is_jpeg else None
 
     def read(self, size: int = -1) -> bytes:
         content = self._file.read(size)
