@@ -19,8 +19,8 @@ MAX_PIXELS = 50_400_000
 """Larger photos are refused before they are decoded. Phones take up to 8192 x 6144 pixels, and two copies of that, one
 of them turned or in other colours, stay below 600 MB."""
 
-_FEWER_PIXELS = {"WEBP": 24_000_000, "AVIF": 32_000_000}
-"""Of formats whose decoders hold more copies than one."""
+_FEWER_PIXELS = {"WEBP": 24_000_000, "AVIF": 32_000_000, "TIFF": 38_000_000}
+"""Of formats whose decoders hold more than one copy, or the file."""
 
 _SLOW_CODECS = ("bmp_rle", "ppm", "ppm_plain")
 _MAX_SLOW_PIXELS = 3_000_000

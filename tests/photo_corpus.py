@@ -597,6 +597,7 @@ def many_scans(side: int, num_scans: int = 5000) -> bytes:
 def giants() -> Iterator[PhotoFile]:
     """Real photos just below the limit: read, or refused as too large, but with bounded time and memory."""
     side = int(MAX_PIXELS**0.5) - 1
+    limits = {"WEBP": [4890], "AVIF": [5650], "HEIF": [5650], "TIFF": [6160]}  # sides that must be read
     kinds: list[tuple[str, str, dict[str, object]]] = [
         ("L", "PNG", {"compress_level": 1}),
         ("1", "PNG", {"compress_level": 1}),
@@ -610,6 +611,7 @@ def giants() -> Iterator[PhotoFile]:
         ("L", "JPEG", {}),
         ("RGB", "JPEG", {"exif": oriented(6)}),
         ("RGB", "JPEG", {"subsampling": 0, "progressive": True}),
+        ("CMYK", "JPEG", {"subsampling": 0}),
         ("CMYK", "JPEG", {"subsampling": 0, "progressive": True}),
         ("RGB", "JPEG", {"icc_profile": swapped_profile(), "exif": oriented(6)}),
         ("P", "GIF", {}),
@@ -632,7 +634,7 @@ def giants() -> Iterator[PhotoFile]:
         colour = {"RGBA": (220, 20, 20, 128), "LA": (100, 128), "CMYK": (0, 200, 200, 0), "F": 0.5, "I": 30000}.get(
             mode, (220, 20, 20) if mode == "RGB" else 1 if mode in ("P", "1") else 100
         )
-        for each in (side, *([4890 if format == "WEBP" else 5650] if format in ("WEBP", "AVIF", "HEIF") else [])):
+        for each in (side, *limits.get(format, ())):
             what = ", ".join(key for key in options if key in ("exif", "icc_profile", "progressive"))
             make = partial(_solid, mode, each, colour, format, options)
             yield PhotoFile(f"{format} {mode} {each} {what}", make, Expected(may_be_refused=each == side))
