@@ -29,6 +29,7 @@ def main() -> None:
             "index": index,
             "evaluate": evaluate,
             "compare": compare,
+            "doctor": doctor,
             "export": export,
             "publish": publish,
             "breeds": breeds,
@@ -239,6 +240,34 @@ def compare(
     write_report(comparison, output)
     print(output / "comparison.html")
     return 0
+
+
+def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
+    """Say what is wrong with a data set, and name examples.
+
+    Photos that can't be read, are cut short, in another format than their name says, films, too small or with bad EXIF;
+    the same photo, or nearly the same, twice, in two splits or in two breeds; breeds with few photos. The exit status
+    is 1 if there is something to mend.
+
+    Args:
+        data: A folder of Parquet files, a folder with one sub-folder a breed, Stanford's extracted archives, or a Hub
+            data set.
+        output: A JSON file to make that names every photo.
+        image_size: Sides of what the model sees, pixels: smaller photos are told.
+    """
+    from dogbreeds.training.doctor import examine, write_json
+
+    if output:
+        check_absent(output)
+        if not output.parent.is_dir():
+            raise UserError(f"there is no folder {str(output.parent)!r} for the --output: make it, or give another")
+    if image_size < 1:
+        raise UserError(f"--image-size {image_size}: must be 1 or more")
+    diagnosis = examine(data, image_size=image_size, progress=sys.stderr.isatty())
+    if output:
+        write_json(diagnosis, output)
+    print(diagnosis)
+    return 1 if diagnosis.findings else 0
 
 
 def export(

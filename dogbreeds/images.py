@@ -2,25 +2,51 @@
 
 import io
 import os
+import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from dogbreeds.errors import UserError
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
 
-MAX_PIXELS = 64_000_000
-"""Larger photos are refused before they are decoded: 64 megapixels hold any phone's usual photo (50 MP) in 192 MB."""
+MAX_PIXELS = 50_400_000
+"""Larger photos are refused before they are decoded. Phones take up to 8192 x 6144 pixels, and two copies of that, one
+of them turned or in other colours, stay below 600 MB."""
+
+_FEWER_PIXELS = {"WEBP": 24_000_000, "AVIF": 32_000_000, "TIFF": 38_000_000}
+"""Of formats whose decoders hold more than one copy, or the file."""
+
+_SLOW_CODECS = ("bmp_rle", "ppm", "ppm_plain")
+_MAX_SLOW_PIXELS = 3_000_000
+"""Pillow's decoders that are written in Python take a second for a million pixels."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 """What a photo may be, besides HEIF; JPEG includes MPO. Pillow opens more, but some of those formats run other programs
 (EPS runs Ghostscript)."""
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, what makes a photo upright."""
+_ORIENTATION = 0x0112
+
+_BAND_PIXELS = 2_000_000
+"""Colours are converted so many pixels at a time, so that no third copy of a large photo is held."""
+
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the stricter limit
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # what matters of a damaged file, BadImage says
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -46,14 +72,14 @@ def open_image(source: PhotoSource, *, at_least: int | None = None) -> Image.Ima
             decoded at a half, a quarter or an eighth of its size, which is several times as fast.
 
     Returns:
-        A loaded RGB image, turned as its EXIF orientation says.
+        A loaded RGB image, turned as its EXIF orientation says, without anything else that the file tells.
 
     Raises:
         BadImage: The file is missing, empty, no image, of a kind not in `FORMATS`, cut short, damaged, or larger
-            than `MAX_PIXELS`.
+            than `MAX_PIXELS` (than fewer, where the format takes more memory or time).
     """
     if isinstance(source, Image.Image):
-        return _decode(source, None)
+        return _upright_rgb(source)
     if isinstance(source, bytes):
         return _decode(_identify(io.BytesIO(source)), at_least)
     path = Path(source)
@@ -73,7 +99,16 @@ def image_size(content: bytes) -> tuple[int, int]:
     Raises:
         BadImage: The file is empty, no image, or of a kind not in `FORMATS`.
     """
-    return _identify(io.BytesIO(content)).size
+    return open_header(content).size
+
+
+def open_header(content: bytes) -> Image.Image:
+    """A photo as its header describes it: format, size and facts, not turned, not decoded.
+
+    Raises:
+        BadImage: As `image_size`.
+    """
+    return _identify(io.BytesIO(content))
 
 
 def _identify(file: BinaryIO) -> Image.Image:
@@ -86,30 +121,72 @@ def _identify(file: BinaryIO) -> Image.Image:
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[12:]:
         _register_heif()
         formats = ("HEIF",)
+    patient = _PatientFile(file)
     try:
-        return Image.open(file, formats=formats)
+        image = Image.open(cast(BinaryIO, patient), formats=formats)
+        patient.begin_pixels(is_jpeg=image.format in ("JPEG", "MPO"))
+        return image
     except UnidentifiedImageError:
         message = "This file is not a photo (JPEG, PNG, WebP, HEIC and the like can be read)."
         raise BadImage(message, "not_a_photo") from None
     except Image.DecompressionBombError:
-        limit = MAX_PIXELS // 1_000_000
-        message = f"This image is too large. Please choose one of at most {limit} megapixels."
-        raise BadImage(message, "too_large") from None
+        raise _too_large("") from None
     except Exception as error:  # Pillow's decoders raise what they like on a damaged header
         raise _damaged(error) from None
 
 
+class _PatientFile:
+    """A file that is read to a reasonable number of parts.
+
+    A few megabytes can hold millions of empty PNG chunks or GIF comments, or thousands of empty scans of a JPEG, each
+    of which takes as long as a full one.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._reads_left = 10_000
+        self._scans_left: int | None = None
+
+    def begin_pixels(self, *, is_jpeg: bool) -> None:
+        """From here on it is the pixels that are read."""
+        self._reads_left = 500_000
+        self._scans_left = 100 if is_jpeg else None
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self._reads_left -= 1
+        if self._scans_left is not None:
+            self._scans_left -= content.count(b"\xff\xda")  # stands nowhere else in the pixels of a JPEG
+        if self._reads_left < 0 or (self._scans_left or 0) < 0:
+            raise ValueError("there are too many parts in this file")
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def _decode(image: Image.Image, at_least: int | None) -> Image.Image:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImage(
-            f"This image is too large ({width} x {height} pixels). "
-            f"Please choose one of at most {MAX_PIXELS // 1_000_000} megapixels.",
-            "too_large",
-        )
+    if width * height > _max_pixels(image):
+        raise _too_large(f" ({width} x {height} pixels)")
     if at_least is not None:
         image.draft(None, (at_least, at_least))
-    return _upright_rgb(image)
+    return _upright_rgb(image, close=True)
+
+
+def _max_pixels(image: Image.Image) -> int:
+    """How many pixels are still decoded in a few seconds and below 600 MB."""
+    if any(tile[0] in _SLOW_CODECS for tile in getattr(image, "tile", [])):
+        return _MAX_SLOW_PIXELS
+    if image.mode == "CMYK" and image.info.get("progressive"):
+        return 38_000_000  # libjpeg holds 8 bytes of each pixel besides the pixel
+    return _FEWER_PIXELS.get(image.format or "", MAX_PIXELS)
+
+
+def _too_large(size: str) -> BadImage:
+    limit = MAX_PIXELS // 1_000_000
+    message = f"This image is too large{size}. Please choose a smaller copy: a JPEG of at most {limit} megapixels."
+    return BadImage(message, "too_large")
 
 
 def _register_heif() -> None:
@@ -124,57 +201,126 @@ def _register_heif() -> None:
     register_heif_opener()
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image, *, close: bool = False) -> Image.Image:
+    """As `open_image` gives it.
+
+    Args:
+        image: Perhaps not loaded yet.
+        close: It is used no more, and its memory is freed before the result is turned.
+    """
     try:
         image.load()
+        turn = _turn(image)
+        upright = _rgb(image)
+        if close:
+            image.close()
+        if turn is not None:
+            upright = upright.transpose(turn)
     except Exception as error:  # as above
         raise _damaged(error) from None
+    upright.info = {}
+    return upright
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the photo upright; a damaged EXIF block must not cost it."""
+    orientation: Any = None
     try:
-        image = ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block must not cost the photo; without it nobody knows which side is up
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # Pillow's readers of EXIF and XMP raise what they like
         pass
+    if orientation is None:  # Pillow stops at the first tag that is damaged, though others may follow
+        orientation = _orientation_in(image.info.get("exif") or b"")
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
+
+
+def _orientation_in(exif: bytes) -> int | None:
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = "<" if exif[:2] == b"II" else ">"
     try:
-        return _rgb(image)
-    except Exception as error:
-        raise _damaged(error) from None
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (num_tags,) = struct.unpack_from(order + "H", exif, start)
+        for entry in range(start + 2, start + 2 + 12 * num_tags, 12):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, entry)
+            if tag == _ORIENTATION:
+                return int(value)
+    except struct.error:  # beyond the end
+        pass
+    return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if "icc_profile" in image.info and image.mode in ("RGB", "CMYK"):
-        image = _in_srgb(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB") if image.mode != "RGB" else image
+    """A new RGB image of the same size, made of bands."""
+    to_srgb = _to_srgb(image)
+    if image.mode == "RGB" and not to_srgb and not image.has_transparency_data:
+        return image.copy()
+    full_scale = _full_scale(image)
+    rgb = Image.new("RGB", image.size)
+    for box in _bands(image):
+        rgb.paste(_band(image.crop(box), full_scale, to_srgb), box)
+    return rgb
 
 
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """The colours as a model and a browser take them: an iPhone's photos are in the wider Display P3."""
+def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    height = max(1, _BAND_PIXELS // image.width)
+    return ((0, top, image.width, min(top + height, image.height)) for top in range(0, image.height, height))
+
+
+def _band(band: Image.Image, full_scale: float | None, to_srgb: Any) -> Image.Image:
+    if full_scale:
+        band = _eight_bit(band, full_scale)
+    if band.has_transparency_data:
+        band = band.convert("RGBA")
+    elif to_srgb is None or band.mode != to_srgb.input_mode:
+        band = band.convert("RGB")
+    if to_srgb:
+        alpha = band.getchannel("A") if band.mode == "RGBA" else None
+        band = to_srgb.apply(band.convert(to_srgb.input_mode))
+        if alpha:
+            band.putalpha(alpha)
+    if band.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
+    return band
+
+
+def _to_srgb(image: Image.Image) -> Any:
+    """What gives the colours as a model and a browser take them, or None: an iPhone's are in the wider Display P3."""
+    content = image.info.get("icc_profile")
+    if not content or image.mode not in ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK"):
+        return None
     from PIL import ImageCms
 
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
         if "srgb" in ImageCms.getProfileDescription(profile).lower():
-            return image
-        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return None
+        mode = "CMYK" if image.mode == "CMYK" else "RGB"
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
     except Exception:  # a damaged profile must not cost the photo, whose colours are then taken as they stand
-        return image
-    return converted or image
+        return None
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _full_scale(image: Image.Image) -> float | None:
+    """The value of white in a deep grey image; None for others."""
+    if image.mode.startswith("I;"):
+        return 65535.0  # by its name; "I" and "F" do not say their scale, so the values must
+    if image.mode not in ("I", "F"):
+        return None
+    bands = (np.asarray(image.crop(box)) for box in _bands(image))
+    largest = max(float(band[np.isfinite(band)].max(initial=0)) for band in bands)
+    scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    return next((scale for scale in scales if largest <= scale), largest)
+
+
+def _eight_bit(image: Image.Image, full_scale: float) -> Image.Image:
     """Scale the values of deep grey images to 0..255; Pillow's own `convert` clips them to white."""
-    values = np.asarray(image).astype(np.float32)
-    # "I;16" is 16-bit by its name; "I" and "F" do not say their scale, so the values must
-    full_scale = 65535.0
-    if image.mode == "F" and values.max() <= 1:
-        full_scale = 1.0
-    elif image.mode in ("I", "F") and values.max() <= 255:
-        full_scale = 255.0
-    return Image.fromarray((values.clip(0, full_scale) * (255.0 / full_scale)).round().astype(np.uint8), mode="L")
+    deep = np.asarray(image)
+    values = np.nan_to_num(deep.astype(np.float32), posinf=full_scale).clip(0, full_scale)
+    grey = Image.fromarray((values * (255.0 / full_scale)).round().astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(deep == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _damaged(error: Exception) -> BadImage:

@@ -39,6 +39,10 @@ OPTIONS = {
 }
 
 
+MAX_SECONDS = 60
+"""After these a process that hangs is ended, so that this does."""
+
+
 def fit(data: Path, output_dir: Path, model: str, started: int, result: Path) -> None:
     """Train in this process, say when the first step is due, and write what came out."""
     torch.set_num_threads(1)
@@ -71,6 +75,7 @@ def start(num_processes: int, *arguments) -> tuple[list[int], int]:
         if child == 0:
             status = 1
             try:
+                signal.alarm(MAX_SECONDS)
                 os.environ.update({"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
                 if num_processes > 1:
                     os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)})
@@ -124,8 +129,11 @@ def main() -> int:
             result = folder / f"{name}.json"
             while not result.exists():
                 children, started = run(name)
-                os.read(started, 1)
+                trains = os.read(started, 1)
                 os.close(started)
+                if not trains:  # another program took the port, and the processes did not find each other
+                    wait(children)
+                    continue
                 if num_kills == options.kills:
                     assert wait(children) == [0] * options.processes, "resuming failed"
                     break

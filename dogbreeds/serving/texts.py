@@ -225,7 +225,8 @@ _FRENCH_PROBLEMS: dict[Problem, str] = {
     "unreadable": "Ce fichier ne peut pas être lu. Envoyez-le de nouveau.",
     "empty": "Ce fichier est vide. Choisissez une photo.",
     "not_a_photo": "Ce fichier n'est pas une photo (JPEG, PNG, WebP, HEIC et d'autres peuvent être lus).",
-    "too_large": f"Cette image est trop grande. Choisissez-en une d'au plus {MAX_PIXELS // 1_000_000} mégapixels.",
+    "too_large": "Cette image est trop grande. Choisissez-en une copie plus petite : "
+    f"un JPEG d'au plus {MAX_PIXELS // 1_000_000} mégapixels.",
     "no_heic": "C'est une photo HEIC, que ce serveur ne sait pas lire. Enregistrez-la en JPEG.",
     "cut_short": "Cette photo est incomplète : le fichier a été coupé. Choisissez-en une autre copie.",
     "damaged": "Cette photo est abîmée et ne peut pas être lue. Choisissez-en une autre copie.",

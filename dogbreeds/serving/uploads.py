@@ -47,7 +47,6 @@ def open_upload(path: Path) -> Image.Image:
     except BadImage:
         path.unlink(missing_ok=True)
         raise
-    photo = Image.frombytes("RGB", photo.size, photo.tobytes())
     photo.thumbnail((MAX_KEPT_SIDE, MAX_KEPT_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     coded = path.with_name(f".{uuid4().hex}")  # two people may send the same photo, which then has one place
     try:
