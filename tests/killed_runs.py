@@ -1,6 +1,6 @@
 """Kill training at random moments, resume it each time, and compare with a run that was never killed.
 
-    PYTHONPATH=. python tests/killed_runs.py --kills 20 --processes 2
+    PYTHONPATH=.:tests python tests/killed_runs.py --kills 20 --processes 2
 
 Each process is killed (SIGKILL) at a moment between the first step and the last, mid-epoch and mid-save among them, for
 every step is saved. The runs use random views, dropout, averaged weights, gradient accumulation, early stopping and the

@@ -297,28 +297,35 @@ def test_nobody_passes_the_queue_by(server, photo):
 @pytest.mark.parametrize(
     "file",
     [
-        {"path": "/etc/passwd"},
-        {"path": "UPLOADS/../../../../../../../../etc/passwd"},
-        {"path": "app.py"},
+        {"path": "OUTSIDE/notes.txt"},
+        {"path": "UPLOADS/../../../../../../../..OUTSIDE/notes.txt"},
+        {"path": "OUTSIDE/dog.png"},
         {"path": "UPLOADS/link"},
         {"path": "/proc/self/environ"},
         {"url": "http://127.0.0.1:PORT/"},
         {"path": None, "url": "http://127.0.0.1:PORT/"},
         {"path": "", "url": "http://127.0.0.1:PORT/"},
-        {"path": "/etc/passwd", "url": "http://127.0.0.1:PORT/", "is_stream": True},
+        {"path": "OUTSIDE/notes.txt", "url": "http://127.0.0.1:PORT/", "is_stream": True},
     ],
 )
-def test_a_question_reads_no_file_but_uploads(server, endpoint, meta, file):
+def test_a_question_reads_no_file_but_uploads(server, endpoint, meta, file, tmp_path):
+    (tmp_path / "notes.txt").write_text("root: mine")
+    make_photo(2, 1).save(tmp_path / "dog.png")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (inside,) = server.uploads.glob("dogbreeds-*")
     with socket.create_server(("127.0.0.1", 0)) as strange:
         strange.settimeout(0)
         said = (
-            json.dumps({**file, **meta}).replace("PORT", str(strange.getsockname()[1])).replace("UPLOADS", str(inside))
+            json.dumps({**file, **meta})
+            .replace("PORT", str(strange.getsockname()[1]))
+            .replace("UPLOADS", str(inside))
+            .replace("OUTSIDE", str(tmp_path))
         )
         answer = server.answer(endpoint, [json.loads(said)] + [MODEL] * (endpoint == "predict"))
         assert "probability" not in answer and "root:" not in answer
         with pytest.raises(BlockingIOError):
             strange.accept()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("place", ["photo", "model", "nested"])

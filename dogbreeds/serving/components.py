@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from dogbreeds.images import BadImage
@@ -37,7 +38,7 @@ class PhotoInput(gr.Image):
         """The photo, or what is wrong with it: as a value, so that the page can say it where the answer would be."""
         if payload is None:
             return None
-        path = Path(payload.path)
+        path = _uploaded(payload.path)
         can_be_shown = shown_by_browsers(path)
         try:
             return Upload(open_upload(path), can_be_shown)
@@ -88,7 +89,21 @@ class ComparisonJson(TypedJson):
     schema = COMPARISON_SCHEMA
 
 
+def _uploaded(path: str) -> Path:
+    """The place of an upload, which is read, coded anew and deleted there.
+
+    gradio itself lets any path of the server through where a question leaves out the `meta` that marks it as a file.
+
+    Raises:
+        gradio.Error: It is no upload.
+    """
+    place = Path(path).resolve()
+    if Path(get_upload_folder()).resolve() not in place.parents:
+        raise gr.Error("This is no file that was sent to this page.", print_exception=False)
+    return place
+
+
 def _named(payload: Any) -> list[tuple[str, Path]]:
     files = getattr(payload, "root", payload) or []
-    named = [(file.orig_name or Path(file.path).name, Path(file.path)) for file in files]
+    named = [(file.orig_name or Path(file.path).name, _uploaded(file.path)) for file in files]
     return [(name, path) for name, path in named if not name.startswith(".")]  # as `index` leaves hidden files out
