@@ -22,8 +22,7 @@ from test_page import free_port
 
 from dogbreeds.errors import UserError
 from dogbreeds.hub import HubId
-from dogbreeds.research.compare import _unique_names
-from dogbreeds.run_folder import RunFolder
+from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
@@ -205,8 +204,8 @@ def test_what_came_from_the_hub_is_remembered(tmp_path, monkeypatch):
 def test_runs_of_the_hub_are_told_apart(tiny_run):
     run = RunFolder.open(tiny_run)
     mine, yours = (replace(run, origin=HubId(f"{owner}/dogs", "c0ffee")) for owner in ("me", "you"))
-    assert _unique_names([mine, run]) == ["dogs", "tiny"]
-    assert _unique_names([mine, yours])[0] == "me/dogs@c0ffee"
+    assert unique_names([mine, run]) == ["dogs", "tiny"]
+    assert unique_names([mine, yours])[0] == "me/dogs@c0ffee"
 
 
 def test_a_space_with_a_model_of_the_hub(hub, tiny_run, tmp_path):
