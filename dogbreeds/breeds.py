@@ -112,6 +112,7 @@ def label_name(text: str) -> str:
     return breed.name if breed else text.strip().replace("_", " ")
 
 
+@cache
 def group_of(label: str) -> str | None:
     """The breed group of a label, a key of `GROUPS`; None where the label is none of the 120 breeds."""
     breed = find_breed(label)

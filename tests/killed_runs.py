@@ -2,10 +2,10 @@
 
     PYTHONPATH=.:tests python tests/killed_runs.py --kills 20 --processes 2
 
-Each process is killed (SIGKILL) at a moment between the first step and the last, mid-epoch and mid-save among them, for
-every step is saved. The runs use random views, dropout, averaged weights, gradient accumulation, early stopping and the
-pixel cache. The exit status is 0 if every run that was killed ended with the same weights, best weights, figures and
-history, bit for bit.
+Each process is killed (SIGKILL) at a moment between the first step and the last, every second time while it saves,
+which it does after every step. The runs use random views, dropout, averaged weights, gradient accumulation, early
+stopping and the pixel cache. The exit status is 0 if every run that was killed ended with the same weights, best
+weights, figures and history, bit for bit.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import torch
 from conftest import make_photo_folder, tiny_config
 
 from dogbreeds.run_folder import partial_path
+from dogbreeds.training import trainer as trainer_module
 from dogbreeds.training.trainer import Trainer
 
 OPTIONS = {
@@ -46,6 +47,7 @@ MAX_SECONDS = 60
 def fit(data: Path, output_dir: Path, model: str, started: int, result: Path) -> None:
     """Train in this process, say when the first step is due, and write what came out."""
     torch.set_num_threads(1)
+    trainer_module.AGREE_EVERY = 1  # several processes too save every step
     resume = partial_path(output_dir).is_dir()
     trainer = Trainer(tiny_config(data, output_dir, model=model, resume=resume, **OPTIONS))
     os.write(started, b"!")
@@ -122,7 +124,7 @@ def main() -> int:
         assert wait(children) == [0] * options.processes, "the run that is not killed failed"
         seconds = time.monotonic() - since
         whole = json.loads((folder / "whole.json").read_text())
-        num_kills = num_runs = mid_epoch = different = 0
+        num_kills = num_runs = mid_epoch = mid_save = different = 0
         while num_kills < options.kills:
             num_runs += 1
             name = f"killed-{num_runs}"
@@ -138,17 +140,22 @@ def main() -> int:
                     assert wait(children) == [0] * options.processes, "resuming failed"
                     break
                 time.sleep(rng.uniform(0, seconds))
+                kept = folder / f"{name}.partial" / "state"
+                until = time.monotonic() + 1
+                while num_kills % 2 and time.monotonic() < until and not any(kept.glob("*.tmp")):
+                    time.sleep(1e-4)  # every second one is killed while it saves
                 for child in rng.sample(children, len(children)):
                     os.kill(child, signal.SIGKILL)
                 wait(children)
                 if not result.exists():  # it was not faster
                     num_kills += 1
-                    states = sorted((folder / f"{name}.partial" / "state").glob("epoch-*.pt"))
+                    states = sorted(kept.glob("epoch-*.pt"))
                     mid_epoch += bool(states) and "batch-000000" not in states[-1].name
+                    mid_save += any(kept.glob("*.tmp"))
             different += json.loads(result.read_text()) != whole
     print(
         f"{num_kills} kills of {num_runs} runs with {options.processes} process(es), {mid_epoch} with the last state "
-        f"mid-epoch: {different} of the runs ended otherwise than the one that was not killed"
+        f"mid-epoch, {mid_save} mid-save: {different} of the runs ended otherwise than the one that was not killed"
     )
     return 1 if different else 0
 

@@ -3,19 +3,16 @@
 PYTHONPATH=. python tests/screenshots.py
 """
 
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageDraw, ImageFilter
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).parent.parent
-PICTURES = ROOT / "tests" / "screenshots"
+from tests.served_page import served_page
+
+PICTURES = Path(__file__).with_name("screenshots")
 
 
 def drawing(coat: str, ears: str, grass: str = "#7aa35a") -> Image.Image:
@@ -43,39 +40,27 @@ def drawing(coat: str, ears: str, grass: str = "#7aa35a") -> Image.Image:
 
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        while True:
-            try:
-                urllib.request.urlopen(url).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server stopped"
-                time.sleep(0.1)
-        with TemporaryDirectory() as folder, sync_playwright() as playwright:
-            photo = Path(folder) / "dog.png"
-            drawing("#a9713b", "#6b4423").save(photo)
-            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-            desk = browser.new_page(viewport={"width": 1180, "height": 760}, locale="en-US")
-            phone = browser.new_page(viewport={"width": 390, "height": 760}, locale="fr-FR", color_scheme="dark")
-            for page, name in ((desk, "side-by-side"), (phone, "phone")):
-                page.goto(url)
-                page.wait_for_selector("#photo input[type=file]", state="attached")
-                page.set_input_files("#photo input[type=file]", photo)
-                page.wait_for_selector("#verdict .answer")
-                if page is desk:
-                    page.get_by_label("Side by side").check()
-                    page.wait_for_selector("#details .cards")
-                page.wait_for_timeout(1000)
-                page.screenshot(path=PICTURES / f"{name}.png", full_page=page is desk)
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait()
+    with (
+        served_page([sys.executable, "app.py"], quiet=True) as (url, _),
+        TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+    ):
+        photo = Path(folder) / "dog.png"
+        drawing("#a9713b", "#6b4423").save(photo)
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        desk = browser.new_page(viewport={"width": 1180, "height": 760}, locale="en-US")
+        phone = browser.new_page(viewport={"width": 390, "height": 760}, locale="fr-FR", color_scheme="dark")
+        for page, name in ((desk, "side-by-side"), (phone, "phone")):
+            page.goto(url)
+            page.wait_for_selector("#photo input[type=file]", state="attached")
+            page.set_input_files("#photo input[type=file]", photo)
+            page.wait_for_selector("#verdict .answer")
+            if page is desk:
+                page.get_by_label("Side by side").check()
+                page.wait_for_selector("#details .cards")
+            page.wait_for_timeout(1000)
+            page.screenshot(path=PICTURES / f"{name}.png", full_page=page is desk)
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The door of the running page: what gradio would serve beside the page, and how people have got in before."""
 
+import asyncio
 import json
-import os
 import pickle
 import re
 import shutil
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import pytest
 from conftest import ROOT, make_photo
 
 from dogbreeds.run_folder import DEFAULT_RUN
-from dogbreeds.serving.door import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Door, Pace
+from dogbreeds.serving.door import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Door, Pace, upload
+from dogbreeds.serving.uploads import open_upload
+from tests.served_page import served_page
 
 MODEL = DEFAULT_RUN.name
 WATCH = """
@@ -121,30 +124,26 @@ POSTS = [
 class Server:
     """app.py in a process, asked as raw as an intruder does."""
 
-    def __init__(self, folder: Path, run: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.uploads, self.watched = folder / "uploads", folder / "watched"
-        (folder / "sitecustomize.py").write_text(WATCH)
+        self.port = 0
+
+    @contextmanager
+    def running(self, run: Path):
+        (self.watched.parent / "sitecustomize.py").write_text(WATCH)
         self.watched.touch()
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
         environment = {
             "GRADIO_TEMP_DIR": str(self.uploads),
             "WATCHED": str(self.watched),
-            "PYTHONPATH": str(folder),
+            "PYTHONPATH": str(self.watched.parent),
         }
         script = (
             "import sys; from dogbreeds.serving import demo; demo.CACHE_SECONDS = 2\n"
-            f"demo.serve([{str(run)!r}], None, {self.port})"
+            f"demo.serve([{str(run)!r}], None, None)"
         )
-        self.process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **environment})
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                break
-            except OSError:
-                assert self.process.poll() is None, "the server stopped"
-                time.sleep(0.1)
+        with served_page([sys.executable, "-c", script], environment=environment) as (address, self.process):
+            self.port = int(address.rsplit(":", 1)[1])
+            yield self
 
     def request(self, method, path, body=None, headers=None, address="127.0.0.1"):
         """Status, headers and content of a reply; the path goes as it is."""
@@ -182,10 +181,9 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("door"), DEFAULT_RUN)
-    yield server
-    server.process.terminate()
-    server.process.wait()
+    server = Server(tmp_path_factory.mktemp("door"))
+    with server.running(DEFAULT_RUN):
+        yield server
     assert not server.files()  # who is told to stop leaves no photo behind
 
 
@@ -368,6 +366,31 @@ def test_an_upload_lands_where_uploads_lie(server, name):
         assert len(Path(path).relative_to(inside).parts) == 2
     assert all(path.is_relative_to(inside) for path in server.files())
     assert {path for folder in (ROOT, Path("/etc"), Path("/tmp")) for path in folder.glob("x*")} == before
+
+
+def test_an_upload_is_sent_whole_while_it_is_coded_anew_or_deleted(tmp_path):
+    path = tmp_path / "dog.png"
+    make_photo(2, 1, (640, 480)).save(path)
+    sent, content = upload(path), path.read_bytes()
+    open_upload(path)
+    anew = upload(path)
+    path.unlink()
+
+    async def body(response):
+        return b"".join([part async for part in response.body_iterator])
+
+    for response in (sent, anew):
+        assert response.headers["content-type"] == "image/png" and "content-disposition" not in response.headers
+        received = asyncio.run(body(response))
+        assert len(received) == int(response.headers["content-length"]) and (received == content) == (response is sent)
+    assert upload(path).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.svg", "page.xml", "page"])
+def test_an_upload_is_never_a_page_of_this_one(name, tmp_path):
+    (tmp_path / name).write_text("<script>alert(1)</script>")
+    headers = upload(tmp_path / name).headers
+    assert headers["content-disposition"] == "attachment" and headers["content-type"] == "application/octet-stream"
 
 
 def test_an_upload_that_is_too_large_is_refused_and_gone(server):

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from photo_corpus import swapped_profile
 from PIL import Image, ImageCms, ImageOps
 
 from dogbreeds.images import MAX_PIXELS, BadImage, open_image
@@ -212,20 +213,10 @@ def test_formats_that_run_programs_are_not_opened():
         open_image(saved(picture(), "EPS"))
 
 
-def profile_with_red_and_blue_swapped() -> bytes:
-    """A valid ICC profile in which pure red is what sRGB calls pure blue."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    profile = bytearray(bytes(profile).replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")))
-    entry = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(profile[128:132]), 12)}
-    red, blue = (slice(entry[name] + 4, entry[name] + 12) for name in (b"rXYZ", b"bXYZ"))
-    profile[red], profile[blue] = profile[blue], profile[red]
-    return bytes(profile)
-
-
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 def test_colours_of_another_space_become_those_of_srgb(format):
     red = Image.new("RGB", (32, 32), (250, 5, 5))
-    data = saved(red, format, icc_profile=profile_with_red_and_blue_swapped())
+    data = saved(red, format, icc_profile=swapped_profile())
     assert np.allclose(np.asarray(open_image(data)).mean((0, 1)), (5, 5, 250), atol=12)
     same = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert np.allclose(np.asarray(open_image(saved(red, format, icc_profile=same))).mean((0, 1)), (250, 5, 5), atol=12)

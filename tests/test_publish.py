@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,7 +17,6 @@ from conftest import ROOT, make_photo, tiny_config
 from huggingface_hub import ModelCard, metadata_load
 from packaging.requirements import Requirement
 from stand_in_hub import TOKEN, StandInHub
-from test_page import free_port
 
 from dogbreeds.errors import UserError
 from dogbreeds.hub import HubId
@@ -27,6 +25,7 @@ from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
 from dogbreeds.training.trainer import from_hub
+from tests.served_page import served_page
 
 CLOSED = "http://127.0.0.1:9"
 """Where nobody listens."""
@@ -260,21 +259,11 @@ def test_a_space_runs_with_its_own_requirements_only(space, tmp_path):
     photo = photo_in(tmp_path)
     answer = dogbreeds("predict", photo, home=tmp_path, endpoint=CLOSED, folder=space, python=python)
     assert answer.returncode == 0 and "Beagle" in answer.stdout, answer.stderr
-    port = free_port()
-    process = subprocess.Popen([python, "app.py"], cwd=space, env={**os.environ, "GRADIO_SERVER_PORT": str(port)})
-    try:
-        for _ in range(240):
-            assert process.poll() is None, "the Space stopped"
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/gradio_api/info") as response:
-                    endpoints = json.load(response)["named_endpoints"]
-                break
-            except OSError:
-                time.sleep(0.25)
-        assert "/predict" in endpoints
-    finally:
-        process.terminate()
-        process.wait()
+    with (
+        served_page([python, "app.py"], folder=space) as (address, _),
+        urllib.request.urlopen(f"{address}/gradio_api/info") as response,
+    ):
+        assert "/predict" in json.load(response)["named_endpoints"]
 
 
 def environment(requirements: Path, folder: Path) -> Path:

@@ -47,8 +47,9 @@ def waiting(sentence: str) -> str:
     return f'<p class="waiting">{escape(sentence)}</p>'
 
 
-def progress(sentence: str, num_done: int, num_all: int) -> str:
-    """How far a long piece of work is."""
+def progress(num_done: int, num_all: int, texts: Texts) -> str:
+    """How many of the photos are answered."""
+    sentence = texts.progress.format(num_done, num_all)
     bar = f'<progress value="{num_done}" max="{num_all}" aria-label="{escape(sentence)}"></progress>'
     return f"{waiting(sentence)}{bar}"
 
@@ -77,14 +78,15 @@ def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts
 def agreement(comparison: Comparison, models: Models, texts: Texts) -> str:
     """Whether the models agree, and what they say together."""
     answers = list(comparison.predictions.values())
+    no_dog = comparison.agree and answers[0].verdict == "not_a_dog"
     if not comparison.agree:
         sentence = texts.disagree.format(" / ".join(_in_short(answer, texts) for answer in answers))
-    elif answers[0].verdict == "not_a_dog":
+    elif no_dog:
         sentence = texts.none_sees_a_dog
     else:
         sentence = texts.agree.format(texts.name(answers[0].breeds[0].breed))
     remark = ""
-    if comparison.together and (joint := models.joint) and not (comparison.agree and answers[0].verdict == "not_a_dog"):
+    if comparison.together and (joint := models.joint) and not no_dog:
         why = texts.together_why.format(joint.num_right, joint.num_photos, max(joint.num_right_alone))
         remark = f"{texts.together.format(_in_short(comparison.together, texts))} {why}"
     return _banner("agree" if comparison.agree else "disagree", texts.side_by_side, sentence, remark)

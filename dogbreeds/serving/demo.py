@@ -113,10 +113,10 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
         rows: list[Row] = []
         shown_at = 0.0
         running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
-        yield *running, cards.progress(texts.progress.format(0, len(files)), 0, len(files)), "", gr.skip(), []
+        yield *running, cards.progress(0, len(files), texts), "", gr.skip(), []
         for batch in answer_many(models.first, files):
             rows += batch
-            status = cards.progress(texts.progress.format(len(rows), len(files)), len(rows), len(files))
+            status = cards.progress(len(rows), len(files), texts)
             table = gr.skip()
             if time.monotonic() - shown_at > TABLE_SECONDS:
                 table, shown_at = _table(rows, models.names[0], texts), time.monotonic()

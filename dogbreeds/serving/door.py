@@ -4,19 +4,20 @@ import base64
 import hashlib
 import ipaddress
 import json
+import mimetypes
 import os
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dogbreeds.serving.uploads import sweeping
@@ -99,6 +100,8 @@ class Door:
         if refusal is None and scope["method"] == "POST" and scope["path"] != _UPLOAD:
             receive, refusal = await _read_question(receive)
         respond: ASGIApp = refusal or self._app
+        if refusal is None and (file := _FILE.fullmatch(scope["path"])):
+            respond = upload(Path(file[1]))
         # gradio gives leave to read to whatever origin asks; those let in are of the page's own, and need none.
         del headers["origin"]
         if scope["path"] == "/":
@@ -216,6 +219,28 @@ def _names_address(value: Any) -> bool:
 
 def _say(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"detail": sentence}, status, headers)
+
+
+def upload(path: Path) -> Response:
+    """The answer that is an upload, as it is now: it may be coded anew or deleted while it is sent.
+
+    gradio's own tells the length before it opens the file.
+    """
+    try:
+        file = path.open("rb")
+    except OSError:
+        return _say(404, "There is nothing here.")
+    headers = {"Content-Length": str(os.fstat(file.fileno()).st_size), "Cache-Control": "private, no-store"}
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    if not kind.startswith("image/") or "svg" in kind:  # what else people send is no page of this one's
+        kind, headers["Content-Disposition"] = "application/octet-stream", "attachment"
+    return StreamingResponse(_content(file), 200, headers, kind)
+
+
+def _content(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while content := file.read(1 << 16):
+            yield content
 
 
 def _policy(page: bytes) -> str:

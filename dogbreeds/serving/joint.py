@@ -10,7 +10,7 @@ import numpy as np
 from dogbreeds.answers import Answer, answers_of
 from dogbreeds.calibration import CONFIDENT_ACCURACY, Verdict, lowest_threshold, softmax
 from dogbreeds.errors import UserError
-from dogbreeds.run_folder import PRETRAINED, RunFolder, serving_files
+from dogbreeds.run_folder import PRETRAINED, RunFolder, serving_files, write_json
 from dogbreeds.serving.predictor import Prediction
 
 JOINT = "joint.json"
@@ -78,7 +78,7 @@ class Joint:
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Joint":

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from dogbreeds.answers import Answer, answers
+from dogbreeds.answers import Answer, answers, answers_of
 from dogbreeds.errors import UserError
 from dogbreeds.images import PhotoSource, open_image
 from dogbreeds.machine import has_8bit_products, num_cores
@@ -96,8 +96,10 @@ class Predictor:
         images = [open_image(photo, at_least=run.view.decoded_side) for photo in photos]
         pixels = np.stack([run.view(image) for image in images])
         logits, heat_maps = self._session.run(["logits", "heat_map"], {"pixel_values": pixels})
-        answered = self.answers(logits, top_k=top_k)
-        probabilities = run.calibration.probabilities(logits)
+        calibration, probabilities = run.calibration, run.calibration.probabilities(logits)
+        answered = answers_of(
+            probabilities, calibration.verdicts(logits), calibration.confident_threshold, run.labels, top_k=top_k
+        )
         seconds = time.perf_counter() - started
         return [
             Prediction(

@@ -22,7 +22,7 @@ from dogbreeds.images import BadImage, open_image
 MAX_KEPT_SIDE = 2048
 """What is kept of an upload has at most this many pixels on its longer side: enough for a screen, and for any view."""
 
-_QUALITIES = (92, 85, 75, 60)
+_QUALITY = 92
 _SHOWN_BY_BROWSERS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
 """How files begin that browsers show: JPEG, PNG, GIF, WebP, BMP."""
 
@@ -40,20 +40,17 @@ def open_upload(path: Path) -> Image.Image:
         side.
 
     Raises:
-        BadImage: It can't be read; the upload is deleted.
+        BadImage: It can't be read; the upload is emptied, so that a browser that loads it still finds a file.
     """
     try:
         photo = open_image(path, at_least=MAX_KEPT_SIDE)
     except BadImage:
-        path.unlink(missing_ok=True)
+        _put(b"", path)
         raise
     photo.thumbnail((MAX_KEPT_SIDE, MAX_KEPT_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    coded = path.with_name(f".{uuid4().hex}")  # two people may send the same photo, which then has one place
-    try:
-        coded.write_bytes(_jpeg(photo, path.stat().st_size))
-        coded.replace(path)
-    except FileNotFoundError:  # deleted meanwhile, as uploads are in time
-        coded.unlink(missing_ok=True)
+    coded = io.BytesIO()
+    photo.save(coded, "JPEG", quality=_QUALITY)
+    _put(coded.getvalue(), path)
     return photo
 
 
@@ -67,16 +64,13 @@ def shown_by_browsers(path: Path) -> bool:
     return head.startswith(_SHOWN_BY_BROWSERS) or head[4:] == b"ftypavif"
 
 
-def _jpeg(photo: Image.Image, num_bytes: int) -> bytes:
-    """The photo as a JPEG file of this length, if it fits: the browser may be loading the file that it replaces."""
-    content = b""
-    for quality in _QUALITIES:
-        file = io.BytesIO()
-        photo.save(file, "JPEG", quality=quality)
-        content = file.getvalue()
-        if len(content) <= num_bytes:
-            break
-    return content.ljust(num_bytes, b"\0")  # what follows a JPEG's end is ignored
+def _put(content: bytes, path: Path) -> None:
+    """Have a file hold this from now on, also while others read it: two people may send the same photo to one place."""
+    if path.exists():
+        partial = path.with_name(f".{uuid4().hex}")
+        with suppress(FileNotFoundError):  # its folder is deleted meanwhile, as uploads are in time
+            partial.write_bytes(content)
+            partial.replace(path)
 
 
 def own_folder() -> Path:

@@ -492,8 +492,7 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             if batch % AGREE_EVERY:
                 return
-            wishes = torch.tensor([is_due and self._is_main, told_to_end], device=total.device).int()
-            is_due, told_to_end = (bool(wish) for wish in self.accelerator.reduce(wishes).tolist())
+            is_due, told_to_end = self._any(is_due and self._is_main, told_to_end)
         if not is_due and not told_to_end:
             return
         self.clock.enter("saving")
@@ -614,13 +613,13 @@ class Trainer:
             + (" (best so far)" if best is row else "")
         )
         self.accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
-        if progress.epoch < self.config.epochs and self._any(self.told_to_end.is_set()):
+        if progress.epoch < self.config.epochs and any(self._any(self.told_to_end.is_set())):
             self._end()
 
-    def _any(self, wish: bool) -> bool:
-        """Whether one of the processes wishes something."""
-        wishes = self.accelerator.reduce(torch.tensor(int(wish), device=self.accelerator.device))
-        return bool(wishes)
+    def _any(self, *wishes: bool) -> list[bool]:
+        """Of each wish, whether one of the processes has it."""
+        counts = self.accelerator.reduce(torch.tensor(wishes, device=self.accelerator.device).int())
+        return [bool(count) for count in counts.tolist()]
 
     def _time_record(self) -> dict[str, Any]:
         """Where the time of the epochs that were trained now went; for run.json, and empty where none was."""

@@ -10,9 +10,7 @@ clients that go away in the middle. Exits with 1 if an answer was lost or was an
 import argparse
 import io
 import json
-import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +32,7 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.run_folder import SHIPPED_RUNS
 from dogbreeds.serving.models import TOP_K
 from dogbreeds.serving.predictor import Predictor
+from tests.served_page import served_page
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 60
@@ -157,27 +156,9 @@ def running_page(folder: Path, **environment: str) -> Iterator[tuple[str, subpro
         folder: For uploads.
         environment: What its environment holds besides this one's.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port)],
-        cwd=ROOT,
-        env={**os.environ, "GRADIO_TEMP_DIR": str(folder), **environment},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert process.poll() is None, "the server stopped"
-                time.sleep(0.1)
-        yield f"127.0.0.1:{port}", process
-    finally:
-        process.terminate()
-        process.wait()
+    environment["GRADIO_TEMP_DIR"] = str(folder)
+    with served_page([sys.executable, "app.py"], environment=environment, quiet=True) as (address, process):
+        yield address.removeprefix("http://"), process
 
 
 class Person:

@@ -7,17 +7,15 @@ Chromium on this machine asks a server on this machine, which answers with the C
 
 import argparse
 import random
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from statistics import median
 
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.served_page import served_page
+
 PHOTO = "#photo input[type=file]"
 
 
@@ -28,21 +26,8 @@ def main() -> None:
     options = parser.parse_args()
     photos = sorted(path for path in options.photos.rglob("*") if path.is_file())
     random.Random(0).shuffle(photos)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     started = time.perf_counter()
-    server = subprocess.Popen(
-        [sys.executable, "app.py", "--port", url.rsplit(":", 1)[1]], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(url).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server stopped"
-                time.sleep(0.05)
+    with served_page([sys.executable, "app.py"], quiet=True) as (url, _):
         print(f"page served             {time.perf_counter() - started:.1f} s after python app.py")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
@@ -69,9 +54,6 @@ def main() -> None:
             page.wait_for_selector("a.download", timeout=120_000)
             print(f"{len(photos[:100])} photos              {time.perf_counter() - started:.1f} s, sending included")
             browser.close()
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def _seconds(times: list[float]) -> str:
