@@ -111,8 +111,8 @@ largest logit is less than {calibration["not_a_dog_threshold"]:.3f} above the me
 Photos of Stanford Dogs come from ImageNet, which most pre-trained backbones have seen; figures on them flatter every
 such model. Mixed breeds get the pure breeds they look like.
 
-`{serving_files(record)[-1]}` takes `pixel_values` (B, 3, {size}, {size}) and gives `logits` (B, {len(labels)}) and
-`heat_map` (B, {len(labels)}, h, w). `run.json` holds all options, hashes and figures.
+`{serving_files(record)[-1]}` takes `pixel_values` (B, 3, {size}, {size}) and gives `logits` (B, {len(labels)}) and,
+of most architectures, `heat_map` (B, {len(labels)}, h, w). `run.json` holds all options, hashes and figures.
 """
 
 

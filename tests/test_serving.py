@@ -124,7 +124,7 @@ def test_heat_maps_are_what_they_are_said_to_be(name, tmp_path):
     assert max(differences.values()) <= MAX_DIFFERENCE
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        logits, heat_maps = ServingModel(model)(pixels)
+        logits, heat_maps = ServingModel(model, 32)(pixels)
     torch.testing.assert_close(logits, model(pixels).logits)
     if name == "mobilenet_v2_nano":
         # The class activation map is exact: its mean is the logit.

@@ -65,6 +65,8 @@ def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts
     """
     best = texts.name(prediction.breeds[0].breed)
     alt, caption = texts.heat_map_alt.format(best), texts.heat_map.format(model, best)
+    if prediction.heat_map is None:
+        alt, caption = texts.no_heat_map_alt, texts.no_heat_map.format(model)
     answered = texts.answered_by.format(model, f"{prediction.seconds * 1000:.0f}")
     return (
         f'<p class="list">{escape(texts.most_probable)}</p>'

@@ -16,7 +16,7 @@ _OPACITY = (0.15, 0.7)
 
 
 def overlay(photo: Image.Image, prediction: Prediction) -> Image.Image:
-    """Lay the heat map over the photo; what lies outside the model's view is greyed.
+    """Lay the heat map, if there is one, over the photo; what lies outside the model's view is greyed.
 
     Args:
         photo: The upright RGB photo that was predicted.
@@ -27,12 +27,16 @@ def overlay(photo: Image.Image, prediction: Prediction) -> Image.Image:
     sides = (small.width, small.height) * 2
     left, top, right, bottom = (round(edge * side) for edge, side in zip(prediction.region, sides, strict=True))
     size = (max(1, right - left), max(1, bottom - top))
-    heat = np.asarray(Image.fromarray(prediction.heat_map).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    picture = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size, "white"), 0.6)
+    seen = small.crop((left, top, left + size[0], top + size[1]))
+    picture.paste(seen if prediction.heat_map is None else _coloured(seen, prediction.heat_map), (left, top))
+    return picture
+
+
+def _coloured(seen: Image.Image, heat_map: np.ndarray) -> Image.Image:
+    heat = np.asarray(Image.fromarray(heat_map).resize(seen.size, Image.Resampling.BICUBIC)).clip(0, 1)
     stops = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(heat, stops, _COLOURS[:, channel]) for channel in range(3)], axis=-1)
-    seen = small.crop((left, top, left + size[0], top + size[1]))
     opacity = np.interp(heat, (0, 1), _OPACITY)[..., None]
     blended = np.asarray(seen, np.float32) * (1 - opacity) + colours * opacity
-    picture = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size, "white"), 0.6)
-    picture.paste(Image.fromarray(blended.round().astype(np.uint8)), (left, top))
-    return picture
+    return Image.fromarray(blended.round().astype(np.uint8))

@@ -23,8 +23,9 @@ class Prediction(Answer):
 
     probabilities: np.ndarray
     """`(C,)`, calibrated, in the order of the run's labels."""
-    heat_map: np.ndarray
-    """`(h, w)` float32, 0..1: where in the model's view the photo speaks for the most probable breed."""
+    heat_map: np.ndarray | None
+    """`(h, w)` float32, 0..1: where in the model's view the photo speaks for the most probable breed; None from a model
+    that can't tell."""
     region: tuple[float, float, float, float]
     """The part of the upright photo that the model saw: left, top, right, bottom, as shares of its width and height."""
     seconds: float
@@ -61,6 +62,7 @@ class Predictor:
             self._session = onnxruntime.InferenceSession(self.run.onnx, options, providers=_providers(self.run))
             outputs = {output.name: output.shape for output in self._session.get_outputs()}
             num_outputs = outputs["logits"][1]
+            self._outputs = [name for name in ("logits", "heat_map") if name in outputs]
         except Exception as error:  # ONNX Runtime has no common class for its errors
             raise UserError(f"{str(self.run.onnx)!r} can't be loaded: {error}") from None
         if num_outputs != len(self.run.labels):
@@ -95,7 +97,8 @@ class Predictor:
         run = self.run
         images = [open_image(photo, at_least=run.view.decoded_side) for photo in photos]
         pixels = np.stack([run.view(image) for image in images])
-        logits, heat_maps = self._session.run(["logits", "heat_map"], {"pixel_values": pixels})
+        logits, *found = self._session.run(self._outputs, {"pixel_values": pixels})
+        heat_maps = found[0] if found else [None] * len(photos)
         calibration, probabilities = run.calibration, run.calibration.probabilities(logits)
         answered = answers_of(
             probabilities, calibration.verdicts(logits), calibration.confident_threshold, run.labels, top_k=top_k
@@ -105,7 +108,7 @@ class Predictor:
             Prediction(
                 **vars(answer),
                 probabilities=row,
-                heat_map=evidence(heat_map, run.labels.index(answer.breeds[0].breed)),
+                heat_map=None if heat_map is None else evidence(heat_map, run.labels.index(answer.breeds[0].breed)),
                 region=_shares(run.view.region(*image.size), image.size),
                 seconds=seconds,
             )

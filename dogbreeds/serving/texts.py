@@ -35,6 +35,8 @@ class Texts:
     most_probable: str
     heat_map: str
     heat_map_alt: str
+    no_heat_map: str
+    no_heat_map_alt: str
     answered_by: str
     agree: str
     disagree: str
@@ -109,6 +111,8 @@ ENGLISH = Texts(
     most_probable="Most probable breeds",
     heat_map="Where {} looked: bright places speak for {}; the greyed border was not looked at.",
     heat_map_alt="The photo with a heat map: bright places speak for {}.",
+    no_heat_map="Where {} looked, it can't tell; the greyed border was not looked at.",
+    no_heat_map_alt="The photo, with what was not looked at greyed.",
     answered_by="Answered by {} in {} ms.",
     agree="They agree: {}.",
     disagree="They disagree: {}.",
@@ -173,6 +177,8 @@ FRENCH = Texts(
     most_probable="Races les plus probables",
     heat_map="Où {} a regardé : les zones claires parlent en faveur de : {} ; le bord grisé n'a pas été regardé.",
     heat_map_alt="La photo avec une carte de chaleur : les zones claires parlent en faveur de : {}.",
+    no_heat_map="{} ne sait pas dire où il a regardé ; le bord grisé n'a pas été regardé.",
+    no_heat_map_alt="La photo, dont la partie non regardée est grisée.",
     answered_by="Réponse de {} en {} ms.",
     agree="Ils sont d'accord : {}.",
     disagree="Ils ne sont pas d'accord : {}.",

@@ -10,6 +10,8 @@ import tyro
 from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.view import Fit
 
+OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
+LossName = Literal["cross-entropy", "kl-divergence", "poisson", "hinge", "squared-hinge"]
 SeedList = Annotated[tuple[str, ...], tyro.conf.arg(metavar="0,1,...")]
 
 
@@ -48,6 +50,14 @@ class TrainConfig:
     is no fair start beside a checkpoint without a classifier."""
     dropout: float = 0.0
     """Share of the features dropped before the classifier in training."""
+    activation: Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"] | None = None
+    """Of plain CNNs built from nothing; by default the architecture's own, as for the next three."""
+    batch_norm: bool | None = None
+    """Of plain CNNs: normalise after each convolution."""
+    pooling: Literal["flatten", "average"] | None = None
+    """Of plain CNNs: what the dense layers get, all places or their mean."""
+    conv_dropout: float | None = None
+    """Of plain CNNs: share of the values dropped after each convolution but the last."""
 
     image_size: int = 224
     """Height and width of what the model sees, pixels."""
@@ -78,12 +88,17 @@ class TrainConfig:
     """Photos in a batch, for each process."""
     gradient_accumulation_steps: int = 1
     """Batches summed up before each step of the optimiser."""
+    optimizer: OptimizerName = "adamw"
+    """What takes the steps. All but AdamW, RMSprop and SGD with the defaults of PyTorch."""
+    loss: LossName = "cross-entropy"
+    """What is minimised; see dogbreeds/training/losses.py. The validation loss is cross-entropy always."""
     learning_rate: float = 5e-5
     """Largest learning rate of the backbone."""
     head_learning_rate: float = 1e-3
     """Largest learning rate of the classifier, which starts from nothing unless known breeds are kept."""
     weight_decay: float = 0.05
-    """AdamW's decoupled weight decay; biases and normalisation layers are spared."""
+    """Decoupled weight decay of AdamW; with the other optimisers a penalty on the squared weights. Biases and
+    normalisation layers are spared."""
     schedule: Literal["cosine", "constant", "plateau"] = "cosine"
     """Learning rate after the warm-up. plateau: times 0.5 after 3 epochs without a better validation loss."""
     warmup_fraction: float = 0.1
@@ -154,6 +169,7 @@ class TrainConfig:
             check(0 <= getattr(self, option) < 1, option, "from 0 to below 1")
         for option in ("flip", "brightness", "contrast"):
             check(0 <= getattr(self, option) <= 1, option, "from 0 to 1")
+        check(self.conv_dropout is None or 0 <= self.conv_dropout < 1, "conv_dropout", "from 0 to below 1")
         check(0 < self.crop_scale <= 1, "crop_scale", "above 0 and at most 1")
         check(0 < self.validation_fraction < 1, "validation_fraction", "above 0 and below 1")
         check(

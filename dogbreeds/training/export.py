@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from dogbreeds.errors import UserError
+from dogbreeds.training.convnet import ConvNet
 from dogbreeds.training.models import features_of
 
 MAX_DIFFERENCE = 1e-4
@@ -21,70 +21,172 @@ MAX_DIFFERENCE = 1e-4
 to their largest value, since float32 carries no more than about seven digits."""
 
 
+MAX_PLACES = 14
+"""On a side of the heat map of a network with dense layers, whose maps can be large; as many as a ViT has patches."""
+
+
 class ServingModel(nn.Module):
     """A classifier with its heat maps: pixels `(B, 3, H, W)` -> logits `(B, C)` and heat maps `(B, C, h, w)`.
 
-    The heat map of a class says how much each place in the view speaks for that class, in units of its logit.
-
-    For a CNN with global average pooling it is the class activation map (Zhou et al. 2016,
-    https://arxiv.org/abs/1512.04150): the classifier applied at each place; its mean over the places is the logit,
-    exactly.
-
-    For a ViT it is what each patch gives the class through the last attention layer: the patch's value, weighted by the
-    class token's attention to it in each head and carried through the output projection, the final normalisation and
-    the classifier (direct logit attribution, Elhage et al. 2021,
-    https://transformer-circuits.pub/2021/framework). Unlike attention rollout it differs from class to class.
+    The heat map of a class says how much each place in the view speaks for that class, in units of its logit. How it is
+    found depends on the network, and is tried out on random pixels; a network that none of these ways fits has logits
+    alone.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, image_size: int) -> None:
+        """Find the way that fits.
+
+        Args:
+            model: In evaluation mode from here on.
+            image_size: Pixels.
+        """
         super().__init__()
-        self.model = model
+        self.model = model.eval()
+        self.explain: Explanation | None = None
+        pixels = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+        pixels = pixels.to(model.device)
+        with torch.no_grad():
+            logits = model(pixels).logits
+            for explain in (explain_vit, explain_dense, explain_pooled):
+                if _fits(explain, model, pixels, logits):
+                    self.explain = explain
+                    break
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and heat maps; see the class."""
-        if _is_vit(self.model):
-            return self._vit(pixel_values)
-        return self._cnn(pixel_values)
+    @property
+    def output_names(self) -> list[str]:
+        """Of what `forward` gives."""
+        return ["logits", "heat_map"] if self.explain else ["logits"]
 
-    def _cnn(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        base: Any = self.model.base_model
-        outputs = base(pixel_values)
-        maps, features = outputs.last_hidden_state, outputs.pooler_output.flatten(1)
-        assert maps.ndim == 4, f"{type(self.model).__name__} has no spatial feature maps"
-        classifier: Any = self.model.classifier
-        heat_map = nn.functional.conv2d(maps, classifier.weight[:, :, None, None], classifier.bias)
-        return classifier(features), heat_map
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits, and heat maps where there are any; see the class."""
+        if self.explain is None:
+            return (self.model(pixel_values).logits,)
+        return self.explain(self.model, pixel_values)
 
-    def _vit(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        base: Any = self.model.base_model
-        classifier: Any = self.model.classifier
-        tokens = base.embeddings(pixel_values)  # (B, 1 + N, D), the class token first
-        for layer in base.layers[:-1]:
-            hidden, attention = layer.layernorm_before(tokens), layer.attention
-            projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-            attended = _attend(attention, *(projection(hidden) for projection in projections))
-            tokens = tokens + attention.o_proj(attended)
-            tokens = tokens + layer.mlp(layer.layernorm_after(tokens))
 
-        # Of the last layer, only what the class token gets is used: one query, and one token through the MLP.
-        last = base.layers[-1]
-        attention, hidden = last.attention, last.layernorm_before(tokens)
-        heads = (attention.num_attention_heads, attention.head_dim)
-        query = attention.q_proj(hidden[:, :1]).unflatten(-1, heads)  # (B, 1, heads, d)
-        key = attention.k_proj(hidden).unflatten(-1, heads)  # (B, 1 + N, heads, d)
-        value = attention.v_proj(hidden).unflatten(-1, heads)
-        weight = ((query * key).sum(-1) * attention.scaling).softmax(dim=1)  # (B, 1 + N, heads)
-        given = (weight[..., None] * value).flatten(2)  # (B, 1 + N, D): what each token gives the class token
-        class_token = tokens[:, 0] + attention.o_proj(given.sum(dim=1))
-        class_token = class_token + last.mlp(last.layernorm_after(class_token))
-        logits = classifier(base.layernorm(class_token))
+Explanation = Callable[[PreTrainedModel, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""From a model and pixels to logits and heat maps; it raises what it likes where it does not fit."""
 
-        # Everything up to the logit is linear but the final normalisation, whose scale is taken as a constant.
-        to_class = (classifier.weight * base.layernorm.weight) @ _centred(attention.o_proj.weight)  # (C, D)
-        scale = (class_token.var(dim=-1, keepdim=True, unbiased=False) + base.layernorm.eps).rsqrt()
-        heat = (given[:, 1:] * scale[:, None]) @ to_class.T  # (B, N, C)
-        side = round(heat.shape[1] ** 0.5)
-        return logits, heat.transpose(1, 2).unflatten(-1, (side, side))
+
+def explain_pooled(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and heat maps of a network that averages its last maps, or tokens, before a linear classifier.
+
+    The class activation map (Zhou et al. 2016, https://arxiv.org/abs/1512.04150): the classifier applied at each place;
+    its mean over the places is the logit, exactly.
+    """
+    if hasattr(model, "timm_model"):
+        maps = model.timm_model.forward_features(pixel_values)
+        logits, classifier = model.timm_model.forward_head(maps), model.timm_model.get_classifier()
+    elif isinstance(model, ConvNet):
+        maps, classifier = model.maps(pixel_values), model.classifier
+        logits = classifier(maps.mean((2, 3)))
+    else:
+        seen: list[Any] = []
+        handle = model.base_model.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            logits, classifier = model(pixel_values).logits, model.classifier
+        finally:
+            handle.remove()
+        maps = seen[0].last_hidden_state
+    if maps.ndim == 4 and isinstance(classifier, nn.Linear):
+        return logits, nn.functional.conv2d(maps, classifier.weight[:, :, None, None], classifier.bias)
+    if maps.ndim == 3:  # (B, N, D) tokens of a square
+        side = round(maps.shape[1] ** 0.5)
+        maps = maps.transpose(1, 2).unflatten(-1, (side, side))
+    places = maps.flatten(2).transpose(1, 2)  # (B, N, D)
+    heat = classifier(places.flatten(0, 1)).unflatten(0, places.shape[:2])
+    return logits, heat.transpose(1, 2).unflatten(-1, maps.shape[2:])
+
+
+def explain_dense(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and heat maps of a network with dense layers between its last maps and the classifier.
+
+    What each place gives the first dense layer is known; from layer to layer it is carried on in proportion, as each
+    unit's activation is to its input (the Rescale rule of Shrikumar et al. 2017, https://arxiv.org/abs/1704.02685). The
+    mean over the places is the logit.
+    """
+    if isinstance(model, ConvNet):
+        maps, layers, activation = model.maps(pixel_values), [*model.hidden, model.classifier], model.activation
+        weights = [layer.weight for layer in layers]
+        if model.config.pooling == "average":
+            weights[0] = weights[0][:, :, None].expand(-1, -1, maps[0, 0].numel()) / maps[0, 0].numel()
+    else:  # timm's VGG, whose dense layers are convolutions
+        network = model.timm_model
+        maps, activation = network.features(pixel_values), network.pre_logits.act1
+        layers = [network.pre_logits.fc1, network.pre_logits.fc2, network.head.fc]
+        maps = nn.functional.interpolate(maps, layers[0].kernel_size, mode="nearest") if maps.shape[-1] == 1 else maps
+        weights = [layer.weight.flatten(1) for layer in layers]
+    first = weights[0].unflatten(1, maps.shape[1:]) if weights[0].ndim == 2 else weights[0].unflatten(2, maps.shape[2:])
+    given = _tiled(torch.einsum("bchw,jchw->bjhw", maps, first))
+    num_places = given.shape[2] * given.shape[3]
+    given = given + (layers[0].bias / num_places)[:, None, None]
+    for layer, weight in zip(layers[1:], weights[1:], strict=True):
+        units = given.sum((2, 3))
+        share = torch.where(
+            units.abs() < 1e-6, torch.zeros_like(units), activation(units.clone()) / units
+        )  # some work in place
+        given = torch.einsum("bjhw,kj->bkhw", given * share[..., None, None], weight)
+        given = given + (layer.bias / num_places)[:, None, None]
+    return given.sum((2, 3)), given * num_places
+
+
+def _tiled(maps: torch.Tensor) -> torch.Tensor:
+    """The sums of maps `(B, C, h, w)` over tiles, so that there are at most `MAX_PLACES` a side."""
+    size = -(-maps.shape[-1] // MAX_PLACES)
+    rest = -maps.shape[-1] % size
+    padded = nn.functional.pad(maps, (0, rest, 0, rest))
+    num = padded.shape[-1] // size
+    return padded.unflatten(3, (num, size)).unflatten(2, (num, size)).sum((3, 5))
+
+
+def explain_vit(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and heat maps of a ViT.
+
+    What each patch gives the class through the last attention layer: the patch's value, weighted by the class token's
+    attention to it in each head and carried through the output projection, the final normalisation and the classifier
+    (direct logit attribution, Elhage et al. 2021, https://transformer-circuits.pub/2021/framework). Unlike attention
+    rollout it differs from class to class.
+    """
+    base, classifier = model.base_model, model.classifier
+    tokens = base.embeddings(pixel_values)  # (B, 1 + N, D), the class token first
+    for layer in base.layers[:-1]:
+        hidden, attention = layer.layernorm_before(tokens), layer.attention
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        attended = _attend(attention, *(projection(hidden) for projection in projections))
+        tokens = tokens + attention.o_proj(attended)
+        tokens = tokens + layer.mlp(layer.layernorm_after(tokens))
+
+    # Of the last layer, only what the class token gets is used: one query, and one token through the MLP.
+    last = base.layers[-1]
+    attention, hidden = last.attention, last.layernorm_before(tokens)
+    heads = (attention.num_attention_heads, attention.head_dim)
+    query = attention.q_proj(hidden[:, :1]).unflatten(-1, heads)  # (B, 1, heads, d)
+    key = attention.k_proj(hidden).unflatten(-1, heads)  # (B, 1 + N, heads, d)
+    value = attention.v_proj(hidden).unflatten(-1, heads)
+    weight = ((query * key).sum(-1) * attention.scaling).softmax(dim=1)  # (B, 1 + N, heads)
+    given = (weight[..., None] * value).flatten(2)  # (B, 1 + N, D): what each token gives the class token
+    class_token = tokens[:, 0] + attention.o_proj(given.sum(dim=1))
+    class_token = class_token + last.mlp(last.layernorm_after(class_token))
+    logits = classifier(base.layernorm(class_token))
+
+    # Everything up to the logit is linear but the final normalisation, whose scale is taken as a constant.
+    to_class = (classifier.weight * base.layernorm.weight) @ _centred(attention.o_proj.weight)  # (C, D)
+    scale = (class_token.var(dim=-1, keepdim=True, unbiased=False) + base.layernorm.eps).rsqrt()
+    heat = (given[:, 1:] * scale[:, None]) @ to_class.T  # (B, N, C)
+    side = round(heat.shape[1] ** 0.5)
+    return logits, heat.transpose(1, 2).unflatten(-1, (side, side))
+
+
+def _fits(explain: Explanation, model: PreTrainedModel, pixels: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether a way to explain gives the model's own logits, and what it says of the places adds up to them."""
+    try:
+        found, heat_map = explain(model, pixels)
+        torch.testing.assert_close(found, logits, atol=1e-3, rtol=1e-3)
+        if explain is not explain_vit:  # which tells what goes through the last attention layer alone
+            torch.testing.assert_close(heat_map.mean((2, 3)), logits, atol=1e-3, rtol=1e-3)
+    except Exception:  # whatever an architecture that it is not made for does
+        return False
+    return True
 
 
 def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -120,32 +222,6 @@ class FeatureModel(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Features; see the class."""
         return features_of(self.model, pixel_values)
-
-
-def check_servable(model: PreTrainedModel, image_size: int) -> None:
-    """Find out before training whether the trained model can be exported with heat maps.
-
-    Raises:
-        UserError: It is neither a ViT nor a CNN with global average pooling before its classifier.
-    """
-    was_training = model.training
-    pixels = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.no_grad():
-            logits, heat_map = ServingModel(model.eval())(pixels)
-            torch.testing.assert_close(logits, model(pixels).logits, atol=1e-3, rtol=1e-3)
-            if not _is_vit(model):
-                torch.testing.assert_close(heat_map.mean((2, 3)), logits, atol=1e-3, rtol=1e-3)
-    except Exception as error:  # whatever an unknown architecture does
-        raise UserError(
-            f"{type(model).__name__} can't be served with heat maps yet ({str(error).strip().splitlines()[0]}): use a "
-            "ViT, or a CNN with global average pooling before its classifier"
-        ) from None
-    model.train(was_training)
-
-
-def _is_vit(model: PreTrainedModel) -> bool:
-    return hasattr(model.base_model, "layers") and hasattr(model.base_model, "layernorm")
 
 
 def export_onnx(module: nn.Module, path: Path, image_size: int, output_names: Sequence[str]) -> None:
@@ -189,13 +265,13 @@ def export_onnx(module: nn.Module, path: Path, image_size: int, output_names: Se
 
 
 def export_serving_model(model: PreTrainedModel, path: Path, image_size: int) -> dict[str, float]:
-    """Export logits and heat maps, and check that ONNX Runtime computes what PyTorch does.
+    """Export logits and heat maps where there are any, and check that ONNX Runtime computes what PyTorch does.
 
     Returns:
         The largest difference of each output on random pixels, as `MAX_DIFFERENCE` counts it.
     """
-    serving_model = ServingModel(model.cpu().float().eval())
-    names = ["logits", "heat_map"]
+    serving_model = ServingModel(model.cpu().float(), image_size)
+    names = serving_model.output_names
     export_onnx(serving_model, path, image_size, names)
     pixels = torch.rand(3, 3, image_size, image_size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():

@@ -16,6 +16,7 @@ from transformers import (
     MobileNetV2Config,
     PreTrainedConfig,
     PreTrainedModel,
+    TimmWrapperConfig,
     ViTConfig,
 )
 from transformers.utils import logging as transformers_logging
@@ -24,9 +25,51 @@ from dogbreeds.breeds import label_name
 from dogbreeds.errors import UserError
 from dogbreeds.hub import announce
 from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.convnet import ConvNetConfig
 from dogbreeds.view import View
 
+CHECKPOINTS = {
+    "mobilenet_v1": "google/mobilenet_v1_1.0_224",
+    "mobilenet_v2": "google/mobilenet_v2_1.0_224",
+    "resnet50": "microsoft/resnet-50",
+    "resnet50v2": "google/bit-50",
+    "vgg16": "timm/vgg16.tv_in1k",
+    "vgg19": "timm/vgg19.tv_in1k",
+    "xception": "timm/xception41.tf_in1k",
+    "inception_resnet_v2": "timm/inception_resnet_v2.tf_in1k",
+    "mobilevit": "apple/mobilevit-small",
+    "levit": "facebook/levit-256",
+}
+"""Names that --model takes for pre-trained checkpoints on the Hugging Face Hub.
+
+The last two are hybrids of ViT and CNN. xception and inception_resnet_v2 were trained on 299 pixels; all are shown the
+size of --image-size. resnet50v2 is the ResNet-50 of Big Transfer, which has its second version's order of layers;
+xception the 41 layers of DeepLab's."""
+
 ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
+    "lenet5": lambda image_size: ConvNetConfig(
+        image_size=image_size,
+        num_channels=1,
+        filters=(6, 16),
+        kernel_size=5,
+        pool_type="average",
+        activation="tanh",
+        hidden_sizes=(120, 100),
+    ),
+    "cnn1": lambda image_size: ConvNetConfig(
+        image_size=image_size, filters=(32,), pool_sizes=(2,), hidden_sizes=(128,)
+    ),
+    "cnn3": lambda image_size: ConvNetConfig(
+        image_size=image_size, filters=(32, 64, 128), pool_sizes=(2, 2, 1), conv_dropout=0.2, hidden_sizes=(128,)
+    ),
+    "cnn3v2": lambda image_size: _cnn3v2(image_size, (16, 32, 64)),
+    "cnn3v2_tuned": lambda image_size: _cnn3v2(image_size, (64, 64, 64)),
+    "cnn_32_64_64_64": lambda image_size: ConvNetConfig(
+        image_size=image_size, filters=(32, 64, 64, 64), padding="same", pool_sizes=(2, 2, 2, 2), batch_norm=True
+    ),
+    "my_vgg16": lambda image_size: _timm("vgg16", image_size),
+    "my_xception": lambda image_size: _timm("legacy_xception", image_size),
+    "vit": lambda image_size: ViTConfig(image_size=image_size),
     "vit_tiny": lambda image_size: ViTConfig(
         image_size=image_size, hidden_size=192, intermediate_size=768, num_hidden_layers=12, num_attention_heads=3
     ),
@@ -40,8 +83,44 @@ ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
     ),
     "mobilenet_v2_nano": lambda image_size: MobileNetV2Config(image_size=image_size, depth_multiplier=0.1, min_depth=4),
 }
-"""Names that --model takes besides Hub ids and folders: architectures, for an image size, built without weights. The
-nano ones train in seconds and are what the tests use."""
+"""Names that --model takes for architectures, for an image size, built without weights.
+
+The nano ones train in seconds and are what the tests use. The others are those of earlier projects on these photos:
+
+- lenet5 on four breeds and grey photos of 32 pixels has the published 63,196 parameters if its second dense layer has
+  100 units, not the 84 of LeCun et al. 1998 (http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf).
+- cnn1, cnn3, cnn3v2 and cnn3v2_tuned on 120 breeds and 299 pixels have the published 89,735,288, 82,700,600, 47,720 and
+  100,024, those of batch normalisation without a scale and with its statistics. The dropout of cnn3 and cnn3v2 is
+  nowhere told: 0.2 here.
+- cnn_32_64_64_64 is published without its kernels and its last pooling: 3 x 3, padded and flattened here.
+- my_vgg16 and my_xception are published with 62,279,608 and 25,368,415. VGG-16 with one or two dense layers of usual
+  sizes does not give the first, whatever its input, and Xception on 120 breeds has four million less; here they are the
+  networks of the papers, with 134,752,184 (dense layers of 4,096 at 7 x 7 places) and 21,107,360.
+"""
+
+
+def _timm(name: str, image_size: int) -> TimmWrapperConfig:
+    """An architecture of timm's, on its name; the size is only told."""
+    config = TimmWrapperConfig(architecture=name)
+    config.image_size = image_size
+    return config
+
+
+def _cnn3v2(image_size: int, filters: tuple[int, int, int]) -> ConvNetConfig:
+    return ConvNetConfig(
+        image_size=image_size,
+        filters=filters,
+        padding="same",
+        pool_sizes=(4, 2, 1),
+        conv_dropout=0.2,
+        batch_norm=True,
+        pooling="average",
+        hidden_sizes=(128,),
+    )
+
+
+CONVNET_OPTIONS = ("activation", "batch_norm", "pooling", "conv_dropout")
+"""Options of a run that change the architecture of a `ConvNet`."""
 
 BATCH_NORM_MOMENTUM = 0.1
 """PyTorch's default. transformers' MobileNetV2 carries over TensorFlow's 0.997, which in PyTorch's convention makes the
@@ -60,7 +139,7 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
 
     Returns:
         A transformers image classifier on the CPU in float32: pixels `(B, 3, image_size, image_size)` to logits
-        `(B, len(names))`, whose `classifier` is a linear layer.
+        `(B, len(names))`, whose last layer is linear; see `classifier_of`.
 
     Raises:
         UserError: The model can't be found, is no image classifier, lacks weights besides those of the classifier, or
@@ -68,27 +147,34 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
     """
     transformers_logging.set_verbosity_error()  # what matters of its report on missing weights is checked below
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    source = config.model
+    source = CHECKPOINTS.get(config.model, config.model)
     if source in ARCHITECTURES:
         if config.keep_known_breeds:
             raise UserError(f"--model {source} is built without weights: leave --keep-known-breeds out")
+        if config.freeze_backbone and not source.endswith("_nano"):  # which tests freeze
+            raise UserError(f"--model {source} is built without weights: add --no-freeze-backbone")
         architecture = ARCHITECTURES[source](config.image_size)
-        architecture.update(labels)
+        architecture.update({**labels, **_convnet_options(config, architecture)})
         model = AutoModelForImageClassification.from_config(architecture)
     else:
         if not Path(source).is_dir():
             announce(source)
         try:
             given = AutoConfig.from_pretrained(source)
-            architecture = AutoConfig.from_pretrained(source, **labels)
+            architecture = AutoConfig.from_pretrained(source, num_labels=len(names), **labels)
             architecture.image_size = config.image_size
+            if hasattr(architecture, "label_names"):  # in which timm's configurations keep them
+                architecture.label_names = list(names)
+            # Distilled networks (LeViT, DeiT) answer with the mean of two classifiers; one is trained here.
+            kinds = [kind.removesuffix("WithTeacher") for kind in architecture.architectures or []]
+            architecture.architectures = kinds or None
+            _convnet_options(config, architecture)
             if config.from_scratch:
                 model = AutoModelForImageClassification.from_config(architecture)
             else:
                 model = _load(source, architecture)
                 if given.id2label != architecture.id2label and given.num_labels == architecture.num_labels:
-                    classifier: Any = model.classifier
-                    classifier.reset_parameters()  # as many classes, but others
+                    classifier_of(model)[1].reset_parameters()  # as many classes, but others
                 if config.keep_known_breeds:
                     _keep_known_breeds(model, source, given, names)
         except UserError:
@@ -106,22 +192,35 @@ def model_view(config: TrainConfig) -> View:
     """
     if config.model in ARCHITECTURES:
         return View(config.image_size, config.fit)
+    facts = _facts(config, "preprocessor_config.json")
+    if not facts:  # timm's checkpoints have it in config.json
+        timm_facts = _facts(config, "config.json").get("pretrained_cfg", {})
+        facts = {f"image_{name}": timm_facts[name] for name in ("mean", "std") if name in timm_facts}
+    mean, std = facts.get("image_mean", [0.5] * 3), facts.get("image_std", [0.5] * 3)
+    return View(config.image_size, config.fit, mean=tuple(mean), std=tuple(std))
+
+
+def _facts(config: TrainConfig, name: str) -> dict[str, Any]:
+    """What a JSON file of the checkpoint says; nothing where there is none."""
     from transformers.utils import cached_file
 
     try:
-        file: Any = cached_file(config.model, "preprocessor_config.json")
-        facts = json.loads(Path(file).read_text(encoding="utf-8"))
+        file: Any = cached_file(CHECKPOINTS.get(config.model, config.model), name)
+        facts: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        facts = {}
-    mean, std = facts.get("image_mean", [0.5] * 3), facts.get("image_std", [0.5] * 3)
-    return View(config.image_size, config.fit, mean=tuple(mean), std=tuple(std))
+        return {}
+    return facts
+
+
+def classifier_of(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer, which gives the logits, with its name: ``classifier`` in most models."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
 def features_of(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
     """What the model's classifier is given: features `(B, D)` of pixels `(B, 3, H, W)`."""
     seen: list[torch.Tensor] = []
-    classifier: Any = model.classifier
-    handle = classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    handle = classifier_of(model)[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
         model(pixel_values=pixels)
     finally:
@@ -151,7 +250,7 @@ def _load(source: str, architecture: PreTrainedConfig) -> PreTrainedModel:
         output_loading_info=True,
     )
     new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-    lacking = sorted(name for name in new if not name.startswith("classifier."))
+    lacking = sorted(name for name in new if not name.startswith(classifier_of(model)[0]))
     if lacking:
         raise UserError(
             f"the weights of {source!r} do not fit its config.json: {len(lacking)} are missing or of another shape, "
@@ -166,12 +265,12 @@ def _keep_known_breeds(model: Any, source: str, given: PreTrainedConfig, names: 
     original, report = AutoModelForImageClassification.from_pretrained(
         source, use_safetensors=True, output_loading_info=True
     )
-    if not rows or any(name.startswith("classifier.") for name in report["missing_keys"]):
+    (prefix, mine), (_, theirs) = classifier_of(model), classifier_of(original)
+    if not rows or any(name.startswith(prefix) for name in report["missing_keys"]):
         raise UserError(f"{source!r} has no classifier that knows any of these breeds: leave --keep-known-breeds out")
     with torch.no_grad():
         for label, row in rows.items():
-            model.classifier.weight[label] = original.classifier.weight[row]
-            model.classifier.bias[label] = original.classifier.bias[row]
+            mine.weight[label], mine.bias[label] = theirs.weight[row], theirs.bias[row]
     new = [name for label, name in enumerate(names) if label not in rows]
     print(
         f"{len(rows)} breeds start from what {source} knows of them; anew: {', '.join(new) or 'none'}", file=sys.stderr
@@ -199,9 +298,20 @@ def known_breeds(id2label: Mapping[Any, str], names: tuple[str, ...]) -> dict[in
     return {label: row for label, (_, row) in sorted(best.items())}
 
 
+def _convnet_options(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, Any]:
+    """What the run's options change of a `ConvNet`'s architecture."""
+    given = {name: value for name in CONVNET_OPTIONS if (value := getattr(config, name)) is not None}
+    if given and (not isinstance(architecture, ConvNetConfig) or config.model not in ARCHITECTURES):
+        names = [name for name in ARCHITECTURES if ARCHITECTURES[name](224).model_type == ConvNetConfig.model_type]
+        option = next(iter(given)).replace("_", "-")
+        raise UserError(f"--{option} is for networks built from nothing: --model {', '.join(names)}")
+    return given
+
+
 def _adapt(model: Any, config: TrainConfig) -> None:
-    if not isinstance(getattr(model, "classifier", None), nn.Linear):
-        raise UserError(f"{config.model!r} ({type(model).__name__}) has no linear layer `classifier` to train")
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1].out_features != model.config.num_labels:
+        raise UserError(f"{config.model!r} ({type(model).__name__}) has no linear layer at its end to train")
     model.to(memory_format=torch.channels_last)  # convolutions are half as fast again, on two CPU cores
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -210,10 +320,12 @@ def _adapt(model: Any, config: TrainConfig) -> None:
     if hasattr(model.config, "classifier_dropout_prob"):
         model.config.classifier_dropout_prob = 0.0
         model.dropout.p = 0.0
+    classifier = classifier_of(model)[1]
     if config.dropout:
-        model.classifier.register_forward_pre_hook(_FeatureDropout(config.dropout))
+        classifier.register_forward_pre_hook(_FeatureDropout(config.dropout))
     if config.freeze_backbone:
-        model.base_model.requires_grad_(False)
+        model.requires_grad_(False)
+        classifier.requires_grad_(True)
 
 
 class _FeatureDropout:

@@ -1,18 +1,59 @@
-"""AdamW's parameter groups, and how the learning rate moves."""
+"""The optimiser with its parameter groups, and how the learning rate moves."""
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.config import OptimizerName, TrainConfig
+from dogbreeds.training.models import classifier_of
 
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 2
 """Epochs without a better validation loss that are let pass; at the end of the next one the rate falls."""
+
+
+def ftrl(parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Follow the regularised leader (McMahan et al. 2013, https://dl.acm.org/doi/10.1145/2487575.2488200)."""
+    from pytorch_optimizer import FTRL  # PyTorch has none
+
+    return FTRL(parameters)
+
+
+OPTIMIZERS: dict[OptimizerName, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {}),
+    "adam": (torch.optim.Adam, {}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+    "rmsprop": (torch.optim.RMSprop, {"alpha": 0.9, "eps": 1e-7}),
+    "nadam": (torch.optim.NAdam, {}),
+    "adadelta": (torch.optim.Adadelta, {}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "adamax": (torch.optim.Adamax, {}),
+    "ftrl": (ftrl, {}),
+}
+"""Of each name what makes it, and options. RMSprop's are Keras's, for which the earlier projects' rates were found; the
+classic SGD of networks has momentum."""
+
+FUSED = ("adamw", "adam", "sgd")
+"""Those whose whole step PyTorch does in a few kernels, on CPUs and Nvidia's GPUs."""
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
+    """The optimiser of a run, with the parameters to train.
+
+    Args:
+        model: Of its parameters those are trained that want gradients.
+        config: `optimizer`, the rates and `weight_decay` are used.
+        fused: Take the fused implementation, if there is one.
+    """
+    make, options = OPTIMIZERS[config.optimizer]
+    if fused and config.optimizer in FUSED:
+        options = {**options, "fused": True}
+    return make(parameter_groups(model, config), **options)
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
@@ -23,9 +64,10 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     the exceptions are those of Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929, and of timm).
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    head_name = classifier_of(model)[0]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((is_head(name), decays(name, parameter)), []).append(parameter)
+            groups.setdefault((name.startswith(f"{head_name}."), decays(name, parameter)), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -34,11 +76,6 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         }
         for (head, decay), parameters in groups.items()
     ]
-
-
-def is_head(name: str) -> bool:
-    """Whether a parameter of this name belongs to the classifier."""
-    return name.startswith("classifier.")
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:

@@ -50,7 +50,7 @@ from dogbreeds.training.augment import Normalise, RandomViews
 from dogbreeds.training.checkpoints import Checkpoints
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.data import Photos, Splits, load_data, pixel_cache
-from dogbreeds.training.export import check_servable, export_serving_model
+from dogbreeds.training.export import export_serving_model
 from dogbreeds.training.features import compute_features
 from dogbreeds.training.loaders import (
     Batch,
@@ -60,9 +60,10 @@ from dogbreeds.training.loaders import (
     seed_of,
     training_loader,
 )
+from dogbreeds.training.losses import LOSSES, target_probabilities
 from dogbreeds.training.metric import BreedMetrics
-from dogbreeds.training.models import build_model, flops_per_photo, model_view
-from dogbreeds.training.optim import Schedule, WeightAverage, parameter_groups
+from dogbreeds.training.models import build_model, classifier_of, flops_per_photo, model_view
+from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
 from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
 
 LOG_EVERY = 20
@@ -176,7 +177,6 @@ class Trainer:
         self._say_data()
         self.base_run = self._base_run()
         self.full_model = build_model(config, self.splits.names)
-        check_servable(self.full_model, config.image_size)
         self.view = model_view(config)
         self.partial = self._begin()
         self.num_parameters = sum(parameter.numel() for parameter in self.full_model.parameters())
@@ -324,14 +324,12 @@ class Trainer:
 
     def _build_optimiser(self) -> None:
         config, device = self.config, self.accelerator.device
-        classifier: Any = self.full_model.classifier
+        classifier = classifier_of(self.full_model)[1]
         self.trained_model: nn.Module = Head(classifier) if self.head_only else self.full_model
-        groups = parameter_groups(self.trained_model, config)
-        self.num_trained_parameters = sum(p.numel() for group in groups for p in group["params"])
-        # Fused: the whole step in a few kernels, on CPUs and Nvidia's GPUs. Not in fp16, where accelerate then can't
-        # tell whether a step was skipped.
+        # Not in fp16, where accelerate then can't tell whether a step was skipped.
         fused = device.type in ("cpu", "cuda") and self.accelerator.mixed_precision != "fp16"
-        optimizer = torch.optim.AdamW(groups, fused=fused)
+        optimizer = build_optimizer(self.trained_model, config, fused=fused)
+        self.num_trained_parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
         # As accelerate has it, for `accelerate launch` can set it too
         num_accumulated = self.accelerator.gradient_accumulation_steps
         num_steps = config.epochs * math.ceil(len(self.training_loader) / num_accumulated)
@@ -445,9 +443,8 @@ class Trainer:
                 inputs = self._inputs(batch, self.random_views)
                 with accelerator.accumulate(self.model):
                     self.clock.enter("forward and backward")
-                    loss = nn.functional.cross_entropy(
-                        _logits(self.model, inputs), batch.labels, label_smoothing=config.label_smoothing
-                    )
+                    targets = target_probabilities(batch.labels, len(self.splits.names), config.label_smoothing)
+                    loss = LOSSES[config.loss](_logits(self.model, inputs), targets)
                     accelerator.backward(loss)
                     self.clock.enter("optimiser")
                     if accelerator.sync_gradients and config.max_grad_norm:
@@ -526,7 +523,8 @@ class Trainer:
     def _train_mode(self) -> None:
         self.model.train()
         if self.config.freeze_backbone and not self.head_only:
-            self.full_model.base_model.eval()  # or its batch-norm statistics would move
+            self.full_model.eval()  # or the backbone's batch-norm statistics would move
+            classifier_of(self.full_model)[1].train()
 
     def _check_finite(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):

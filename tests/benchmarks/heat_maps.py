@@ -40,9 +40,10 @@ def main(run_dir: Path, photos: Path, num_photos: int = 100) -> None:
     shares = (0.1, 0.2, 0.3, 0.5)
     left: dict[str, list[np.ndarray]] = {"ours": [], "rollout": [], "chance": []}
     whole = []
+    serving_model = ServingModel(model, run.view.size)
     with torch.no_grad():
         for batch in pixels.split(20):
-            logits, heat = ServingModel(model)(batch)
+            logits, heat = serving_model(batch)
             best = logits.argmax(1)
             rows = torch.arange(len(batch))
             whole.append(logits.softmax(1)[rows, best].numpy())
