@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,13 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
 
 
 def model_view(config: TrainConfig) -> View:
-    """The view of a run: size and fit are the run's, mean and standard deviation the checkpoint's.
+    """The view of a run: size, fit and pre-processing are the run's, mean and standard deviation the checkpoint's.
 
-    A checkpoint that brings none, or a model built from nothing, gets 0.5 for both.
+    A checkpoint that brings none, or a model built from nothing, gets 0.5 for both. What `--whitening zca` fits on the
+    training photos is not in it yet.
     """
     if config.model in ARCHITECTURES:
-        return View(config.image_size, config.fit)
+        return config.view
     from transformers.utils import cached_file
 
     try:
@@ -114,7 +116,7 @@ def model_view(config: TrainConfig) -> View:
     except (OSError, ValueError):
         facts = {}
     mean, std = facts.get("image_mean", [0.5] * 3), facts.get("image_std", [0.5] * 3)
-    return View(config.image_size, config.fit, mean=tuple(mean), std=tuple(std))
+    return replace(config.view, mean=tuple(mean), std=tuple(std))
 
 
 def features_of(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
