@@ -98,11 +98,11 @@ class RandomViews:
         half[rng.random(num_photos) < config.vertical_flip, 1] *= -1
         turn = np.radians(rng.choice(config.turns, num_photos))
         # From the view to the crop: the inverse of torchvision's rotation, shear in x and scale about the centre, and
-        # then of the turn, which comes before them
+        # then of the turn, which comes before them, and goes against the clock as `RandomRotation` does
         tan, cos, sin = np.tan(shear), np.cos(angle), np.sin(angle)
         inverse = np.array([[cos - sin * tan, cos * tan + sin], [-sin, cos]]) / scale
         cos, sin = np.cos(turn).round(), np.sin(turn).round()
-        inverse = np.einsum("ijn,jkn->nik", [[cos, sin], [-sin, cos]], inverse)
+        inverse = np.einsum("ijn,jkn->nik", [[cos, -sin], [sin, cos]], inverse)
         self._crop_centre, self._crop_half, self._shift, self._inverse, self._light = (
             torch.from_numpy(values).float().to(self._device) for values in (centre, half, shift, inverse, light)
         )

@@ -58,10 +58,10 @@ def zca_of(patches: np.ndarray) -> Zca:
     """
     num_patches, side, _, _ = patches.shape
     flat = patches.reshape(num_patches, -1)
+    if not np.ptp(flat, axis=0).any():
+        raise UserError("--whitening zca: the training photos are all of one colour, which leaves nothing to whiten")
     mean, covariance = flat.mean(axis=0), np.cov(flat, rowvar=False)
     eigenvalues, vectors = np.linalg.eigh(covariance)
-    if not eigenvalues.max() > 0:
-        raise UserError("--whitening zca: the training photos are all of one colour, which leaves nothing to whiten")
     whitening = (vectors / np.sqrt(eigenvalues.clip(min=0) + EPSILON * eigenvalues.mean())) @ vectors.T
     centre = side * side // 2 * 3
     rows = whitening[centre : centre + 3]
