@@ -93,6 +93,8 @@ def test_training_and_answers_see_the_same(photo_folder, tmp_path, steps):
     saved = Predictions.load(tmp_path / "run" / "predictions-validation.parquet")
     answered = np.stack([predictor.predict(photo_folder / name).probabilities for name in saved.ids])
     np.testing.assert_allclose(answered, saved.probabilities, atol=1e-4)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"equalize, whitening {config.whitening}" in card and "`transformers.pipeline` does not" in card
     photo = open_image(photo_folder / saved.ids[0]).filter(ImageFilter.SHARPEN)
     plain = View(view.size, view.fit, view.shortest_edge, view.mean, view.std)
     assert np.abs(view(photo) - plain(photo)).max() > 0.1

@@ -98,7 +98,7 @@ class RandomViews:
         half[rng.random(num_photos) < config.vertical_flip, 1] *= -1
         turn = np.radians(rng.choice(config.turns, num_photos))
         # From the view to the crop: the inverse of torchvision's rotation, shear in x and scale about the centre, and
-        # then of the turn, which comes before them, and goes against the clock as `RandomRotation` does
+        # then of the turn, which comes before them, and is counter-clockwise as `RandomRotation`
         tan, cos, sin = np.tan(shear), np.cos(angle), np.sin(angle)
         inverse = np.array([[cos - sin * tan, cos * tan + sin], [-sin, cos]]) / scale
         cos, sin = np.cos(turn).round(), np.sin(turn).round()

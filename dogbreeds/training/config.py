@@ -83,7 +83,7 @@ class TrainConfig:
     vertical_flip: float = 0.0
     """Augmentation: probability of a vertical flip."""
     turns: tuple[Literal[0, 90, 180, 270], ...] = (0,)
-    """Augmentation: one of these rotations is drawn, degrees against the clock."""
+    """Augmentation: one of these rotations is drawn, degrees counter-clockwise."""
     rotation: float = 0.0
     """Augmentation: largest rotation either way, degrees."""
     zoom: float = 0.0
