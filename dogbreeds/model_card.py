@@ -113,6 +113,19 @@ such model. Mixed breeds get the pure breeds they look like.
 
 `{serving_files(record)[-1]}` takes `pixel_values` (B, 3, {size}, {size}) and gives `logits` (B, {len(labels)}) and,
 of most architectures, `heat_map` (B, {len(labels)}, h, w). `run.json` holds all options, hashes and figures.
+{_steps(config)}"""
+
+
+def _steps(config: dict[str, Any]) -> str:
+    """What this project does to a photo and transformers can't; nothing for most runs and all earlier ones."""
+    steps = [name for name in ("grayscale", "equalize") if config.get(name)]
+    if config.get("whitening", "none") != "none":
+        steps.append(f"whitening {config['whitening']}")
+    if not steps:
+        return ""
+    return f"""
+It was trained on photos after {", ".join(steps)}. This project does the same before each answer;
+`transformers.pipeline` does not, and shows it other pixels than it knows.
 """
 
 

@@ -1,18 +1,87 @@
 """The model's view of a photo: the one way from an RGB image to the pixels that a model sees.
 
 Training's evaluation, the command line and the page all call `View`; what it does is read from the checkpoint's
-`preprocessor_config.json`, in the format of transformers, so that `transformers.pipeline` sees the same.
+`preprocessor_config.json`, in the format of transformers, so that `transformers.pipeline` sees the same. The steps of
+pre-processing (`grayscale`, `equalize`, `blur`, `zca`) have no place in that format: they stand there under a key of
+this project's own, `STEPS`, which transformers passes over. A view that has any of them is seen by this project alone.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from dogbreeds.errors import UserError
 
 Fit = Literal["crop", "squash"]
+
+STEPS = "dogbreeds_steps"
+"""The key of `preprocessor_config.json` that holds a view's steps of pre-processing; absent where there are none."""
+BLUR = 2 / 224
+"""Standard deviation of the Gaussian blur, as a share of the view's side: 2 pixels of 224, the default of Pillow's
+filter. A share, because random views are cut from a photo that is kept larger."""
+
+
+@dataclass(frozen=True, eq=False)
+class Zca:
+    """Convolutional ZCA whitening: pixels lose what their neighbours and other channels tell of them.
+
+    ZCA (Bell & Sejnowski 1997, "The independent components of natural scenes are edge filters") of whole photos would
+    need a covariance of 150,528 x 150,528 values. That of k x k x 3 patches is small, and because photos look alike
+    wherever one looks, its rows for a patch's central pixel whiten every pixel, as a convolution.
+    `dogbreeds.training.zca` fits it.
+    """
+
+    kernel: np.ndarray
+    """float32 `(3, 3, k, k)`: output channel, input channel, row, column; k is odd."""
+    bias: np.ndarray
+    """float32 `(3,)`: added to each output channel, so that its mean is about 0."""
+
+    def __post_init__(self) -> None:
+        side = self.kernel.shape[-1]
+        assert self.kernel.shape == (3, 3, side, side) and side % 2 == 1, self.kernel.shape
+        assert self.bias.shape == (3,), self.bias.shape
+        assert self.kernel.dtype == self.bias.dtype == np.float32, (self.kernel.dtype, self.bias.dtype)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Zca):
+            return NotImplemented
+        return np.array_equal(self.kernel, other.kernel) and np.array_equal(self.bias, other.bias)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Whiten normalised pixels, float32 `(3, H, W)` to the same; beyond the edges the outermost pixels go on."""
+        _, height, width = pixels.shape
+        side = self.kernel.shape[-1]
+        padded = np.pad(pixels, ((0, 0), *[(side // 2, side // 2)] * 2), mode="edge")
+        # One small product for each place of the kernel: one large one would copy every pixel k x k times first.
+        whitened = np.repeat(self.bias[:, None], height * width, axis=1)
+        for row, column in np.ndindex(side, side):
+            part = padded[:, row : row + height, column : column + width].reshape(3, -1)
+            whitened += self.kernel[:, :, row, column] @ part
+        return whitened.reshape(pixels.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"kernel": self.kernel.tolist(), "bias": self.bias.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Zca":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: A value is missing or no number, or the shapes are not those of a kernel and its bias.
+        """
+        try:
+            kernel, bias = np.asarray(values["kernel"], np.float32), np.asarray(values["bias"], np.float32)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"zca is incomplete or not understood: {error}") from None
+        side = kernel.shape[-1] if kernel.ndim == 4 else 0
+        if kernel.shape != (3, 3, side, side) or side % 2 == 0 or bias.shape != (3,):
+            raise ValueError(f"a zca kernel of the shape {kernel.shape} with a bias of {bias.shape}")
+        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+            raise ValueError("a zca kernel that is not finite")
+        return cls(kernel, bias)
 
 
 @dataclass(frozen=True)
@@ -28,6 +97,16 @@ class View:
     """With ``crop``, what the shorter side is scaled to, pixels; None means `size`."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    grayscale: bool = False
+    """Whether the three channels are one: the luma of ITU-R BT.601, as Pillow's mode ``L``."""
+    equalize: bool = False
+    """Whether the histogram of the luma (Y of YCbCr) is equalised and the colours left as they are: channel by channel,
+    as Pillow's `ImageOps.equalize` does it with RGB, a coat would change its colour (Gonzalez & Woods, Digital Image
+    Processing, 3rd ed., section 6.5.4)."""
+    blur: bool = False
+    """Whether the view is smoothed by a Gaussian; see `BLUR`."""
+    zca: Zca | None = None
+    """What whitens the normalised pixels, if anything does."""
 
     def __post_init__(self) -> None:
         assert self.fit in ("crop", "squash"), self.fit
@@ -41,21 +120,35 @@ class View:
             image: An upright RGB image, from `dogbreeds.images.open_image`.
 
         Returns:
-            float32 array `(3, size, size)`, channels R, G, B; 0..1 shifted by `mean` and divided by `std`.
+            float32 array `(3, size, size)`, channels R, G, B; 0..1 shifted by `mean` and divided by `std`, and then
+            whitened where the view has `zca`.
         """
         cut = self.cut(image)
         pixels = np.empty((3, self.size, self.size), dtype=np.float32)
         for channel, (scale, shift) in enumerate(zip(*self.scale_and_shift(), strict=True)):
             np.multiply(cut[..., channel], scale, out=pixels[channel], dtype=np.float32)
             pixels[channel] -= shift
-        return pixels
+        return self.zca(pixels) if self.zca else pixels
 
     def cut(self, image: Image.Image) -> np.ndarray:
-        """The view before it is normalised: uint8 `(size, size, 3)` of an upright RGB image."""
+        """The view before it is normalised: uint8 `(size, size, 3)` of an upright RGB image.
+
+        `grayscale`, `equalize` and `blur` are part of it, in this order, and work on what was cut. (Training with
+        random views keeps the whole photo, squashed, by a view of its own with the same steps: there they work on the
+        whole, before the random crop.)
+        """
         assert image.mode == "RGB", f"the view takes RGB images, not {image.mode}"
         box = self.region(image.width, image.height)
         # One step, with the same pixels as scaling the whole photo and cutting then, but without the work in between.
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+        seen = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        if self.grayscale:
+            seen = seen.convert("L").convert("RGB")
+        if self.equalize:
+            luma, *colours = seen.convert("YCbCr").split()
+            seen = Image.merge("YCbCr", (ImageOps.equalize(luma), *colours)).convert("RGB")
+        if self.blur:
+            seen = seen.filter(ImageFilter.GaussianBlur(BLUR * self.size))
+        return np.asarray(seen)
 
     @property
     def decoded_side(self) -> int:
@@ -68,7 +161,13 @@ class View:
     @property
     def geometry(self) -> dict[str, Any]:
         """What `cut` depends on; views with the same geometry cut the same pixels, whatever their normalisation."""
-        return {"size": self.size, "fit": self.fit, "shortest_edge": self.shortest_edge}
+        return {"size": self.size, "fit": self.fit, "shortest_edge": self.shortest_edge, **self._8bit_steps}
+
+    @property
+    def _8bit_steps(self) -> dict[str, bool]:
+        """The steps that `cut` does; those that it does not are not named."""
+        steps = {"grayscale": self.grayscale, "equalize": self.equalize, "blur": self.blur}
+        return {name: True for name, is_done in steps.items() if is_done}
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
         """What normalises 8-bit values, each `(3,)` float32: they are multiplied by the first, less the second."""
@@ -90,13 +189,16 @@ class View:
         return left, top, right, bottom
 
     def to_preprocessor_config(self, image_processor_type: str) -> dict[str, Any]:
-        """The same view for `transformers.AutoImageProcessor`.
+        """The same view for `transformers.AutoImageProcessor`, but for the steps under `STEPS`, which it can't do.
+
+        So `transformers.pipeline` shows a model that was trained with any of those steps other pixels than it knows.
 
         Args:
             image_processor_type: The transformers class that belongs to the model, such as ``ViTImageProcessor``.
         """
         square = {"height": self.size, "width": self.size}
         crop = self.fit == "crop"
+        steps = {**self._8bit_steps, **({"zca": self.zca.to_dict()} if self.zca else {})}
         return {
             "image_processor_type": image_processor_type,
             "do_convert_rgb": True,
@@ -111,6 +213,7 @@ class View:
             "do_normalize": True,
             "image_mean": list(self.mean),
             "image_std": list(self.std),
+            **({STEPS: steps} if steps else {}),
         }
 
     @classmethod
@@ -118,7 +221,8 @@ class View:
         """Read a checkpoint's `preprocessor_config.json`.
 
         Raises:
-            UserError: The file asks for something this view can't do (another filter, a view that is not square).
+            UserError: The file asks for something this view can't do (another filter, a view that is not square,
+                a step that is not known or damaged).
         """
         try:
             mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
@@ -137,4 +241,22 @@ class View:
             raise UserError(f"preprocessor_config.json is incomplete or not understood: {error}") from None
         if height != width:
             raise UserError(f"preprocessor_config.json: a view of {height} x {width} is not square")
-        return cls(int(height), fit, shortest_edge if shortest_edge != height else None, mean, std)
+        steps = _read_steps(config.get(STEPS, {}))
+        return cls(int(height), fit, shortest_edge if shortest_edge != height else None, mean, std, **steps)
+
+
+def _read_steps(values: Any) -> dict[str, Any]:
+    """The steps of a `preprocessor_config.json`, as the fields of a `View`."""
+    where = f"preprocessor_config.json: {STEPS}"
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is {values!r}, not an object of steps; copy the run folder anew or train again")
+    steps = dict(values)
+    for name, value in values.items():
+        try:
+            if name == "zca":
+                steps[name] = Zca.from_dict(value)
+            elif name not in ("grayscale", "equalize", "blur") or not isinstance(value, bool):
+                raise ValueError(f"{name} {value!r} is no step that this version knows")
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; copy the run folder anew or train again") from None
+    return steps

@@ -1,5 +1,7 @@
 """Random views made a batch at a time, held against those of torchvision for one photo at a time."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from conftest import tiny_config
 from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode, v2
 
+from dogbreeds.errors import UserError
 from dogbreeds.training.augment import Normalise, RandomViews
-from dogbreeds.view import View
+from dogbreeds.training.config import AUGMENTATIONS, TrainConfig, one_for_each_seed
+from dogbreeds.view import View, Zca
 
 SIZE = 32
 VIEW = View(SIZE, mean=(0.5, 0.4, 0.6), std=(0.5, 0.25, 0.2))
@@ -35,11 +39,25 @@ def ours(photo, num_views, tmp_path, **options):
     return views(torch.arange(num_views), whole.expand(num_views, -1, -1, -1))
 
 
-def torchvisions(photo, num_views, crop_scale=0.35, flip=0.5, rotation=0.0, zoom=0.0, shift=0.0, shear=0.0, **light):
+def torchvisions(
+    photo,
+    num_views,
+    crop_scale=0.35,
+    flip=0.5,
+    vertical_flip=0.0,
+    turns=(0,),
+    rotation=0.0,
+    zoom=0.0,
+    shift=0.0,
+    shear=0.0,
+    **light,
+):
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(SIZE, scale=(crop_scale, 1.0), antialias=True),
             v2.RandomHorizontalFlip(flip),
+            v2.RandomVerticalFlip(vertical_flip),
+            v2.RandomChoice([v2.RandomRotation((turn, turn)) for turn in turns]),
             v2.RandomAffine(
                 rotation,
                 translate=(shift, shift),
@@ -64,6 +82,10 @@ def torchvisions(photo, num_views, crop_scale=0.35, flip=0.5, rotation=0.0, zoom
     [
         {},
         {"crop_scale": 0.8, "flip": 0.0},
+        {"vertical_flip": 0.3},
+        {"turns": (90,)},
+        {"turns": (0, 180, 270), "vertical_flip": 0.5},
+        {"turns": (90, 180), "rotation": 15.0, "shift": 0.2},
         {"rotation": 20.0},
         {"zoom": 0.4},
         {"shift": 0.3},
@@ -94,6 +116,70 @@ def test_statistics_tell_other_options_apart(tmp_path):
         mine = ours(photo, 1000, tmp_path, **other)
         same_mean = ((mine.mean(0) - theirs.mean(0)).abs() < noise).all()
         assert not (same_mean and ((mine.std(0) - theirs.std(0)).abs() < noise).all()), other
+
+
+def test_statistics_tell_other_turns_apart(tmp_path):
+    photo = smooth_photo(48, 36)
+    theirs = torchvisions(photo, 1000, turns=(90,), flip=0.0)
+    noise = 5 * theirs.std(0) * (2 / 1000) ** 0.5 + 0.04
+    for other in ({"turns": (270,)}, {"turns": (0,)}, {"turns": (90,), "vertical_flip": 0.2}):
+        assert not ((ours(photo, 1000, tmp_path, flip=0.0, **other).mean(0) - theirs.mean(0)).abs() < noise).all()
+
+
+def test_a_quarter_turn_moves_pixels_and_changes_none(tmp_path):
+    photo = smooth_photo(48, 48)
+    whole = {"crop_scale": 1.0, "flip": 0.0}
+    plain = ours(photo, 1, tmp_path, **whole)
+    for turn in (90, 180, 270):
+        turned = ours(photo, 1, tmp_path, **whole, turns=(turn,))
+        torch.testing.assert_close(turned, torch.rot90(plain, turn // 90, (2, 3)), atol=1e-4, rtol=0)
+    upside_down = ours(photo, 1, tmp_path, **whole, vertical_flip=1.0)
+    torch.testing.assert_close(upside_down, plain.flip(2), atol=1e-4, rtol=0)
+
+
+def test_fixed_views_come_again_in_turn(tmp_path):
+    config = tiny_config("data", tmp_path / "run", augmentation="mild", fixed_views=3)
+    photo = smooth_photo(48, 36)
+    whole = torch.from_numpy(View(64, "squash").cut(photo).copy())[None]
+    views = RandomViews(config, VIEW, np.array([photo.size]), torch.device("cpu"))
+    shown = []
+    for epoch in range(7):
+        views.draw(epoch)
+        shown.append(views(torch.tensor([0]), whole))
+    for epoch in range(7):
+        same = [other for other in range(7) if torch.equal(shown[epoch], shown[other])]
+        assert same == list(range(epoch % 3, 7, 3))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_named_augmentation_is_its_options(name, tmp_path):
+    config = tiny_config("data", tmp_path / "run", augmentation=name, freeze_backbone=True)
+    assert config.random_views  # though a frozen backbone alone has none
+    assert (config.crop_scale, config.flip) == (1.0, 0.5)
+    assert all(getattr(config, option) == value for option, value in AUGMENTATIONS[name].items())
+    spelled = tiny_config("data", tmp_path / "run", crop_scale=1.0, **AUGMENTATIONS[name])
+    photo = smooth_photo(48, 36)
+    assert torch.equal(
+        ours(photo, 20, tmp_path, augmentation=name), ours(photo, 20, tmp_path, crop_scale=1.0, **AUGMENTATIONS[name])
+    )
+    assert (
+        spelled != config and {**spelled.to_dict(), "augmentation": name, "freeze_backbone": True} == config.to_dict()
+    )
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert [each.augmentation for each in one_for_each_seed(config, ("1,2",))] == [name, name]
+
+
+def test_a_named_augmentation_takes_no_other_values(tmp_path):
+    for options, words in (
+        ({"rotation": 30.0}, r"--rotation 30.0: --augmentation mild sets it to 20.0; leave one out"),
+        ({"crop_scale": 0.5}, r"--crop-scale 0.5: --augmentation mild sets it to 1.0"),
+        ({"augmentation": "turns", "turns": (90, 180)}, r"--turns 90 180: --augmentation turns sets it to 0 180 270"),
+        ({"augment": "off"}, r"--augment off leaves nothing of --augmentation mild"),
+        ({"augmentation": "wild"}, r"--augmentation wild: must be one of mild, strong, turns, ninefold"),
+    ):
+        with pytest.raises(UserError, match=words):
+            tiny_config("data", tmp_path / "run", **{"augmentation": "mild", **options})
+    tiny_config("data", tmp_path / "run", augmentation="mild", rotation=20.0, shear=5.0)
 
 
 def test_views_are_a_function_of_seed_epoch_and_photo(tmp_path):
@@ -129,6 +215,35 @@ def test_normalised_pixels_are_those_of_the_view():
     batch = Normalise(VIEW, torch.device("cpu"))(torch.from_numpy(VIEW.cut(photo).copy())[None])
     np.testing.assert_allclose(batch[0].numpy(), VIEW(photo), atol=1e-6)
     assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def a_zca():
+    rng = np.random.default_rng(0)
+    return Zca(rng.normal(size=(3, 3, 5, 5)).astype(np.float32), rng.normal(size=3).astype(np.float32))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_whitened_pixels_are_those_of_the_view(precision):
+    """In evaluation the model is called in the run's precision, the whitening is not."""
+    view = View(SIZE, mean=(0.5, 0.4, 0.6), std=(0.5, 0.25, 0.2), grayscale=True, blur=True, zca=a_zca())
+    photo = smooth_photo(64, 48)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        batch = Normalise(view, torch.device("cpu"))(torch.from_numpy(view.cut(photo).copy())[None])
+    assert batch.dtype == torch.float32 and batch.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(batch[0].numpy(), view(photo), atol=1e-4)
+
+
+def test_random_views_are_whitened_after_they_are_made(tmp_path):
+    photo, device = smooth_photo(48, 36), torch.device("cpu")
+    whole = torch.from_numpy(View(64, "squash").cut(photo).copy())[None]
+    config = tiny_config("data", tmp_path / "run", rotation=20.0)
+    plain, whitened = (
+        RandomViews(config, view, np.array([photo.size]), device) for view in (View(SIZE), View(SIZE, zca=a_zca()))
+    )
+    for views in (plain, whitened):
+        views.draw(0)
+    expected = a_zca()(plain(torch.tensor([0]), whole)[0].numpy())
+    np.testing.assert_allclose(whitened(torch.tensor([0]), whole)[0].numpy(), expected, atol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

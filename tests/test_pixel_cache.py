@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,12 +150,16 @@ def test_two_at_a_time_make_it_once(photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("augment", ["on", "off"])
-def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment, monkeypatch):
-    view = View(32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))  # as a checkpoint may bring it
-    monkeypatch.setattr(trainer_module, "model_view", lambda config: view)
+@pytest.mark.parametrize("steps", [{}, {"grayscale": True, "equalize": True, "whitening": "zca"}], ids=str)
+def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment, steps, monkeypatch):
+    def model_view(config):  # with what a checkpoint may bring
+        return replace(config.view, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+
+    monkeypatch.setattr(trainer_module, "model_view", model_view)
     batches = []
     for cache in ("on", "off"):
-        config = tiny_config(photo_folder, tmp_path / cache, cache=cache, augment=augment, flip=0.5, rotation=10.0)
+        options = {"cache": cache, "augment": augment, "flip": 0.5, "rotation": 10.0, **steps}
+        config = tiny_config(photo_folder, tmp_path / cache, **options)
         trainer = Trainer(config)
         if trainer.random_views:
             trainer.random_views.draw(1)

@@ -23,20 +23,34 @@ class Normalise:
 
     def __init__(self, view: View, device: torch.device) -> None:
         self._scale, self._shift = (torch.from_numpy(values).to(device) for values in view.scale_and_shift())
+        self._zca: tuple[torch.Tensor, torch.Tensor] | None = None
+        if view.zca is not None:
+            kernel, bias = torch.from_numpy(view.zca.kernel).to(device), torch.from_numpy(view.zca.bias).to(device)
+            self._zca = kernel, bias
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """`(B, H, W, 3)`, uint8 or float from 0 to 255, to float32 `(B, 3, H, W)` in channels-last memory."""
-        return (pixels.float() * self._scale - self._shift).permute(0, 3, 1, 2)
+        normalised = (pixels.float() * self._scale - self._shift).permute(0, 3, 1, 2)
+        if self._zca is None:
+            return normalised
+        kernel, bias = self._zca
+        margin = kernel.shape[-1] // 2
+        # In float32 also where evaluation is called in another precision, as training and serving whiten
+        with torch.autocast(normalised.device.type, enabled=False):
+            padded = nn.functional.pad(normalised, (margin,) * 4, mode="replicate")
+            return nn.functional.conv2d(padded, kernel, bias).contiguous(memory_format=torch.channels_last)
 
 
 class RandomViews:
     """Random views of a split's photos: another one in each epoch, the same for the same seed, epoch and photo.
 
-    They are those of torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `RandomAffine` and `ColorJitter` one
-    after the other, with the same options (tests/test_augment.py holds them against these), but the shape is changed in
-    one step, by one grid for each photo, and a whole batch at a time: 16 processes of torchvision could not feed one
-    GPU. What an epoch does to each photo is drawn beforehand, on the CPU, so it does not depend on batches, processes
-    or the device.
+    With fixed views, as many epochs in turn are different, and then the first of them comes again.
+
+    They are those of torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `RandomVerticalFlip`, `RandomRotation`
+    by one of the turns, `RandomAffine` and `ColorJitter` one after the other, with the same options
+    (tests/test_augment.py holds them against these), but the shape is changed in one step, by one grid for each photo,
+    and a whole batch at a time: 16 processes of torchvision could not feed one GPU. What an epoch does to each photo is
+    drawn beforehand, on the CPU, so it does not depend on batches, processes or the device.
     """
 
     def __init__(self, config: TrainConfig, view: View, sizes: np.ndarray, device: torch.device) -> None:
@@ -50,7 +64,7 @@ class RandomViews:
         """
         self._config, self._view, self._device = config, view, device
         self._sizes = sizes.astype(np.float64)
-        self._moves = bool(config.rotation or config.zoom or config.shift or config.shear)
+        self._moves = bool(config.rotation or config.zoom or config.shift or config.shear or any(config.turns))
         self._normalise = Normalise(view, device)
         self._grey = torch.tensor(GREY, device=device)[:, None, None]
         self._fill = torch.tensor([round(255 * mean) for mean in view.mean], dtype=torch.float32, device=device)
@@ -62,7 +76,8 @@ class RandomViews:
         """Draw what happens to each photo in this epoch."""
         config = self._config
         num_photos = len(self._sizes)
-        rng = np.random.default_rng(seed_of(config.seed, epoch, 1))
+        number = epoch % config.fixed_views if config.fixed_views else epoch
+        rng = np.random.default_rng(seed_of(config.seed, number, 1))
 
         def either_way(largest: float) -> np.ndarray:
             return rng.uniform(-largest, largest, num_photos)
@@ -75,19 +90,22 @@ class RandomViews:
         angle, shear = np.radians(either_way(config.rotation)), np.radians(either_way(config.shear))
         scale = 1 + either_way(config.zoom)
         shift = np.stack([either_way(2 * config.shift), either_way(2 * config.shift)], axis=1)  # the view is 2 wide
-        # From the view to the crop: the inverse of torchvision's rotation, shear in x and scale about the centre
-        tan, cos, sin = np.tan(shear), np.cos(angle), np.sin(angle)
-        inverse = np.array([[cos - sin * tan, cos * tan + sin], [-sin, cos]]) / scale
-        self._crop_centre, self._crop_half, self._shift, self._inverse = (
-            torch.from_numpy(values).float().to(self._device)
-            for values in (centre, half, shift, inverse.transpose(2, 0, 1))
-        )
         brightness = 1 + either_way(config.brightness)
         first = rng.random(num_photos) < 0.5  # brightness before contrast, or after it
         light = np.stack(
             [np.where(first, brightness, 1), 1 + either_way(config.contrast), np.where(first, 1, brightness)]
         )
-        self._light = torch.from_numpy(light).float().to(self._device)
+        half[rng.random(num_photos) < config.vertical_flip, 1] *= -1
+        turn = np.radians(rng.choice(config.turns, num_photos))
+        # From the view to the crop: the inverse of torchvision's rotation, shear in x and scale about the centre, and
+        # then of the turn, which comes before them, and is counter-clockwise as `RandomRotation`
+        tan, cos, sin = np.tan(shear), np.cos(angle), np.sin(angle)
+        inverse = np.array([[cos - sin * tan, cos * tan + sin], [-sin, cos]]) / scale
+        cos, sin = np.cos(turn).round(), np.sin(turn).round()
+        inverse = np.einsum("ijn,jkn->nik", [[cos, -sin], [sin, cos]], inverse)
+        self._crop_centre, self._crop_half, self._shift, self._inverse, self._light = (
+            torch.from_numpy(values).float().to(self._device) for values in (centre, half, shift, inverse, light)
+        )
 
     def __call__(self, indices: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The views of this epoch.

@@ -8,11 +8,20 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dogbreeds.errors import UserError, one_line_errors
-from dogbreeds.view import Fit
+from dogbreeds.view import Fit, View
 
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
 LossName = Literal["cross-entropy", "kl-divergence", "poisson", "hinge", "squared-hinge"]
 SeedList = Annotated[tuple[str, ...], tyro.conf.arg(metavar="0,1,...")]
+
+AugmentationName = Literal["mild", "strong", "turns", "ninefold"]
+AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
+    "mild": {"rotation": 20.0, "zoom": 0.15, "contrast": 0.1},
+    "strong": {"rotation": 30.0, "shift": 0.1, "shear": 0.01, "zoom": 0.1, "brightness": 0.5},
+    "turns": {"turns": (0, 180, 270), "vertical_flip": 0.5},
+    "ninefold": {"rotation": 20.0, "fixed_views": 9},
+}
+"""The recipes of the project's earlier systems, as the options in which each differs from a horizontal flip alone."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,28 @@ class TrainConfig:
     """Height and width of what the model sees, pixels."""
     fit: Fit = "crop"
     """How a photo becomes square: its centre is cut out (crop), or it is squashed."""
+    grayscale: bool = False
+    """Show the model, here and wherever it answers, photos without colour: three equal channels (ITU-R BT.601)."""
+    equalize: bool = False
+    """Likewise photos whose brightness (luma) has an equalised histogram."""
+    whitening: Literal["none", "blur", "zca"] = "none"
+    """Likewise photos without what neighbouring pixels tell of each other. zca: by a convolution fitted on the training
+    photos. blur: what an earlier system called whitening, a Gaussian blur of 2 pixels of 224."""
     augment: Literal["auto", "on", "off"] = "auto"
-    """Random views in training. auto: on, unless the backbone is frozen; its features are then computed only once."""
+    """Random views in training. auto: on, unless the backbone is frozen, whose features are then computed only once,
+    and no --augmentation is named."""
+    augmentation: AugmentationName | None = None
+    """A recipe of an earlier system for random views, without random crops, flipped half of the time; it sets the
+    options below. mild: rotation 20, zoom 0.15, contrast 0.1. strong: rotation 30, shift 0.1, shear 0.01, zoom 0.1,
+    brightness 0.5. turns: turns 0 180 270, vertical flip 0.5. ninefold: rotation 20, 9 fixed views."""
     crop_scale: float = 0.35
     """Augmentation: smallest share of the photo's area that a random resized crop keeps; 1 for no crop."""
     flip: float = 0.5
     """Augmentation: probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Augmentation: probability of a vertical flip."""
+    turns: tuple[Literal[0, 90, 180, 270], ...] = (0,)
+    """Augmentation: one of these rotations is drawn, degrees counter-clockwise."""
     rotation: float = 0.0
     """Augmentation: largest rotation either way, degrees."""
     zoom: float = 0.0
@@ -81,6 +106,9 @@ class TrainConfig:
     """Augmentation: largest change of brightness either way; 0.5 for 0.5 to 1.5."""
     contrast: float = 0.0
     """Augmentation: largest change of contrast either way; 0.1 for 0.9 to 1.1."""
+    fixed_views: int = 0
+    """Augmentation: draw this many views of each photo once, of which each epoch shows the next; 0 for new ones in
+    every epoch. N times as many --epochs show as much as one epoch of a set that is N times as large."""
 
     epochs: int = 5
     """Passes over the training photos."""
@@ -145,6 +173,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         listed = tuple(name.strip() for entry in self.breeds for name in entry.split(",") if name.strip())
         object.__setattr__(self, "breeds", listed)
+        if self.augmentation is not None:
+            self._apply_augmentation(self.augmentation)
 
         def check(ok: bool, option: str, must: str) -> None:
             if not ok:
@@ -161,16 +191,18 @@ class TrainConfig:
             "early_stopping_patience",
             "rotation",
             "shear",
+            "fixed_views",
             "seed",
             "checkpoint_minutes",
         ):
             check(getattr(self, option) >= 0, option, "0 or more")
         for option in ("test_fraction", "dropout", "label_smoothing", "ema_decay", "warmup_fraction", "zoom", "shift"):
             check(0 <= getattr(self, option) < 1, option, "from 0 to below 1")
-        for option in ("flip", "brightness", "contrast"):
+        for option in ("flip", "vertical_flip", "brightness", "contrast"):
             check(0 <= getattr(self, option) <= 1, option, "from 0 to 1")
         check(self.conv_dropout is None or 0 <= self.conv_dropout < 1, "conv_dropout", "from 0 to below 1")
         check(0 < self.crop_scale <= 1, "crop_scale", "above 0 and at most 1")
+        check(bool(self.turns) and {*self.turns} <= {0, 90, 180, 270}, "turns", "some of 0, 90, 180 and 270")
         check(0 < self.validation_fraction < 1, "validation_fraction", "above 0 and below 1")
         check(
             self.validation_fraction + self.test_fraction < 1, "test_fraction", "small enough to leave photos to train"
@@ -189,16 +221,51 @@ class TrainConfig:
                 "--from-scratch leaves no classifier whose breeds could be kept: leave --keep-known-breeds out"
             )
 
+    def _apply_augmentation(self, name: AugmentationName) -> None:
+        """Set the options of a named recipe.
+
+        Raises:
+            UserError: There is no such recipe, or an option was given another value than its default and the recipe's.
+        """
+        if name not in AUGMENTATIONS:
+            raise UserError(f"--augmentation {name}: must be one of {', '.join(AUGMENTATIONS)}")
+        if self.augment == "off":
+            raise UserError(f"--augment off leaves nothing of --augmentation {name}: leave one of them out")
+        for option, value in {"crop_scale": 1.0, "flip": 0.5, **AUGMENTATIONS[name]}.items():
+            given = getattr(self, option)
+            if given not in (value, getattr(type(self), option)):  # the dataclass keeps its defaults as attributes
+                flag = option.replace("_", "-")
+                raise UserError(
+                    f"--{flag} {_as_typed(given)}: --augmentation {name} sets it to {_as_typed(value)}; leave one out"
+                )
+            object.__setattr__(self, option, value)
+
     @property
     def random_views(self) -> bool:
-        """Whether each epoch sees each photo differently."""
-        return self.augment == "on" or (self.augment == "auto" and not self.freeze_backbone)
+        """Whether the model is trained on random views."""
+        if self.augment == "auto":
+            return not self.freeze_backbone or self.augmentation is not None
+        return self.augment == "on"
+
+    @property
+    def view(self) -> View:
+        """The view that the options ask for, without what the checkpoint (mean, std) and the training photos (zca) add.
+
+        Evaluation sees it; for random views, `dogbreeds.training.data.kept_view` makes of it what is kept of a photo.
+        """
+        return View(
+            self.image_size,
+            self.fit,
+            grayscale=self.grayscale,
+            equalize=self.equalize,
+            blur=self.whitening == "blur",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         cache_dir = None if self.cache_dir is None else str(self.cache_dir)
-        plain = {"output_dir": str(self.output_dir), "breeds": list(self.breeds), "cache_dir": cache_dir}
-        return {**dataclasses.asdict(self), **plain}
+        lists = {"breeds": list(self.breeds), "turns": list(self.turns)}
+        return {**dataclasses.asdict(self), "output_dir": str(self.output_dir), "cache_dir": cache_dir, **lists}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -207,9 +274,14 @@ class TrainConfig:
         typed = {
             "output_dir": Path(values["output_dir"]),
             "breeds": tuple(values["breeds"]),
+            "turns": tuple(values.get("turns", (0,))),  # runs of earlier versions had none
             "cache_dir": None if cache_dir is None else Path(cache_dir),
         }
         return cls(**{**values, **typed})
+
+
+def _as_typed(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def run_training_script(preset: TrainConfig, description: str | None) -> None:

@@ -209,13 +209,17 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
 def kept_view(config: TrainConfig, longest_side: int) -> View:
     """What training keeps of a photo: what evaluation sees, or for random views the whole photo, squashed to a square.
 
+    Steps of pre-processing in 8 bits (grey, equalised, blurred) are part of either: random views are made of a photo
+    that was equalised or blurred as a whole, while evaluation equalises and blurs what it cut.
+
     Args:
         config: The run's options.
         longest_side: Of all photos, pixels: none is kept larger than it is.
     """
     if not config.random_views:
-        return View(config.image_size, config.fit)
-    return View(min(round(config.image_size * WHOLE_PHOTO_SCALE), longest_side), "squash")
+        return config.view
+    size = min(round(config.image_size * WHOLE_PHOTO_SCALE), longest_side)
+    return replace(config.view, size=size, fit="squash")
 
 
 def pixel_cache(

@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,18 +187,19 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
 
 
 def model_view(config: TrainConfig) -> View:
-    """The view of a run: size and fit are the run's, mean and standard deviation the checkpoint's.
+    """The view of a run: size, fit and pre-processing are the run's, mean and standard deviation the checkpoint's.
 
-    A checkpoint that brings none, or a model built from nothing, gets 0.5 for both.
+    A checkpoint that brings none, or a model built from nothing, gets 0.5 for both. What `--whitening zca` fits on the
+    training photos is not in it yet.
     """
     if config.model in ARCHITECTURES:
-        return View(config.image_size, config.fit)
+        return config.view
     facts = _facts(config, "preprocessor_config.json")
     if not facts:  # timm's checkpoints have it in config.json
         timm_facts = _facts(config, "config.json").get("pretrained_cfg", {})
         facts = {f"image_{name}": timm_facts[name] for name in ("mean", "std") if name in timm_facts}
     mean, std = facts.get("image_mean", [0.5] * 3), facts.get("image_std", [0.5] * 3)
-    return View(config.image_size, config.fit, mean=tuple(mean), std=tuple(std))
+    return replace(config.view, mean=tuple(mean), std=tuple(std))
 
 
 def _facts(config: TrainConfig, name: str) -> dict[str, Any]:

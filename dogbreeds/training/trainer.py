@@ -65,6 +65,7 @@ from dogbreeds.training.metric import BreedMetrics
 from dogbreeds.training.models import build_model, classifier_of, flops_per_photo, model_view
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
 from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
+from dogbreeds.training.zca import fit_zca
 
 LOG_EVERY = 20
 """Steps between looks at the loss."""
@@ -265,6 +266,10 @@ class Trainer:
         self.num_workers = 0
         if not data["train"].is_cached:
             self.num_workers = min(8, num_cores_each()) if config.num_workers is None else config.num_workers
+        if config.whitening == "zca":
+            with self._timed("whitening"):
+                zca = fit_zca(data["train"], self.view, config.seed)
+            self.view = dataclasses.replace(self.view, zca=zca)
         self.normalise = Normalise(self.view, device)
         self.random_views: RandomViews | None = None
         if config.random_views:

@@ -1,0 +1,70 @@
+"""Fitting ZCA whitening (`dogbreeds.view.Zca`) on training photos."""
+
+import numpy as np
+
+from dogbreeds.errors import UserError
+from dogbreeds.training.loaders import PixelDataset, seed_of
+from dogbreeds.view import View, Zca
+
+KERNEL_SIZE = 5
+"""Height and width of the patches, pixels."""
+NUM_PHOTOS = 2_000
+"""Training photos that patches are taken from, at most."""
+PATCHES_PER_PHOTO = 100
+EPSILON = 0.1
+"""What is added to the eigenvalues, as a share of their mean, or the faintest noise would be amplified to the strength
+of all the rest. 0.1 for patches of unit variance is the start that Coates & Ng 2012 recommend ("Learning feature
+representations with k-means", section 3)."""
+
+
+def fit_zca(dataset: PixelDataset, view: View, seed: int) -> Zca:
+    """Fit the whitening of a view on patches of training photos.
+
+    The same for the same photos, view and seed, so every process fits it for itself, and a resumed run again.
+
+    Args:
+        dataset: The training photos, as they are kept for training: what the view sees, or whole and squashed.
+        view: How their pixels are normalised before they are whitened.
+        seed: Decides which photos and patches.
+
+    Raises:
+        UserError: All patches are of one colour.
+    """
+    rng = np.random.default_rng(seed_of(seed, KERNEL_SIZE))
+    photos = np.sort(rng.permutation(len(dataset))[:NUM_PHOTOS])  # sorted, as a cache on disk is read
+    offsets = np.arange(KERNEL_SIZE)
+    patches = []
+    for photo in photos.tolist():
+        pixels = dataset.__getitems__([photo]).inputs[0].numpy()
+        last = np.array(pixels.shape[:2]) - KERNEL_SIZE
+        top, left = rng.integers(0, last + 1, (PATCHES_PER_PHOTO, 2)).T
+        rows, columns = top[:, None, None] + offsets[:, None], left[:, None, None] + offsets
+        patches.append(pixels[rows, columns])
+    scale, shift = view.scale_and_shift()
+    return zca_of(np.concatenate(patches).astype(np.float64) * scale - shift)
+
+
+def zca_of(patches: np.ndarray) -> Zca:
+    """The whitening of patches' central pixels, scaled so that their variance is 1 on the average of the channels.
+
+    With the covariance's eigenvectors U and eigenvalues l, W = U diag(1 / sqrt(l + epsilon)) U^T whitens a patch; the
+    kernel is the three rows of W that give its central pixel.
+
+    Args:
+        patches: float64 `(N, k, k, 3)`, normalised.
+
+    Raises:
+        UserError: All are of one colour.
+    """
+    num_patches, side, _, _ = patches.shape
+    flat = patches.reshape(num_patches, -1)
+    if not np.ptp(flat, axis=0).any():
+        raise UserError("--whitening zca: the training photos are all of one colour, which leaves nothing to whiten")
+    mean, covariance = flat.mean(axis=0), np.cov(flat, rowvar=False)
+    eigenvalues, vectors = np.linalg.eigh(covariance)
+    whitening = (vectors / np.sqrt(eigenvalues.clip(min=0) + EPSILON * eigenvalues.mean())) @ vectors.T
+    centre = side * side // 2 * 3
+    rows = whitening[centre : centre + 3]
+    rows /= np.sqrt(np.einsum("ci,ij,cj->c", rows, covariance, rows).mean())
+    kernel = rows.reshape(3, side, side, 3).transpose(0, 3, 1, 2)
+    return Zca(np.ascontiguousarray(kernel, np.float32), (-rows @ mean).astype(np.float32))
