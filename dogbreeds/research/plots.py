@@ -170,11 +170,11 @@ def tuning_history(trials: "Sequence[FrozenTrial]") -> bytes:
         trials: Complete or pruned, in their order; one that has no loss is left out.
     """
     figure, axes = _panel()
-    complete = [(trial.number, trial.value) for trial in trials if trial.value is not None]
+    complete = [(trial.number, trial.value) for trial in trials if trial.state.name == "COMPLETE"]
     pruned = [
         (trial.number, min(trial.intermediate_values.values()))
         for trial in trials
-        if trial.value is None and trial.intermediate_values
+        if trial.state.name == "PRUNED" and trial.intermediate_values
     ]
     for points, words, index in ((complete, "complete", 0), (pruned, "pruned: at its best", 1)):
         if points:

@@ -52,9 +52,9 @@ def content(study: optuna.Study) -> list[Block]:
         Text(_answer(study), prominent=True),
         Text(
             f"Searched on `{identity['data']}`, {identity['epochs']} epochs a trial, with "
-            f"{identity['tune_fraction']:.0%} of the training photos. The best was chosen on the validation photos that "
-            "all were judged on: its figures are slightly too good, the more so the more trials there are. No test "
-            "photo was used; what the options are worth is told by the test photos, after training with them."
+            f"{identity['tune_fraction']:.0%} of the training photos. The best was chosen on the validation photos "
+            "that all were judged on: its figures are slightly too good, the more so the more trials there are. No "
+            "test photo was used; what the options are worth is told by the test photos, after training with them."
         ),
         Table(
             ["", "given", "found"],
@@ -86,8 +86,8 @@ def content(study: optuna.Study) -> list[Block]:
         Table(
             ["trial", "validation loss", "top-1", "epochs", "seconds", *_names(study)],
             [_row(study, trial) for trial in sorted(finished, key=_rank)],
-            "The best first; those without a loss were pruned, because after as many epochs half of the complete "
-            "trials were better, or because the loss was no number any more. Trials that were interrupted are not "
+            "The best first. A trial was pruned because after as many epochs half of the complete ones were better, "
+            "or because its loss was no number any more. Trials that were interrupted are not "
             "here: their options were tried again.",
         ),
     ]
@@ -102,7 +102,7 @@ def _answer(study: optuna.Study) -> str:
         f"top-1 of {best.user_attrs[TOP1]:.1%} (trial {best.number})"
     )
     given = next((trial for trial in finished if trial.params == study.user_attrs[GIVEN]), None)
-    if given is None or given.value is None:
+    if given is None or given.state is not TrialState.COMPLETE:
         return f"{words}."
     if given.number == best.number:
         return f"{words}, which is the options as they were given."
@@ -117,14 +117,20 @@ def _importance(study: optuna.Study, complete: list[FrozenTrial]) -> dict[str, f
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
+def _loss(trial: FrozenTrial) -> float | None:
+    """After the best epoch; a pruned trial has none, though Optuna gives it that of its last epoch."""
+    return trial.value if trial.state is TrialState.COMPLETE else None
+
+
 def _rank(trial: FrozenTrial) -> tuple[bool, float]:
-    return trial.value is None, trial.number if trial.value is None else trial.value
+    loss = _loss(trial)
+    return loss is None, trial.number if loss is None else loss
 
 
 def _row(study: optuna.Study, trial: FrozenTrial) -> list[str]:
     return [
         str(trial.number),
-        "–" if trial.value is None else f"{trial.value:.4f}",
+        "pruned" if (loss := _loss(trial)) is None else f"{loss:.4f}",
         "–" if TOP1 not in trial.user_attrs else f"{trial.user_attrs[TOP1]:.1%}",
         str(len(trial.intermediate_values)),
         f"{trial.user_attrs[SECONDS]:.0f}",

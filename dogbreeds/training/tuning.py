@@ -265,16 +265,16 @@ def _release(lock: FileLock) -> None:
 
 def _line(trial: optuna.trial.FrozenTrial, finished: list[optuna.trial.FrozenTrial], num_trials: int) -> str:
     """What is said of a finished trial."""
-    complete = [other for other in finished if other.value is not None]
-    if trial.value is not None:
+    complete = {other.number: other.value for other in finished if other.state is TrialState.COMPLETE}
+    if trial.state is TrialState.COMPLETE:
         how = f"validation loss {trial.value:.4f}, top-1 {trial.user_attrs[TOP1]:.1%}"
     elif trial.intermediate_values:
-        epochs = max(trial.intermediate_values)
-        how = f"pruned after {epochs} epochs at {trial.intermediate_values[epochs]:.4f}"
+        epoch = max(trial.intermediate_values)
+        how = f"pruned after epoch {epoch} at {trial.intermediate_values[epoch]:.4f}"
     else:
         how = "pruned: the loss is no number any more"
     options = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
-    best = " (best so far)" if complete and trial.number == min(complete, key=lambda t: t.value or 0.0).number else ""
+    best = " (best so far)" if trial.number in complete and trial.value == min(complete.values()) else ""
     seconds = trial.user_attrs[SECONDS]
     return f"trial {trial.number}, {len(finished)} of {num_trials} finished: {how}{best}, {seconds:.0f} s; {options}"
 
