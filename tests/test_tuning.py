@@ -134,7 +134,7 @@ def test_pruned_trials_and_those_that_learn_nothing_count(photo_folder, tmp_path
     complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
     assert [trial.state for trial in finished(config)] == [complete, pruned, pruned, complete]
     printed = capsys.readouterr().out
-    assert "trial 1, 2 of 4 finished: pruned after 1 epochs" in printed
+    assert "trial 1, 2 of 4 finished: pruned after epoch 1 at " in printed
     assert "trial 2, 3 of 4 finished: pruned: the loss is no number any more" in printed
     assert (
         "4 trials, 2 of them pruned" in printed and "2 of them pruned" in (tmp_path / "tiny.study" / REPORT).read_text()

@@ -265,7 +265,7 @@ def _release(lock: FileLock) -> None:
 
 def _line(trial: optuna.trial.FrozenTrial, finished: list[optuna.trial.FrozenTrial], num_trials: int) -> str:
     """What is said of a finished trial."""
-    complete = {other.number: other.value for other in finished if other.state is TrialState.COMPLETE}
+    complete = {other.number: other.values[0] for other in finished if other.state is TrialState.COMPLETE}
     if trial.state is TrialState.COMPLETE:
         how = f"validation loss {trial.value:.4f}, top-1 {trial.user_attrs[TOP1]:.1%}"
     elif trial.intermediate_values:
