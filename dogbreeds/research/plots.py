@@ -181,7 +181,8 @@ def tuning_history(trials: "Sequence[FrozenTrial]") -> bytes:
             axes.plot(*zip(*points, strict=True), linestyle="", label=words, **_look(index))
     if complete:
         numbers, values = zip(*complete, strict=True)
-        axes.step(numbers, np.minimum.accumulate(values), where="post", color=COLOURS[2], label="best so far")
+        best = [*np.minimum.accumulate(values), min(values)]
+        axes.step([*numbers, trials[-1].number], best, where="post", color=COLOURS[2], label="best so far")
     axes.set_yscale("log")  # some options learn next to nothing
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")

@@ -8,7 +8,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from dogbreeds.research import plots
-from dogbreeds.research.document import Block, Charts, Heading, Picture, Table, Text, to_html
+from dogbreeds.research.document import Block, Charts, Heading, LargeChart, Picture, Table, Text, to_html
 from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study
 
 MIN_FOR_IMPORTANCE = 4
@@ -72,15 +72,13 @@ def content(study: optuna.Study) -> list[Block]:
             else [Text(f"Which options mattered can be said from {MIN_FOR_IMPORTANCE} complete trials on.")]
         ),
         Heading("Options and loss"),
-        Charts(
-            [
-                Picture(
-                    "parallel-coordinates.png",
-                    plots.parallel_coordinates(complete),
-                    "Parallel coordinates: a line for each complete trial through the value of each option to its "
-                    f"validation loss. The best, in orange: {_options(best)}; {best.value:.4f}.",
-                )
-            ]
+        LargeChart(
+            Picture(
+                "parallel-coordinates.png",
+                plots.parallel_coordinates(complete),
+                "Parallel coordinates: a line for each complete trial through the value of each option to its "
+                f"validation loss. The best, in orange: {_options(best)}; {best.value:.4f}.",
+            )
         ),
         Heading("Every trial"),
         Table(

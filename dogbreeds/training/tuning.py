@@ -65,6 +65,8 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
 
     The objective is the validation loss after a trial's best epoch, as it chooses the best epoch of a run too: top-1
     moves by chance on a small validation split, more than most options move it, while the loss sees every probability.
+    It is taken before calibration, which favours options that leave the probabilities as sure as they should be: label
+    smoothing has to earn more than it costs.
     Test photos are decoded with the others, to keep the splits disjoint, and then put aside.
 
     Args:
