@@ -2,6 +2,7 @@
 
     python train_vit.py                        one CPU or GPU
     accelerate launch train_vit.py             several GPUs or machines, after `accelerate config`
+    python train_vit.py --tune 30              search for better options
     python train_vit.py --help                 every option
 
 The preset's ViT-B/16 wants a GPU: before the pixel cache, one H200 trained it on about 770 photos a second (bf16,

@@ -46,7 +46,8 @@ SPACES: dict[str, dict[str, BaseDistribution]] = {
 ``"cnn3v2": {...}``, which then goes before."""
 
 MIN_TRIALS = 5
-"""Complete trials before another is compared with their median and pruned."""
+"""Trials drawn at random before the others are guided by them, and complete ones before another is compared with their
+median and pruned. Optuna's own 10 would leave little of a small study to guide."""
 FIRST_PRUNED = 2
 """Epochs after which a trial can be pruned first: in the one before, the learning rate still rises."""
 
@@ -210,7 +211,7 @@ def _claim(
     if len(study.get_trials(deepcopy=False, states=FINISHED)) + at_work >= num_trials:
         return None
     # By the number of trials, so that a study that was interrupted goes on as if it had not been.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=MIN_TRIALS, seed=seed + len(study.trials))
     trial = study.ask(space)
     lock = _trial_lock(folder, trial.number)
     lock.acquire()
