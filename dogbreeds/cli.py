@@ -29,6 +29,7 @@ def main() -> None:
             "index": index,
             "evaluate": evaluate,
             "compare": compare,
+            "table": table,
             "doctor": doctor,
             "export": export,
             "publish": publish,
@@ -239,6 +240,29 @@ def compare(
     )
     write_report(comparison, output)
     print(output / "comparison.html")
+    return 0
+
+
+def table(runs: Path = Path("runs"), data: str | None = None, output: Path | None = None) -> int:
+    """Set the earlier systems' published figures beside ours, and print the commands that train what is not there yet.
+
+    Args:
+        runs: The folder of the run folders.
+        data: What the commands train on; by default the data set that training uses.
+        output: A file to make, .html, .csv or .md, instead of printing the table.
+    """
+    from dogbreeds.research.earlier_systems import FORMATS, earlier_systems
+
+    if output:
+        check_absent(output)
+        if output.suffix.lower() not in FORMATS:
+            raise UserError(f"--output {str(output)!r}: the name must end in {', '.join(FORMATS)}")
+    filled = earlier_systems(runs, data)
+    if output is None:
+        print(filled, end="")
+        return 0
+    filled.write(output)
+    print(output)
     return 0
 
 

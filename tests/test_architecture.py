@@ -11,11 +11,11 @@ from conftest import ROOT
 PACKAGE = ROOT / "dogbreeds"
 FLOORS = [
     {"__main__"},
-    {"cli"},
+    {"cli", "training_script"},
     {"research"},
     {"training", "serving"},
     {"model_card"},
-    {"run_folder"},
+    {"run_folder", "study"},
     {"answers", "calibration", "breeds", "images", "view", "metrics", "predictions", "latency", "errors", "machine"}
     | {"hub", "default_runs"},
 ]

@@ -514,7 +514,7 @@ def test_runs_can_be_judged_anew(tiny_run, second_run, photo_folder, tmp_path):
 
 
 def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypatch, capsys):
-    from dogbreeds.training.config import run_training_script
+    from dogbreeds.training_script import run_training_script
 
     preset = tiny_config(photo_folder, tmp_path / "vit", epochs=1)
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5"])

@@ -2,13 +2,16 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from dogbreeds import metrics
 from dogbreeds.research.compare import Entry, Group
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 """One for each run: those of Okabe & Ito (https://jfly.uni-koeln.de/color/), which the colour-blind can tell apart."""
@@ -158,6 +161,81 @@ def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
     axes.set_ylabel(f"{_literal(first.name)}: mean probability of the right breed", fontsize=9)
     axes.margins(x=0.15)
     return _with_legend(figure, axes, columns=1)
+
+
+def tuning_history(trials: "Sequence[FrozenTrial]") -> bytes:
+    """The loss of each finished trial of a study, and the best so far.
+
+    Args:
+        trials: Complete or pruned, in their order; one that has no loss is left out.
+    """
+    figure, axes = _panel()
+    complete = [(trial.number, trial.value) for trial in trials if trial.state.name == "COMPLETE"]
+    pruned = [
+        (trial.number, min(trial.intermediate_values.values()))
+        for trial in trials
+        if trial.state.name == "PRUNED" and trial.intermediate_values
+    ]
+    for points, words, index in ((complete, "complete", 0), (pruned, "pruned: at its best", 1)):
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle="", label=words, **_look(index))
+    if complete:
+        numbers, values = zip(*complete, strict=True)
+        best = [*np.minimum.accumulate(values), min(values)]
+        axes.step([*numbers, trials[-1].number], best, where="post", color=COLOURS[2], label="best so far")
+    axes.set_yscale("log")  # some options learn next to nothing
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")
+    axes.set(xlabel="trial", ylabel="validation loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return _with_legend(figure, axes)
+
+
+def option_importance(importance: dict[str, float]) -> bytes:
+    """A bar for each option that was searched.
+
+    Args:
+        importance: Of each option, its share of the variance of the loss.
+    """
+    figure, axes = _panel()
+    names = sorted(importance, key=lambda name: importance[name])
+    bars = axes.barh(names, [100 * importance[name] for name in names], color=COLOURS[0])
+    axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
+    axes.margins(x=0.15)
+    axes.set_xlabel("share of the loss's variance, %")
+    return _png(figure)
+
+
+def parallel_coordinates(trials: "Sequence[FrozenTrial]") -> bytes:
+    """A line for each complete trial through the values of its options to its loss; the best is the strongest.
+
+    Args:
+        trials: Complete, with the same options.
+    """
+    names = list(trials[0].params)
+    distributions = trials[0].distributions
+    values = np.array([[*(trial.params[name] for name in names), trial.value] for trial in trials], dtype=float)
+    is_log = [*(getattr(distributions[name], "log", False) for name in names), False]
+    scaled = np.where(is_log, np.log(np.where(is_log, values, 1.0)), values)
+    low, high = scaled.min(axis=0), scaled.max(axis=0)
+    heights = (scaled - low) / np.where(high > low, high - low, 1.0)
+    figure = Figure(figsize=(9.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    order = np.argsort(-values[:, -1])  # the best on top
+    for rank, index in enumerate(order):
+        share = (rank + 1) / len(order)
+        best = rank == len(order) - 1
+        colour = COLOURS[1] if best else COLOURS[0]
+        axes.plot(heights[index], color=colour, alpha=1.0 if best else 0.15 + 0.5 * share, linewidth=2.5 if best else 1)
+    for axis in range(len(names) + 1):
+        axes.axvline(axis, color="#888888", linewidth=0.8)
+        for height, value, side in ((0, values[:, axis].min(), "top"), (1, values[:, axis].max(), "bottom")):
+            axes.text(axis, height + (0.02 if height else -0.02), f"{value:.3g}", ha="center", va=side, fontsize=9)
+    axes.set_xticks(range(len(names) + 1), [*names, "validation loss"], fontsize=9)
+    axes.tick_params(axis="x", length=0, pad=16)
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    return _png(figure)
 
 
 def _literal(name: str) -> str:

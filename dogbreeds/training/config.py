@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dogbreeds.errors import UserError, one_line_errors
+from dogbreeds.errors import UserError
 from dogbreeds.view import Fit, View
 
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
 LossName = Literal["cross-entropy", "kl-divergence", "poisson", "hinge", "squared-hinge"]
-SeedList = Annotated[tuple[str, ...], tyro.conf.arg(metavar="0,1,...")]
 
 AugmentationName = Literal["mild", "strong", "turns", "ninefold"]
 AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
@@ -282,53 +281,3 @@ class TrainConfig:
 
 def _as_typed(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def run_training_script(preset: TrainConfig, description: str | None) -> None:
-    """What train_vit.py and train_cnn_baseline.py do: read the options over a preset, and train."""
-
-    def main(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = preset, seeds: SeedList = ()) -> None:
-        """Train one run, or one for each of several seeds.
-
-        Args:
-            config: The options.
-            seeds: Train once with each of these seeds, separated by commas, into OUTPUT_DIR-seed0 and so on, so that
-                `python -m dogbreeds compare` can tell the recipe from the luck of its seed.
-        """
-        configs = one_for_each_seed(config, seeds)
-        from dogbreeds.run_folder import check_output, partial_path
-        from dogbreeds.training.trainer import train  # takes seconds, which --help and a mistyped option need not wait
-
-        if seeds and config.resume:  # a series goes on where it was interrupted
-            configs = [
-                dataclasses.replace(each, resume=partial_path(each.output_dir).is_dir())
-                for each in configs
-                if not each.output_dir.exists()
-            ]
-        for each in configs:  # nothing is trained if one of them can't be
-            check_output(each.output_dir, overwrite=each.overwrite, resume=each.resume)
-        for each in configs:
-            train(each)
-
-    with one_line_errors():
-        tyro.cli(main, description=description)
-
-
-def one_for_each_seed(config: TrainConfig, seeds: tuple[str, ...]) -> list[TrainConfig]:
-    """The same options with each of several seeds, each in a run folder of its own; without seeds the options alone.
-
-    Raises:
-        UserError: A seed is no whole number from 0 on, or is named twice.
-    """
-    listed = [text.strip() for entry in seeds for text in entry.split(",") if text.strip()]
-    if not all(text.isdecimal() for text in listed):
-        raise UserError(f"--seeds {','.join(listed)}: must be whole numbers separated by commas, such as 0,1,2")
-    numbers = [int(text) for text in listed]
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"--seeds {','.join(listed)}: names a seed twice")
-    return [
-        dataclasses.replace(
-            config, seed=seed, output_dir=config.output_dir.with_name(f"{config.output_dir.name}-seed{seed}")
-        )
-        for seed in numbers
-    ] or [config]

@@ -206,6 +206,21 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     )
 
 
+def with_part_of_training(splits: Splits, fraction: float, seed: int) -> Splits:
+    """The same splits with a share of the training photos, of each breed alike and at least one, drawn with the seed.
+
+    The hashes stay those of the whole, of which nothing changed sides.
+    """
+    rng = np.random.default_rng(seed)
+    drawn, _ = _draw(splits.train, np.arange(len(splits.train)), rng, share=fraction)
+    return replace(
+        splits,
+        train=splits.train.select(drawn),
+        digests={**splits.digests, "train": splits.digests["train"][drawn]},
+        sizes={**splits.sizes, "train": splits.sizes["train"][drawn]},
+    )
+
+
 def kept_view(config: TrainConfig, longest_side: int) -> View:
     """What training keeps of a photo: what evaluation sees, or for random views the whole photo, squashed to a square.
 

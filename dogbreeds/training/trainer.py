@@ -55,6 +55,7 @@ from dogbreeds.training.features import compute_features
 from dogbreeds.training.loaders import (
     Batch,
     EpochSampler,
+    FeatureDataset,
     PixelDataset,
     evaluation_loader,
     seed_of,
@@ -66,6 +67,10 @@ from dogbreeds.training.models import build_model, classifier_of, flops_per_phot
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
 from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.zca import fit_zca
+
+FREE_OPTIONS = {"overwrite", "resume", "num_workers", "tensorboard", "output_dir", "measure_peak"}
+FREE_OPTIONS |= {"cache", "cache_dir", "max_cache_gigabytes", "checkpoint_minutes"}
+"""Options that may change when a run is continued: they change nothing of its result."""
 
 LOG_EVERY = 20
 """Steps between looks at the loss."""
@@ -82,6 +87,10 @@ EVALUATION_BATCH_SIZE = {"cpu": 64, "cuda": 1024}
 COMPILE_FROM = 500_000
 """Photos to train on, over all epochs, from which `--compile auto` compiles the network on a GPU: the minute that takes
 must come back."""
+
+
+class Diverged(UserError):
+    """The loss is no number any more."""
 
 
 class Head(nn.Module):
@@ -174,7 +183,7 @@ class Trainer:
             keep_freed_memory()
         set_seed(config.seed)
         with self._timed("data"), self.accelerator.main_process_first():
-            self.splits = load_data(config, progress=self.accelerator.is_main_process)
+            self.splits = self._load_data()
         self._say_data()
         self.base_run = self._base_run()
         self.full_model = build_model(config, self.splits.names)
@@ -224,6 +233,9 @@ class Trainer:
         self.accelerator.end_training()
 
     # Setting up
+
+    def _load_data(self) -> Splits:
+        return load_data(self.config, progress=self.accelerator.is_main_process)
 
     def _begin(self) -> Path:
         """The partial run folder; made by the main process, once data and model were found to be good."""
@@ -280,9 +292,7 @@ class Trainer:
         evaluation: dict[str, Any] = {split: dataset for split, dataset in data.items() if split != "train"}
         if self.head_only:
             with self._timed("features"):
-                features, self.feature_seconds = compute_features(
-                    self.full_model, data, self.normalise, self.accelerator, config.image_size, self.num_workers
-                )
+                features, self.feature_seconds = self._compute_features(data)
             training, evaluation = features.pop("train"), dict(features)
             self.num_workers = 0
         else:
@@ -306,6 +316,12 @@ class Trainer:
             with self.accelerator.main_process_first():
                 cache = pixel_cache(self.config, view, photos.sources, digests, self._is_main)
         return PixelDataset(photos, view, cache, cache.rows(digests))
+
+    def _compute_features(self, data: dict[str, PixelDataset]) -> tuple[dict[str, FeatureDataset], dict[str, float]]:
+        """The features of each split, and the seconds that took."""
+        return compute_features(
+            self.full_model, data, self.normalise, self.accelerator, self.config.image_size, self.num_workers
+        )
 
     def _keep_on_gpu(self, datasets: list[PixelDataset]) -> None:
         """Move the pixels to the GPU's memory, where there is a GPU and they fit."""
@@ -403,9 +419,7 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a resumed run to be the same run."""
-        free = {"overwrite", "resume", "num_workers", "tensorboard", "output_dir", "measure_peak"}
-        free |= {"cache", "cache_dir", "max_cache_gigabytes", "checkpoint_minutes"}
-        options = {key: value for key, value in self.config.to_dict().items() if key not in free}
+        options = {key: value for key, value in self.config.to_dict().items() if key not in FREE_OPTIONS}
         return {
             **options,
             # As accelerate has them, for its own configuration can set them too
@@ -533,7 +547,7 @@ class Trainer:
 
     def _check_finite(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
-            raise UserError(
+            raise Diverged(
                 f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}: lower --learning-rate (now "
                 f"{self.config.learning_rate:g}) or --head-learning-rate ({self.config.head_learning_rate:g}), or use "
                 "--mixed-precision no; the epochs before are kept for --resume"

@@ -1,0 +1,247 @@
+"""The five earlier systems for this task, row by row, and what our training reached with the same models.
+
+Each row is a run folder that one command makes. All are trained on the same data with the same seed, so on the same
+split; those on four breeds share theirs.
+"""
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dogbreeds.errors import UserError
+from dogbreeds.research.document import Block, Heading, Table, Text, to_html, to_markdown
+from dogbreeds.run_folder import RunFolder
+
+CNN = "train_cnn_baseline.py"
+VIT = "train_vit.py"
+
+
+@dataclass(frozen=True)
+class EarlierRow:
+    """One model of an earlier system, or one of ours to set beside them."""
+
+    system: str
+    """The letter of the system; "ours" where none had the model."""
+    name: str
+    """The name of the run folder."""
+    published: str
+    """What was published: the figure with its conditions."""
+    script: str
+    """`CNN` or `VIT`."""
+    options: dict[str, Any]
+    """What the command says beyond the script's preset."""
+
+    def command(self, runs: Path, data: str | None) -> str:
+        """What trains the model into its folder below `runs`, on the project's data set or on `data`."""
+        words = ["python", self.script, "--output-dir", str(runs / self.name)]
+        for option, value in {**({"data": data} if data else {}), **self.options}.items():
+            flag = option.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", ",".join(value) if isinstance(value, tuple) else str(value)]
+        return shlex.join(words)
+
+
+FOUR_BREEDS = ("Scottish terrier", "Soft-coated wheaten terrier", "Siberian husky", "Standard poodle")
+"""System C's, by the names of `dogbreeds.breeds`."""
+
+_NEW_WEIGHTS = {"freeze_backbone": False, "learning_rate": 1e-3}
+"""Adam's customary rate, for a network whose weights are all new."""
+_A = {**_NEW_WEIGHTS, "epochs": 20, "crop_scale": 1.0, "rotation": 20, "zoom": 0.15, "contrast": 0.1}
+_B = {"image_size": 299, "epochs": 20, "early_stopping_patience": 8}
+_B_NEW = {**_B, **_NEW_WEIGHTS, "schedule": "plateau"}
+_C = {"breeds": FOUR_BREEDS}
+_D = {"image_size": 299, "schedule": "plateau", "early_stopping_patience": 5}
+_D_VIEWS = {
+    "augment": "on", "crop_scale": 1.0, "rotation": 30, "shift": 0.1, "shear": 0.01, "zoom": 0.1, "brightness": 0.5,
+}  # fmt: skip
+_D_NEW = {**_NEW_WEIGHTS, "optimizer": "rmsprop", "schedule": "plateau", "early_stopping_patience": 5, "epochs": 20}
+
+ROWS = (
+    EarlierRow("A", "cnn_32_64_64_64", "0.4", CNN, {"model": "cnn_32_64_64_64", **_A}),
+    EarlierRow("A", "vgg16", "0.8, the best of its four", CNN, {"model": "vgg16"}),
+    EarlierRow("A", "vgg19", "below VGG16's 0.8", CNN, {"model": "vgg19"}),
+    EarlierRow("A", "resnet50", "below VGG16's 0.8", CNN, {"model": "resnet50"}),
+    EarlierRow("A", "mobilenet_v1", "below VGG16's 0.8", CNN, {"model": "mobilenet_v1"}),
+    EarlierRow("B", "cnn1", "learns nothing", CNN, {"model": "cnn1", **_B_NEW}),
+    EarlierRow("B", "cnn3", "learns nothing", CNN, {"model": "cnn3", **_B_NEW}),
+    EarlierRow("B", "cnn3v2", "25 %", CNN, {"model": "cnn3v2", **_B_NEW}),
+    EarlierRow("B", "cnn3v2_tuned", "30 %, tuned", CNN, {"model": "cnn3v2_tuned", **_B_NEW}),
+    EarlierRow("B", "resnet50v2", "12 %, frozen", CNN, {"model": "resnet50v2", **_B}),
+    EarlierRow("B", "xception", "> 93 %, frozen, validation", CNN, {"model": "xception", **_B}),
+    EarlierRow(
+        "C",
+        "lenet5",
+        "0.52 on four breeds, 131 photos, 32x32 grayscale; 1 min to train",
+        CNN,
+        {
+            "model": "lenet5",
+            **_C,
+            **_NEW_WEIGHTS,
+            "augment": "off",
+            "image_size": 32,
+            "grayscale": True,
+            "batch_size": 60,
+            "epochs": 250,
+        },
+    ),
+    EarlierRow("C", "vgg16_four_breeds", "0.82 on four breeds; 1.5 min an epoch", CNN, {"model": "vgg16", **_C}),
+    EarlierRow("C", "resnet50_four_breeds", "0.87 on four breeds; 1 min an epoch", CNN, {"model": "resnet50", **_C}),
+    EarlierRow(
+        "D",
+        "inception_resnet_v2",
+        "0.888, frozen; 4,140 test photos",
+        CNN,
+        {"model": "inception_resnet_v2", **_D, "epochs": 20},
+    ),
+    EarlierRow(
+        "D",
+        "inception_resnet_v2_augmented",
+        "0.9135, frozen, with random views; 4,140 test photos",
+        CNN,
+        {"model": "inception_resnet_v2", **_D, "epochs": 20, **_D_VIEWS},
+    ),
+    EarlierRow("D", "my_vgg16", "learns nothing: log-loss 4.787", CNN, {"model": "my_vgg16", **_D_NEW}),
+    EarlierRow("D", "my_xception", "learns nothing: log-loss 4.787", CNN, {"model": "my_xception", **_D_NEW}),
+    EarlierRow("E", "vit", "on 13 and 28 breeds alone", VIT, {"model": "google/vit-base-patch16-224-in21k"}),
+    EarlierRow("E", "mobilenet_v2", "frozen; on 13 and 28 breeds alone", CNN, {"model": "google/mobilenet_v2_1.0_224"}),
+    EarlierRow(
+        "ours",
+        "vit_tiny",
+        "asked for: a ViT built whole",
+        VIT,
+        {"model": "vit_tiny", "learning_rate": 5e-4, "epochs": 20},
+    ),
+    EarlierRow("ours", "mobilevit", "asked for: a hybrid of ViT and CNN", VIT, {"model": "mobilevit"}),
+)
+
+HEADER = (
+    "system", "run", "model", "published", "validation top-1", "test top-1", "epochs", "training, s", "ms a photo",
+    "parameters", "trained on", "command",
+)  # fmt: skip
+
+FORMATS = (".html", ".csv", ".md")
+
+
+@dataclass(frozen=True)
+class EarlierSystems:
+    """The table, filled with the runs that there are."""
+
+    rows: Sequence[Sequence[str]]
+    """The cells below `HEADER`."""
+    remarks: Sequence[str]
+    """What a reader must know before comparing two rows."""
+
+    def write(self, path: Path) -> None:
+        """Write the table as the ending of the name says.
+
+        Raises:
+            UserError: The file can't be written.
+        """
+        try:
+            path.write_text(self._text(path.suffix.lower()), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"can't write {str(path)!r}: {error.strerror}") from None
+
+    def _text(self, ending: str) -> str:
+        if ending == ".csv":
+            file = io.StringIO()
+            csv.writer(file).writerows([HEADER, *self.rows])
+            return file.getvalue()
+        return to_html(self._blocks()) if ending == ".html" else str(self)
+
+    def __str__(self) -> str:
+        """Markdown."""
+        return to_markdown(self._blocks())
+
+    def _blocks(self) -> list[Block]:
+        return [
+            Heading("The earlier systems, and ours on the same split", 1),
+            *(Text(f"**Note:** {remark}") for remark in self.remarks),
+            Table(
+                HEADER[:-1],
+                [row[:-1] for row in self.rows],
+                "Published figures are of each system's own photos and split, ours of one split for all rows with the "
+                "same breeds. Milliseconds from a file to its answer on a CPU, the median; training includes computing "
+                "the features of a frozen backbone.",
+            ),
+            Heading("The command of each row"),
+            Table([HEADER[1], HEADER[-1]], [[row[1], f"`{row[-1]}`"] for row in self.rows]),
+            Text(f"Made on {datetime.now(UTC):%Y-%m-%d}."),
+        ]
+
+
+def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierRow] = ROWS) -> EarlierSystems:
+    """Fill the table.
+
+    Args:
+        runs: Where the run folders are.
+        data: What the commands train on; by default the project's data set.
+        rows: The table.
+
+    Raises:
+        UserError: A run folder that is there is damaged.
+    """
+    cells, remarks = [], []
+    done: list[tuple[EarlierRow, RunFolder]] = []
+    for row in rows:
+        command = row.command(runs, data)
+        if not (runs / row.name).is_dir():
+            cells.append(
+                [row.system, row.name, row.options["model"], row.published, *["not run"] * 2, *[""] * 5, command]
+            )
+            continue
+        run = RunFolder.open(runs / row.name)
+        done.append((row, run))
+        cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
+        changed = [name for name, value in row.options.items() if not _same(run.record["config"].get(name), value)]
+        if changed:
+            told = ", ".join(f"{name} {run.record['config'].get(name)!r}" for name in changed)
+            remarks.append(f"{row.name} was not trained as its command says, but with {told}.")
+    return EarlierSystems(cells, [*_split_remarks([run for _, run in done]), *remarks])
+
+
+def _figures(record: dict[str, Any]) -> list[str]:
+    """The cells of a run, from `HEADER`'s validation top-1 to its hardware."""
+    figures, seconds = record["figures"], record["seconds"]
+    top1 = [f"{figures[split]['top1']:.1%}" if split in figures else "–" for split in ("validation", "test")]
+    training = seconds["training"] + seconds.get("features", 0.0)
+    return [
+        *top1,
+        str(record["num_epochs"]),
+        f"{training:,.0f}",
+        f"{record['milliseconds_per_photo']['median']:.1f}",
+        f"{record['num_parameters']:,}",
+        record["hardware"],
+    ]
+
+
+def _same(trained: Any, declared: Any) -> bool:
+    """Whether a run has the option of its row; a model is the same in a folder of the same name."""
+    if isinstance(declared, str):
+        return Path(str(trained)).name == Path(declared).name
+    return bool(json.loads(json.dumps(trained)) == json.loads(json.dumps(declared)))
+
+
+def _split_remarks(runs: Sequence[RunFolder]) -> list[str]:
+    """What runs with the same breeds do not share the split of the most of them."""
+    remarks = []
+    by_breeds: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for run in runs:
+        by_breeds.setdefault(run.labels, {}).setdefault(run.record["data"]["split_hash"], []).append(run.name)
+    for breeds, splits in by_breeds.items():
+        usual = max(splits.values(), key=len)
+        for names in splits.values():
+            if names is not usual:
+                remarks.append(
+                    f"{', '.join(names)} had another split of the {len(breeds)} breeds than {', '.join(usual)}: not to "
+                    "be compared until trained on the same data with the same seed."
+                )
+    return remarks

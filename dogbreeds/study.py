@@ -1,0 +1,41 @@
+"""The study folder: what tuning writes, and the report on it reads.
+
+    journal.log     every trial; all processes that tune append to it
+    best.toml       the options of the best trial, for --config
+    report.html     the study as a page
+
+Beside them, while it is tuned, ``study.lock`` and a lock for each trial that runs.
+"""
+
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+JOURNAL = "journal.log"
+BEST = "best.toml"
+REPORT = "report.html"
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""What counts as a trial. One that was interrupted has failed, and its options wait for another."""
+
+IDENTITY = "identity"
+"""User attribute of a study: its options, as a dictionary; `GIVEN` are those of them that are searched."""
+GIVEN = "given"
+TOP1 = "top1"
+"""User attributes of a trial: validation top-1 after its best epoch, and the seconds that it took."""
+SECONDS = "seconds"
+
+
+def study_folder(output_dir: Path) -> Path:
+    """Where the study for the run that will become `output_dir` is."""
+    return output_dir.with_name(output_dir.name + ".study")
+
+
+def open_study(folder: Path) -> optuna.Study:
+    """Open the study in a folder that there is, or begin one."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    return optuna.create_study(storage=storage, study_name="study", direction="minimize", load_if_exists=True)

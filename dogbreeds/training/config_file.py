@@ -1,0 +1,98 @@
+"""A file of training options (TOML), as `--config` takes it and tuning writes it."""
+
+import difflib
+import json
+import tomllib
+import types
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dogbreeds.errors import UserError
+from dogbreeds.training.config import TrainConfig
+
+OF_ONE_START = ("output_dir", "overwrite", "resume")
+"""Options that are not written: they are no part of a recipe."""
+
+
+def with_config_file(config: TrainConfig, path: Path) -> TrainConfig:
+    """These options, with those that a file names replaced.
+
+    Args:
+        config: What holds where the file says nothing.
+        path: Lines such as ``learning_rate = 3e-4``, ``freeze_backbone = true`` or ``model = "vit_tiny"``.
+
+    Raises:
+        UserError: There is no such file, it is no TOML, or it names an unknown option or a value that is out of range.
+    """
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {str(path)!r} can't be read: {error.strerror}") from None
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise UserError(f"--config {str(path)!r} is no TOML file, with lines such as epochs = 5: {error}") from None
+    types_of = get_type_hints(TrainConfig)
+    values = {}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in types_of:
+            near = difflib.get_close_matches(name, types_of, n=1)
+            hint = f"did you mean {near[0]}?" if near else "--help lists all options"
+            raise UserError(f"--config {str(path)!r} has an unknown option {key!r}: {hint}")
+        if not _is_a(value, types_of[name]):
+            raise UserError(f"--config {str(path)!r}: {key} is {value!r}, must be {_words(types_of[name])}")
+        values[name] = value
+    try:
+        return TrainConfig.from_dict({**config.to_dict(), **values})
+    except UserError as error:
+        raise UserError(f"--config {str(path)!r}: {error}") from None
+
+
+def write_config_file(path: Path, config: TrainConfig, found: Collection[str], comment: str) -> None:
+    """Write all options that make up a recipe; nothing is left to the preset of the script that reads them.
+
+    Args:
+        path: The file, which is replaced as a whole if it is there.
+        config: The options.
+        found: Those to set apart, above the others.
+        comment: One line above those.
+    """
+    plain = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_START and value is not None}
+    first = {key: plain.pop(key) for key in found}
+
+    def lines(values: dict[str, Any]) -> list[str]:  # JSON's strings, numbers and lists are TOML's
+        return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+
+    text = "\n".join([f"# {comment}", *lines(first), "", "# As they were given:", *lines(plain)])
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value of TOML can stand for an option of this type."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return value in get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_is_a(value, each) for each in get_args(kind))
+    if origin is tuple:
+        return isinstance(value, list) and all(_is_a(each, get_args(kind)[0]) for each in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, str if kind is Path else kind)
+
+
+def _words(kind: Any) -> str:
+    """What a person is told that an option of this type must be."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return " or ".join(json.dumps(choice) for choice in get_args(kind))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(each) for each in get_args(kind) if each is not types.NoneType)
+    if origin is tuple:
+        return f"a list, each {_words(get_args(kind)[0])}"
+    plain = {bool: "true or false", int: "a whole number", float: "a number"}
+    return plain.get(kind, "a text in quotes")

@@ -1,0 +1,292 @@
+"""The search for better options: short runs, each with options that Optuna proposes, judged on the validation photos.
+
+A study is a folder that any number of processes work on, each with one trial at a time. A trial that was interrupted,
+however, is known by its lock, which the system releases: its options are tried again.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
+from optuna.trial import TrialState
+
+from dogbreeds.errors import UserError
+from dogbreeds.run_folder import partial_path
+from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, study_folder
+from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.config_file import write_config_file
+from dogbreeds.training.data import Splits, load_data, with_part_of_training
+from dogbreeds.training.loaders import FeatureDataset, PixelDataset
+from dogbreeds.training.models import ARCHITECTURES, build_model
+from dogbreeds.training.trainer import FREE_OPTIONS, Diverged, Trainer
+
+_CLASSIFIER: dict[str, BaseDistribution] = {
+    "head_learning_rate": FloatDistribution(1e-4, 3e-2, log=True),
+    "weight_decay": FloatDistribution(1e-4, 0.3, log=True),
+    "dropout": FloatDistribution(0.0, 0.5),
+    "label_smoothing": FloatDistribution(0.0, 0.2),
+}
+
+SPACES: dict[str, dict[str, BaseDistribution]] = {
+    "frozen backbone": _CLASSIFIER,
+    "fine-tuning": {"learning_rate": FloatDistribution(3e-6, 1e-3, log=True), **_CLASSIFIER},
+    "from scratch": {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), **_CLASSIFIER},
+}
+"""What is searched: options and their ranges, for a way of training, or for one model by the last part of its name, as
+``"cnn3v2": {...}``, which then goes before."""
+
+MIN_TRIALS = 5
+"""Trials drawn at random before the others are guided by them, and complete ones before another is compared with their
+median and pruned. Optuna's own 10 would leave little of a small study to guide."""
+FIRST_PRUNED = 2
+"""Epochs after which a trial can be pruned first: in the one before, the learning rate still rises."""
+
+
+def space_of(config: TrainConfig) -> dict[str, BaseDistribution]:
+    """The options that are searched for a model, with their ranges."""
+    if (model := Path(config.model).name) in SPACES:
+        return SPACES[model]
+    if config.freeze_backbone:
+        return SPACES["frozen backbone"]
+    return SPACES["from scratch" if config.from_scratch or config.model in ARCHITECTURES else "fine-tuning"]
+
+
+def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
+    """Search until a study has this many finished trials, and write its best options.
+
+    The objective is the validation loss after a trial's best epoch, as it chooses the best epoch of a run too: top-1
+    moves by chance on a small validation split, more than most options move it, while the loss sees every probability.
+    It is taken before calibration, which favours options that leave the probabilities as sure as they should be: label
+    smoothing has to earn more than it costs.
+    Test photos are decoded with the others, to keep the splits disjoint, and then put aside.
+
+    Args:
+        config: The options. Those that are searched are the first trial.
+        num_trials: Complete or pruned, by all processes together.
+        fraction: Share of the training photos that a trial uses.
+
+    Returns:
+        Whether all are finished; other processes may have the last of them.
+
+    Raises:
+        UserError: A number is out of range, the data or model can't be had, or the study is one of other options.
+    """
+    if num_trials < 1:
+        raise UserError(f"--tune {num_trials}: must be 1 or more")
+    if not 0 < fraction <= 1:
+        raise UserError(f"--tune-fraction {fraction:g}: must be above 0 and at most 1")
+    splits = with_part_of_training(load_data(config), fraction, config.seed)
+    build_model(config, splits.names)  # before there is a study, whose options could not be mended any more
+    shared = _Shared(dataclasses.replace(splits, test=None))
+    print(
+        f"{len(splits.names)} breeds: each trial has {len(splits.train)} training and {len(splits.validation)} "
+        "validation photos"
+    )
+
+    folder, space = study_folder(config.output_dir), space_of(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't make the folder {str(folder)!r}: {error.strerror}") from None
+    lock = FileLock(folder / "study.lock")
+    with lock:
+        study = open_study(folder)
+        _begin_or_check(study, folder, config, space, {"tune_fraction": fraction, "split_hash": splits.split_hash})
+    while True:
+        with lock:
+            claimed = _claim(study, folder, space, num_trials, config.seed)
+        if claimed is None:
+            break
+        trial, trial_lock = claimed
+        with _released(trial_lock):
+            _run_trial(study, trial, config, shared)
+            finished = study.get_trials(deepcopy=False, states=FINISHED)
+            print(_line(study.trials[trial.number], finished, num_trials), flush=True)
+    with lock:
+        finished = study.get_trials(deepcopy=False, states=FINISHED)
+        if len(finished) < num_trials:
+            print(f"{len(finished)} of {num_trials} trials are finished; the others run in other processes")
+            return False
+        _write_best(study, folder, config)
+    return True
+
+
+@dataclass
+class _Shared:
+    """What all trials of a process have in common."""
+
+    splits: Splits
+    features: dict[str, FeatureDataset] = field(default_factory=dict)
+    """Of a frozen backbone, which no option that is searched changes."""
+
+
+class _TrialRun(Trainer):
+    """A run of which nothing is kept but its validation losses: no folder is made, no checkpoint written."""
+
+    def __init__(self, config: TrainConfig, shared: _Shared, after_epoch: Callable[[dict[str, float]], None]) -> None:
+        """Set up as for training; `after_epoch` is called with each epoch's row of the history."""
+        self._shared = shared
+        self._after_epoch = after_epoch
+        super().__init__(config)
+
+    def _load_data(self) -> Splits:
+        return self._shared.splits
+
+    def _compute_features(self, data: dict[str, PixelDataset]) -> tuple[dict[str, FeatureDataset], dict[str, float]]:
+        if not self._shared.features:
+            self._shared.features, _ = super()._compute_features(data)
+        return dict(self._shared.features), {}
+
+    def _begin(self) -> Path:
+        return partial_path(self.config.output_dir)
+
+    def _save_state(self, best: dict[str, torch.Tensor] | None) -> None:
+        pass
+
+    def _note_epoch(self, train_loss: float, figures: dict[str, float], started: float) -> None:
+        super()._note_epoch(train_loss, figures, started)
+        self._after_epoch(self.progress.history[-1])
+
+    def _say(self, line: str) -> None:
+        pass
+
+    def _end(self) -> None:
+        print("told to end: the same command tries this trial's options again, and goes on", file=sys.stderr)
+        super()._end()
+
+
+def _begin_or_check(
+    study: optuna.Study,
+    folder: Path,
+    config: TrainConfig,
+    space: dict[str, BaseDistribution],
+    more: dict[str, Any],
+) -> None:
+    """Note what a new study is about, or hold an old one against it."""
+    options = {key: value for key, value in config.to_dict().items() if key not in FREE_OPTIONS}
+    searched = {f"range of {name}": distribution_to_json(distribution) for name, distribution in space.items()}
+    identity = json.loads(json.dumps({**options, **more, **searched}))
+    then = study.user_attrs.get(IDENTITY)
+    if then is None:
+        given = {name: identity[name] for name in space}
+        study.set_user_attr(GIVEN, given)
+        if all(space[name]._contains(space[name].to_internal_repr(value)) for name, value in given.items()):
+            study.enqueue_trial(given)
+        study.set_user_attr(IDENTITY, identity)  # last, so that a study without it is begun again
+        return
+    changed = [key for key in {**then, **identity} if then.get(key) != identity.get(key)]
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"the study {str(folder)!r} has another {key}: it was {then.get(key)!r}, now it is {identity.get(key)!r}; "
+            "give another --output-dir, or remove the study"
+        )
+
+
+def _claim(
+    study: optuna.Study, folder: Path, space: dict[str, BaseDistribution], num_trials: int, seed: int
+) -> tuple[optuna.Trial, FileLock] | None:
+    """The next trial with its lock, or None where all are finished or at work; for one process at a time."""
+    at_work = 0
+    for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        lock = _trial_lock(folder, running.number)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            at_work += 1
+            continue
+        study.enqueue_trial(running.params)  # its process is no more
+        study.tell(running.number, state=TrialState.FAIL)
+        _release(lock)
+    if len(study.get_trials(deepcopy=False, states=FINISHED)) + at_work >= num_trials:
+        return None
+    # By the number of trials, so that a study that was interrupted goes on as if it had not been.
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=MIN_TRIALS, seed=seed + len(study.trials))
+    trial = study.ask(space)
+    lock = _trial_lock(folder, trial.number)
+    lock.acquire()
+    return trial, lock
+
+
+def _run_trial(study: optuna.Study, trial: optuna.Trial, config: TrainConfig, shared: _Shared) -> None:
+    """Train with the options of a trial, and tell the study how that went."""
+    history: list[dict[str, float]] = []
+
+    def after_epoch(row: dict[str, float]) -> None:
+        history.append(row)
+        epoch = int(row["epoch"])
+        trial.report(row["validation_loss"], epoch)
+        if epoch < config.epochs and pruner().prune(study, study.trials[trial.number]):
+            raise optuna.TrialPruned
+
+    started = time.perf_counter()
+    output_dir = study_folder(config.output_dir) / f"trial-{trial.number}"
+    options: dict[str, Any] = {**trial.params, "output_dir": output_dir, "tensorboard": False, "measure_peak": False}
+    try:
+        _TrialRun(dataclasses.replace(config, **options), shared, after_epoch).fit()
+        state = TrialState.COMPLETE
+    except (optuna.TrialPruned, Diverged):  # options with which nothing is learned are tried, and bad
+        state = TrialState.PRUNED
+    best = min(history, key=lambda row: row["validation_loss"], default=None)
+    trial.set_user_attr(SECONDS, round(time.perf_counter() - started, 1))
+    if best:
+        trial.set_user_attr(TOP1, best["validation_top1"])
+    study.tell(trial, best["validation_loss"] if best and state is TrialState.COMPLETE else None, state)
+
+
+def pruner() -> optuna.pruners.BasePruner:
+    """What ends a trial early: a loss, so far, above the median of the complete trials' after as many epochs."""
+    return optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS, n_warmup_steps=FIRST_PRUNED)
+
+
+def _trial_lock(folder: Path, number: int) -> FileLock:
+    return FileLock(folder / f"trial-{number}.lock")
+
+
+@contextmanager
+def _released(lock: FileLock) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _release(lock)
+
+
+def _release(lock: FileLock) -> None:
+    lock.release()
+    Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _line(trial: optuna.trial.FrozenTrial, finished: list[optuna.trial.FrozenTrial], num_trials: int) -> str:
+    """What is said of a finished trial."""
+    complete = {other.number: other.values[0] for other in finished if other.state is TrialState.COMPLETE}
+    if trial.state is TrialState.COMPLETE:
+        how = f"validation loss {trial.value:.4f}, top-1 {trial.user_attrs[TOP1]:.1%}"
+    elif trial.intermediate_values:
+        epoch = max(trial.intermediate_values)
+        how = f"pruned after epoch {epoch} at {trial.intermediate_values[epoch]:.4f}"
+    else:
+        how = "pruned: the loss is no number any more"
+    options = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+    best = " (best so far)" if trial.number in complete and trial.value == min(complete.values()) else ""
+    seconds = trial.user_attrs[SECONDS]
+    return f"trial {trial.number}, {len(finished)} of {num_trials} finished: {how}{best}, {seconds:.0f} s; {options}"
+
+
+def _write_best(study: optuna.Study, folder: Path, config: TrainConfig) -> None:
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        raise UserError(
+            "no trial of the study was completed: in each the loss was no number any more; look at the data"
+        )
+    best = study.best_trial
+    found = f"Found by --tune: trial {best.number}, validation loss {best.value:.4f}"
+    write_config_file(folder / BEST, dataclasses.replace(config, **best.params), best.params, found)

@@ -1,0 +1,127 @@
+"""The table of the earlier systems: what was published, what ours reached, and a command for every row."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import shlex
+import shutil
+import sys
+
+import pytest
+from conftest import ROOT
+
+from dogbreeds import cli
+from dogbreeds.breeds import parse_breeds
+from dogbreeds.research.earlier_systems import FOUR_BREEDS, HEADER, ROWS, EarlierRow, earlier_systems
+from dogbreeds.training import trainer
+from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.models import ARCHITECTURES
+
+BUILT_WITHOUT_WEIGHTS = {
+    "lenet5", "cnn1", "cnn3", "cnn3v2", "cnn3v2_tuned", "cnn_32_64_64_64", "my_vgg16", "my_xception", "vit_tiny",
+}  # fmt: skip
+OPTIONS = {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.fixture
+def rows(photo_folder):
+    """Two rows on the small photos."""
+    options = {"model": "vit_nano", "image_size": 32, "epochs": 8}
+    return tuple(EarlierRow("A", name, "0.4", "train_vit.py", options) for name in ("first", "second"))
+
+
+def with_record(run, copy, **changes):
+    """A copy of a run whose run.json says something else."""
+    shutil.copytree(run, copy)
+    record = json.loads((copy / "run.json").read_text())
+    for name, values in changes.items():
+        record[name] |= values
+    (copy / "run.json").write_text(json.dumps(record))
+
+
+def test_a_row_is_filled_where_there_is_its_run(rows, tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "first")
+    first, second = (dict(zip(HEADER, row, strict=True)) for row in earlier_systems(tmp_path, "my photos", rows).rows)
+    record = json.loads((tiny_run / "run.json").read_text())
+    assert first["published"] == "0.4" and first["epochs"] == "8"
+    assert first["validation top-1"] == f"{record['figures']['validation']['top1']:.1%}"
+    assert first["test top-1"] == f"{record['figures']['test']['top1']:.1%}"
+    assert first["ms a photo"] == f"{record['milliseconds_per_photo']['median']:.1f}"
+    assert first["training, s"] == f"{record['seconds']['training']:,.0f}"
+    assert first["parameters"] == f"{record['num_parameters']:,}"
+    assert second["validation top-1"] == second["test top-1"] == "not run" and second["epochs"] == ""
+    assert second["command"] == (
+        f"python train_vit.py --output-dir {tmp_path / 'second'} --data 'my photos' --model vit_nano --image-size 32 "
+        "--epochs 8"
+    )
+
+
+def test_another_split_and_other_options_are_told(rows, tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "first")
+    shutil.copytree(tiny_run, tmp_path / "second")
+    assert not earlier_systems(tmp_path, None, rows).remarks
+    shutil.rmtree(tmp_path / "second")
+    with_record(
+        tiny_run, tmp_path / "second", data={"split_hash": "0" * 64}, config={"epochs": 3, "model": "a/vit_nano"}
+    )
+    split, options = earlier_systems(tmp_path, None, rows).remarks
+    assert "second had another split of the 4 breeds than first" in split
+    assert options == "second was not trained as its command says, but with epochs 3."
+
+
+def test_the_table_is_printed_and_written(tiny_run, tmp_path, monkeypatch, capsys):
+    runs = tmp_path / "runs"
+    shutil.copytree(tiny_run, runs / "lenet5")
+
+    def table(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dogbreeds", "table", "--runs", str(runs), *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code
+
+    assert table() == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {row.name} | `{row.command(runs, None)}` |" in printed for row in ROWS)
+    assert "lenet5 was not trained as its command says, but with model 'vit_nano'" in printed
+    for ending in ("html", "csv", "md"):
+        assert table("--output", str(tmp_path / f"table.{ending}")) == 0
+    with (tmp_path / "table.csv").open() as file:
+        assert [row["run"] for row in csv.DictReader(file)] == [row.name for row in ROWS]
+    page = (tmp_path / "table.html").read_text()
+    assert "0.52 on four breeds" in page and "&gt; 93 %" in page and "<script" not in page
+    for name, words in (("table.csv", "exists already"), ("table.pdf", "the name must end in .html, .csv, .md")):
+        assert table("--output", str(tmp_path / name)) == 2 and words in capsys.readouterr().err
+
+
+def test_every_system_has_its_rows_with_names_of_their_own():
+    assert {row.system for row in ROWS} == {"A", "B", "C", "D", "E", "ours"}
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert [breed.name for breed in parse_breeds(list(FOUR_BREEDS))] == list(FOUR_BREEDS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_command_is_one_that_its_script_understands(row, tmp_path, monkeypatch):
+    missing = set(row.options) - OPTIONS
+    if missing:
+        pytest.skip(f"training has no option {', '.join(missing)} yet")
+    program, name, *arguments = shlex.split(row.command(tmp_path, "photos of dogs"))
+    specification = importlib.util.spec_from_file_location(name.removesuffix(".py"), ROOT / name)
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    configs = []
+    monkeypatch.setattr(trainer, "train", configs.append)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    script.run_training_script(script.PRESET, None)
+    config = configs[0]
+    assert program == "python" and config.output_dir == tmp_path / row.name and config.data == "photos of dogs"
+    assert {option: getattr(config, option) for option in row.options} == row.options
+    # What is built without weights has no backbone to freeze.
+    assert not (row.options["model"] in BUILT_WITHOUT_WEIGHTS and config.freeze_backbone)
+
+
+@pytest.mark.parametrize("model", sorted({row.options["model"] for row in ROWS} & BUILT_WITHOUT_WEIGHTS))
+def test_every_model_without_weights_is_known(model):
+    if model not in ARCHITECTURES and not BUILT_WITHOUT_WEIGHTS - {"vit_tiny"} & set(ARCHITECTURES):
+        pytest.skip("the networks of the earlier systems are not in the table of architectures yet")
+    assert model in ARCHITECTURES

@@ -1,0 +1,317 @@
+"""The search for better options: a study is whole whatever happens to its trials, and what it finds can be trained."""
+
+import csv
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from conftest import ROOT, tiny_config
+from optuna.trial import TrialState
+
+from dogbreeds.errors import UserError
+from dogbreeds.study import BEST, FINISHED, GIVEN, REPORT, open_study, study_folder
+from dogbreeds.training import tuning
+from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.config_file import with_config_file, write_config_file
+from dogbreeds.training.data import load_data, with_part_of_training
+from dogbreeds.training.trainer import Trainer, train
+from dogbreeds.training_script import run_training_script
+
+
+def script(monkeypatch, preset, *arguments):
+    """What a training script does with these arguments; the exit status if it is not 0."""
+    monkeypatch.setattr(sys, "argv", ["train_vit.py", *arguments])
+    try:
+        run_training_script(preset, None)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def finished(config):
+    return open_study(study_folder(config.output_dir)).get_trials(states=FINISHED)
+
+
+class Prune(optuna.pruners.BasePruner):
+    """Prunes the trials of these numbers after their first epoch."""
+
+    def __init__(self, *numbers):
+        self.numbers = numbers
+
+    def prune(self, study, trial):
+        return trial.number in self.numbers
+
+
+def test_a_study_goes_on_where_it_was_and_its_best_trial_is_what_training_gives(
+    photo_folder, tmp_path, monkeypatch, capsys
+):
+    config = tiny_config(photo_folder, tmp_path / "runs" / "tiny")
+    asked_for = []
+    pixels = Trainer._pixels
+    monkeypatch.setattr(Trainer, "_pixels", lambda self, split: asked_for.append(split) or pixels(self, split))
+    assert script(monkeypatch, config, "--tune", "3") == 0
+    before = finished(config)
+    assert [trial.state for trial in before] == [TrialState.COMPLETE] * 3
+    assert script(monkeypatch, config, "--tune", "5") == 0
+    after = finished(config)
+    assert len(after) == 5 and [trial.params for trial in after[:3]] == [trial.params for trial in before]
+    assert set(asked_for) == {"train", "validation"}, "a trial has nothing to do with test photos"
+
+    study = study_folder(config.output_dir)
+    assert {path.name for path in study.parent.iterdir()} == {study.name}, "no trial leaves a run folder"
+    assert {path.name for path in study.iterdir()} == {"journal.log", "study.lock", BEST, REPORT}
+    best = min(after, key=lambda trial: trial.value)
+    found = with_config_file(config, study / BEST)
+    assert found == dataclasses.replace(config, **best.params)
+    printed = capsys.readouterr().out
+    assert f"train_vit.py --config {study / BEST} --output-dir {config.output_dir}\n" in printed
+    assert f"5 trials, 0 of them pruned: the best has a validation loss of {best.value:.4f}" in printed
+
+    page = (study / REPORT).read_text()
+    assert page.count("<img") == 3 and len(re.findall(r'alt="[^"]{20,}"', page)) == 3
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "<script" not in page
+    assert "Importance of each option: " in page and f"{best.value:.4f}" in page
+
+    with (train(found) / "history.csv").open() as file:
+        losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
+    assert min(losses) == pytest.approx(best.value, rel=1e-6)
+
+
+def test_the_first_trial_has_the_options_as_they_were_given_and_all_are_in_range(photo_folder, tmp_path):
+    config = tiny_config(photo_folder, tmp_path / "tiny", epochs=1, learning_rate=2e-3, dropout=0.25)
+    assert tuning.tune(config, 3)
+    first, *others = finished(config)
+    assert first.params["learning_rate"] == 2e-3 and first.params["dropout"] == 0.25
+    assert first.params == open_study(study_folder(config.output_dir)).user_attrs[GIVEN]
+    for trial in others:
+        assert trial.params != first.params
+        for name, value in trial.params.items():
+            assert tuning.SPACES["from scratch"][name].low <= value <= tuning.SPACES["from scratch"][name].high
+
+
+def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifier_tuned(
+    photo_folder, tiny_run, tmp_path, monkeypatch
+):
+    calls = []
+    compute = Trainer._compute_features
+    monkeypatch.setattr(Trainer, "_compute_features", lambda self, data: calls.append(set(data)) or compute(self, data))
+    config = tiny_config(photo_folder, tmp_path / "head", model=str(tiny_run), freeze_backbone=True)
+    assert tuning.tune(config, 3)
+    assert calls == [{"train", "validation"}]
+    trials = finished(config)
+    assert "learning_rate" not in trials[0].params and "head_learning_rate" in trials[0].params
+    monkeypatch.undo()
+    run = train(dataclasses.replace(config, **trials[2].params))
+    with (run / "history.csv").open() as file:
+        assert min(float(row["validation_loss"]) for row in csv.DictReader(file)) == pytest.approx(trials[2].value)
+
+
+def test_a_model_can_have_a_space_of_its_own(photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(tuning.SPACES, "vit_nano", {"dropout": optuna.distributions.FloatDistribution(0.1, 0.2)})
+    config = tiny_config(photo_folder, tmp_path / "tiny", epochs=1)
+    assert tuning.tune(config, 2)
+    assert [set(trial.params) for trial in finished(config)] == [{"dropout"}] * 2
+
+
+def test_pruned_trials_and_those_that_learn_nothing_count(photo_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tuning, "pruner", lambda: Prune(1))
+    config = tiny_config(photo_folder, tmp_path / "tiny")
+    check = Trainer._check_finite
+
+    def no_number(self, loss, epoch, step):
+        check(self, float("nan") if self.config.output_dir.name == "trial-2" else loss, epoch, step)
+
+    monkeypatch.setattr(Trainer, "_check_finite", no_number)
+    assert script(monkeypatch, config, "--tune", "4") == 0
+    complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
+    assert [trial.state for trial in finished(config)] == [complete, pruned, pruned, complete]
+    printed = capsys.readouterr().out
+    assert "trial 1, 2 of 4 finished: pruned after epoch 1 at " in printed
+    assert "trial 2, 3 of 4 finished: pruned: the loss is no number any more" in printed
+    assert "4 trials, 2 of them pruned" in printed
+    page = (tmp_path / "tiny.study" / REPORT).read_text()
+    assert page.count("<td>pruned</td>") == 2 and "2 of them pruned" in page
+
+
+def test_the_pruner_waits_for_trials_to_compare_with_and_for_the_warm_up():
+    study = optuna.create_study()
+    for _ in range(tuning.MIN_TRIALS):
+        trial = study.ask()
+        for epoch in (1, 2, 3):
+            trial.report(1.0, epoch)
+        study.tell(trial, 1.0)
+    worse = study.ask()
+    decisions = []
+    for epoch in (1, 2):
+        worse.report(2.0, epoch)
+        decisions.append(tuning.pruner().prune(study, study.trials[worse.number]))
+    assert decisions == [False, True]
+
+
+def command(config, *arguments):
+    options = {
+        "--model": "vit_nano", "--image-size": "32", "--epochs": "2", "--batch-size": "8", "--data": config.data,
+        "--output-dir": str(config.output_dir),
+    }  # fmt: skip
+    words = [word for pair in options.items() for word in pair]
+    return [sys.executable, "train_vit.py", *words, *arguments]
+
+
+def test_several_processes_share_a_study_and_one_that_is_killed_loses_nothing(photo_folder, tmp_path):
+    config = tiny_config(photo_folder, tmp_path / "tiny")
+    study = study_folder(config.output_dir)
+    long = subprocess.Popen(command(config, "--tune", "500"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(study.glob("trial-*.lock")):
+        assert long.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    long.send_signal(signal.SIGKILL)
+    long.wait()
+    before = open_study(study).trials
+    interrupted = [trial for trial in before if trial.state is TrialState.RUNNING]
+    assert len(interrupted) == 1, "it was killed within a trial"
+    total = len([trial for trial in before if trial.state in FINISHED]) + 4
+
+    both = [
+        subprocess.Popen(command(config, "--tune", str(total)), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(finished(config)) == total
+    assert sum("train with what was found" in words for words in said) >= 1
+    after = open_study(study).trials
+    assert after[interrupted[0].number].state is TrialState.FAIL
+    again = [trial for trial in after if trial.params == interrupted[0].params and trial.state in FINISHED]
+    assert len(again) == 1, "its options were tried again, once"
+    assert not list(study.glob("trial-*")) and (study / BEST).exists()
+
+
+def test_an_interrupted_trial_is_tried_again(photo_folder, tmp_path, monkeypatch):
+    config = tiny_config(photo_folder, tmp_path / "tiny")
+    note = Trainer._note_epoch
+
+    def interrupted(self, *arguments):
+        if self.config.output_dir.name == "trial-1":
+            raise KeyboardInterrupt
+        note(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_note_epoch", interrupted)
+        assert script(patch, config, "--tune", "3") == 130
+    assert len(finished(config)) == 1 and {path.name for path in tmp_path.iterdir()} == {"tiny.study"}
+    assert script(monkeypatch, config, "--tune", "3") == 0
+    trials = open_study(study_folder(config.output_dir)).trials
+    complete, fail = TrialState.COMPLETE, TrialState.FAIL
+    assert [trial.state for trial in trials] == [complete, fail, complete, complete]
+    assert trials[2].params == trials[1].params != trials[3].params
+
+
+def test_a_trial_has_its_share_of_each_breed(photo_folder, tmp_path):
+    config = tiny_config(photo_folder, tmp_path / "tiny")
+    splits = load_data(config, progress=False)
+    part = with_part_of_training(splits, 0.5, config.seed)
+    assert np.bincount(part.train.labels).tolist() == [count // 2 for count in np.bincount(splits.train.labels)]
+    assert set(part.train.ids) < set(splits.train.ids) and part.validation is splits.validation
+    by_id = dict(zip(splits.train.ids, splits.digests["train"], strict=True))
+    assert [by_id[photo] for photo in part.train.ids] == part.digests["train"].tolist()
+    assert len(part.sizes["train"]) == len(part.train)
+    assert with_part_of_training(splits, 0.5, config.seed).train.ids == part.train.ids
+    assert with_part_of_training(splits, 0.5, 9).train.ids != part.train.ids
+    assert np.bincount(with_part_of_training(splits, 0.001, 0).train.labels).tolist() == [1] * 4
+
+
+def test_a_study_is_of_the_same_options(photo_folder, tmp_path):
+    config = tiny_config(photo_folder, tmp_path / "tiny", epochs=1)
+    assert tuning.tune(config, 1)
+    assert tuning.tune(dataclasses.replace(config, num_workers=1), 1), "that changes no result"
+    with pytest.raises(UserError, match="has another epochs: it was 1, now it is 3; give another --output-dir"):
+        tuning.tune(dataclasses.replace(config, epochs=3), 2)
+    with pytest.raises(UserError, match=r"has another tune_fraction: it was 1\.0, now it is 0\.5"):
+        tuning.tune(config, 2, 0.5)
+    assert len(finished(config)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tune", "0"], "--tune 0: must be 1 or more"),
+        (["--tune", "3", "--tune-fraction", "2"], "--tune-fraction 2: must be above 0 and at most 1"),
+        (["--tune", "3", "--tune-fraction", "0"], "--tune-fraction 0: must be above 0"),
+        (["--tune-fraction", "0.5"], "--tune-fraction 0.5: give it with --tune"),
+        (["--tune", "3", "--seeds", "0,1"], "--tune and --seeds exclude each other"),
+        (["--tune", "3", "--resume"], "--tune and --resume exclude each other"),
+        (["--tune", "3", "--overwrite"], "--tune and --overwrite exclude each other"),
+        (["--tune", "3", "--model", "nowhere"], "the model 'nowhere' is no folder here"),
+        (["--config", "nowhere.toml"], "--config 'nowhere.toml' can't be read: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, words, photo_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = tiny_config(photo_folder, tmp_path / "tiny")
+    assert script(monkeypatch, config, *arguments) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and words in told[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_of_one_run_do_not_tune(photo_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert script(monkeypatch, tiny_config(photo_folder, tmp_path / "tiny"), "--tune", "3") == 2
+    assert "start the command several times" in capsys.readouterr().err
+
+
+def test_a_config_file_holds_every_option(tmp_path):
+    config = tiny_config(
+        tmp_path / "dogs \"of\" mine \\ é", tmp_path / "mine", breeds=("beagle", "Shih-Tzu"), learning_rate=1.25e-5,
+        dropout=0.1, augment="off", mixed_precision="bf16", images_per_breed=7, cache_dir=tmp_path, flip=0.0,
+    )  # fmt: skip
+    path = tmp_path / "options.toml"
+    write_config_file(path, config, ["learning_rate", "dropout"], "found")
+    assert path.read_text().startswith("# found\nlearning_rate = 1.25e-05\ndropout = 0.1\n\n")
+    preset = TrainConfig(output_dir=config.output_dir, model="other", freeze_backbone=True)
+    assert with_config_file(preset, path) == config
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, monkeypatch):
+    (tmp_path / "options.toml").write_text("epochs = 1\nbatch-size = 4\ndropout = 0\n")
+    arguments = [word.format(tmp_path / "options.toml") for word in form]
+    preset = tiny_config(photo_folder, tmp_path / "run", dropout=0.5)
+    assert script(monkeypatch, preset, "--batch-size", "6", *arguments) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [record["config"][name] for name in ("epochs", "batch_size", "dropout")] == [1, 6, 0]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("learning_rat = 1.0", "has an unknown option 'learning_rat': did you mean learning_rate?"),
+        ("tune = 3", "has an unknown option 'tune'"),
+        ("learning_rate = 'fast'", "learning_rate is 'fast', must be a number"),
+        ("learning_rate = -1.0", "--learning-rate -1.0: must be above 0"),
+        ("epochs = 2.5", "epochs is 2.5, must be a whole number"),
+        ("epochs = true", "epochs is True, must be a whole number"),
+        ("freeze_backbone = 'yes'", "freeze_backbone is 'yes', must be true or false"),
+        ("schedule = 'steps'", 'schedule is \'steps\', must be "cosine" or "constant" or "plateau"'),
+        ("breeds = 'beagle'", "breeds is 'beagle', must be a list, each a text in quotes"),
+        ("images_per_breed = 'few'", "images_per_breed is 'few', must be a whole number"),
+        ("[training]", "has an unknown option 'training'"),
+        ("epochs: 5", "is no TOML file"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_told_with_its_name(line, words, tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text(line)
+    with pytest.raises(UserError) as told:
+        with_config_file(tiny_config(Path("data"), tmp_path / "run"), path)
+    message = str(told.value)
+    assert words in message and message.startswith(f"--config {str(path)!r}") and "\n" not in message
