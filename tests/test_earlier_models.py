@@ -165,7 +165,7 @@ def test_timms_own_files_are_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_options_of_plain_networks(activation, pooling, tmp_path):
     torch.manual_seed(0)
-    options = config(tmp_path, "cnn3", activation=activation, pooling=pooling, batch_norm=True, conv_dropout=0.4)
+    options = config(tmp_path, "cnn3", activation=activation, pooling=pooling, batch_norm="on", conv_dropout=0.4)
     model = build_model(options, NAMES)
     kinds = [type(module) for module in model.convolutions]
     assert kinds.count(ACTIVATIONS[activation]) == 3 and sum("BatchNorm" in kind.__name__ for kind in kinds) == 3

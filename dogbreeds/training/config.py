@@ -60,7 +60,7 @@ class TrainConfig:
     """Share of the features dropped before the classifier in training."""
     activation: Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"] | None = None
     """Of plain CNNs built from nothing; by default the architecture's own, as for the next three."""
-    batch_norm: bool | None = None
+    batch_norm: Literal["on", "off"] | None = None
     """Of plain CNNs: normalise after each convolution."""
     pooling: Literal["flatten", "average"] | None = None
     """Of plain CNNs: what the dense layers get, all places or their mean."""

@@ -307,6 +307,8 @@ def _convnet_options(config: TrainConfig, architecture: PreTrainedConfig) -> dic
         names = [name for name in ARCHITECTURES if ARCHITECTURES[name](224).model_type == ConvNetConfig.model_type]
         option = next(iter(given)).replace("_", "-")
         raise UserError(f"--{option} is for networks built from nothing: --model {', '.join(names)}")
+    if "batch_norm" in given:
+        given["batch_norm"] = given["batch_norm"] == "on"
     return given
 
 

@@ -570,7 +570,6 @@ class Trainer:
         With `exact` the arithmetic is float32, otherwise the run's own.
         """
 
-        @find_executable_batch_size(starting_batch_size=self.evaluation_batch_size)
         def predict(batch_size: int) -> tuple[np.ndarray, np.ndarray]:
             self.evaluation_batch_size = batch_size  # not to try again in vain
             all_logits, all_labels = [], []
@@ -588,7 +587,10 @@ class Trainer:
         model.eval()
         # Not compiled: batches of another size would have the network compiled again, which takes longer than it saves.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            logits, labels = predict()
+            if self.accelerator.device.type == "cpu":
+                logits, labels = predict(self.evaluation_batch_size)
+            else:  # collects garbage each time, which takes longer than a small network
+                logits, labels = find_executable_batch_size(predict, self.evaluation_batch_size)()
         assert np.array_equal(labels, self._photos(split).labels), f"{split} was not predicted completely and in order"
         return logits, labels
 
