@@ -11,7 +11,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from dogbreeds.errors import UserError
 from dogbreeds.training.augment import Normalise, RandomViews
-from dogbreeds.training.config import AUGMENTATIONS, TrainConfig, one_for_each_seed
+from dogbreeds.training.config import AUGMENTATIONS, TrainConfig
+from dogbreeds.training_script import one_for_each_seed
 from dogbreeds.view import View, Zca
 
 SIZE = 32

@@ -15,7 +15,6 @@ from transformers import (
     ConvNextConfig,
     LevitConfig,
     MobileNetV1Config,
-    MobileNetV2Config,
     MobileViTConfig,
     ResNetConfig,
     TimmWrapperConfig,
@@ -41,11 +40,9 @@ LARGE = ("vit", "my_vgg16")
 
 SMALL = {
     "mobilenet_v1": MobileNetV1Config(depth_multiplier=0.1, min_depth=4, image_size=32),
-    "mobilenet_v2": MobileNetV2Config(depth_multiplier=0.1, min_depth=4, image_size=32),
     "resnet50": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="bottleneck"),
     "resnet50v2": BitConfig(embedding_size=32, hidden_sizes=[128, 256], depths=[1, 1], layer_type="preactivation"),
     "vgg16": TimmWrapperConfig(architecture="vgg16", model_args={"mlp_ratio": 0.02}),
-    "vgg19": TimmWrapperConfig(architecture="vgg19", model_args={"mlp_ratio": 0.02}),
     "mobilevit": MobileViTConfig(
         image_size=32,
         hidden_sizes=[16, 24, 32],
@@ -61,7 +58,7 @@ SMALL = {
         architectures=["LevitForImageClassificationWithTeacher"],
     ),
 }
-"""Of each checkpoint its architecture, narrower than it is."""
+"""Of checkpoints their architecture, narrower than it is; mobilenet_v2's is that of mobilenet_v2_nano."""
 
 
 def config(tmp_path, model, **options) -> TrainConfig:
@@ -103,11 +100,16 @@ def test_each_checkpoint_goes_the_whole_way(name, photo_folder, tmp_path, capsys
     assert assert_whole_way(options, photo_folder, tmp_path, capsys).predict(make_photo(1, 1)).heat_map is not None
 
 
-@pytest.mark.parametrize("architecture", ["xception41", "inception_resnet_v2"])
-def test_timms_wide_networks_are_explained(architecture):
-    """They can't be made narrower; the way that they go is that of my_xception."""
-    network = AutoModelForImageClassification.from_config(TimmWrapperConfig(architecture=architecture, num_labels=3))
-    assert ServingModel(network, 75).explain is explain_pooled and classifier_of(network)[1].out_features == 3
+@pytest.mark.parametrize(
+    ("architecture", "image_size", "explain"),
+    [("xception41", 75, explain_pooled), ("inception_resnet_v2", 75, explain_pooled), ("vgg19", 224, explain_dense)],
+)
+def test_timms_wide_networks_are_explained(architecture, image_size, explain):
+    """The way that they go is that of my_xception and vgg16."""
+    options = {"mlp_ratio": 0.02} if architecture == "vgg19" else {}
+    wide = TimmWrapperConfig(architecture=architecture, num_labels=3, model_args=options)
+    network = AutoModelForImageClassification.from_config(wide)
+    assert ServingModel(network, image_size).explain is explain and classifier_of(network)[1].out_features == 3
 
 
 def test_a_network_that_no_heat_map_fits_is_served_without(photo_folder, tmp_path, capsys):

@@ -167,18 +167,6 @@ def attributed(model, pixels):
     return found.reshape(batch, -1, side, side)
 
 
-def test_a_model_that_can_not_be_served_is_refused_before_training(tmp_path, photo_folder):
-    from conftest import tiny_config
-    from transformers import SwinConfig, SwinForImageClassification
-
-    SwinForImageClassification(
-        SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4)
-    ).save_pretrained(tmp_path / "swin")
-    with pytest.raises(UserError, match="SwinForImageClassification can't be served with heat maps yet"):
-        train(tiny_config(photo_folder, tmp_path / "run", model=str(tmp_path / "swin")))
-    assert not (tmp_path / "run.partial").exists()
-
-
 def test_an_export_that_differs_is_refused(tmp_path, monkeypatch):
     from conftest import tiny_config
 

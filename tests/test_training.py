@@ -427,7 +427,7 @@ def test_what_happens_in_the_second_epoch_is_told_and_the_first_is_kept(photo_fo
 def test_a_run_killed_at_any_moment_ends_as_if_it_never_was():
     """See tests/killed_runs.py, which does it more often, and with other models."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    for num_kills, num_processes in (("12", "1"), ("8", "2")):
+    for num_kills, num_processes in (("8", "1"), ("4", "2")):
         command = [sys.executable, "tests/killed_runs.py", "--kills", num_kills, "--processes", num_processes]
         told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
         assert told.returncode == 0 and ": 0 of the runs ended otherwise" in told.stdout, told.stdout + told.stderr

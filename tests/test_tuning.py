@@ -255,7 +255,7 @@ def test_a_study_is_of_the_same_options(photo_folder, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, words, photo_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = tiny_config(photo_folder, tmp_path / "tiny")
     assert script(monkeypatch, config, *arguments) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

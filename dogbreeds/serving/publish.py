@@ -20,8 +20,8 @@ ROOT = PACKAGE.parent
 SUFFIXES = {".csv", ".json", ".md", ".onnx", ".parquet", ".safetensors"}
 """The files of a run folder that are pushed: none of them runs code when it is read."""
 
-NOT_SERVING = {"training", "research", PRETRAINED.name, "__pycache__"}
-"""Folders that a Space does without."""
+NOT_SERVING = {"training", "training_script.py", "study.py", "research", PRETRAINED.name, "__pycache__"}
+"""What a Space does without."""
 
 
 def publish_model(run_dir: Path, repo_id: str, *, private: bool = False, dry_run: Path | None = None) -> str:
