@@ -198,9 +198,11 @@ def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierR
         run = RunFolder.open(runs / row.name)
         done.append((row, run))
         cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
-        changed = [name for name, value in row.options.items() if not _same(run.record["config"].get(name), value)]
+        # No row keeps what a checkpoint knows of the breeds: its earlier system did not.
+        declared, trained = {"keep_known_breeds": False, **row.options}, run.record["config"]
+        changed = [name for name, value in declared.items() if not _same(trained.get(name, value), value)]
         if changed:
-            told = ", ".join(f"{name} {run.record['config'].get(name)!r}" for name in changed)
+            told = ", ".join(f"{name} {trained[name]!r}" for name in changed)
             remarks.append(f"{row.name} was not trained as its command says, but with {told}.")
     return EarlierSystems(cells, [*_split_remarks([run for _, run in done]), *remarks])
 
