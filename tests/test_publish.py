@@ -197,6 +197,7 @@ def test_what_came_from_the_hub_is_remembered(tmp_path, monkeypatch):
     assert from_hub(config) == {"data": "someone/dogs", "model": "google/vit"}
     assert from_hub(replace(config, from_scratch=True)) == {"data": "someone/dogs"}
     (tmp_path / "someone" / "dogs").mkdir(parents=True)
+    assert from_hub(replace(config, model="resnet50"))["model"] == "microsoft/resnet-50"
     assert from_hub(replace(config, model="vit_nano")) == {}
 
 

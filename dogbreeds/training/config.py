@@ -11,6 +11,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.view import Fit, View
 
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
+ActivationName = Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"]
 LossName = Literal["cross-entropy", "kl-divergence", "poisson", "hinge", "squared-hinge"]
 
 AugmentationName = Literal["mild", "strong", "turns", "ninefold"]
@@ -58,7 +59,7 @@ class TrainConfig:
     is no fair start beside a checkpoint without a classifier."""
     dropout: float = 0.0
     """Share of the features dropped before the classifier in training."""
-    activation: Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"] | None = None
+    activation: ActivationName | None = None
     """Of plain CNNs built from nothing; by default the architecture's own, as for the next three."""
     batch_norm: Literal["on", "off"] | None = None
     """Of plain CNNs: normalise after each convolution."""

@@ -8,7 +8,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+from dogbreeds.training.config import ActivationName
+
+ACTIVATIONS: dict[ActivationName, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "elu": nn.ELU,
@@ -43,8 +45,7 @@ class ConvNetConfig(PreTrainedConfig):
     conv_dropout: float = 0.0
     """After each pooling but the last."""
     batch_norm: bool = False
-    activation: str = "relu"
-    """A name from `ACTIVATIONS`."""
+    activation: ActivationName = "relu"
     pooling: str = "flatten"
     """What the dense layers get: all places (``flatten``), or their mean (``average``)."""
     hidden_sizes: list[int] | tuple[int, ...] = ()

@@ -77,9 +77,6 @@ def explain_pooled(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor
     if hasattr(model, "timm_model"):
         maps = model.timm_model.forward_features(pixel_values)
         logits, classifier = model.timm_model.forward_head(maps), model.timm_model.get_classifier()
-    elif isinstance(model, ConvNet):
-        maps, classifier = model.maps(pixel_values), model.classifier
-        logits = classifier(maps.mean((2, 3)))
     else:
         seen: list[Any] = []
         handle = model.base_model.register_forward_hook(lambda module, inputs, output: seen.append(output))

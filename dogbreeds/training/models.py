@@ -148,7 +148,7 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
     """
     transformers_logging.set_verbosity_error()  # what matters of its report on missing weights is checked below
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    source = CHECKPOINTS.get(config.model, config.model)
+    source = checkpoint(config.model)
     if source in ARCHITECTURES:
         if config.keep_known_breeds:
             raise UserError(f"--model {source} is built without weights: leave --keep-known-breeds out")
@@ -186,6 +186,11 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
     return model
 
 
+def checkpoint(model: str) -> str:
+    """The Hub id, folder or architecture that `--model` names."""
+    return CHECKPOINTS.get(model, model)
+
+
 def model_view(config: TrainConfig) -> View:
     """The view of a run: size, fit and pre-processing are the run's, mean and standard deviation the checkpoint's.
 
@@ -207,7 +212,7 @@ def _facts(config: TrainConfig, name: str) -> dict[str, Any]:
     from transformers.utils import cached_file
 
     try:
-        file: Any = cached_file(CHECKPOINTS.get(config.model, config.model), name)
+        file: Any = cached_file(checkpoint(config.model), name)
         facts: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

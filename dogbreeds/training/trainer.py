@@ -63,7 +63,7 @@ from dogbreeds.training.loaders import (
 )
 from dogbreeds.training.losses import LOSSES, target_probabilities
 from dogbreeds.training.metric import BreedMetrics
-from dogbreeds.training.models import build_model, classifier_of, flops_per_photo, model_view
+from dogbreeds.training.models import build_model, checkpoint, classifier_of, flops_per_photo, model_view
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
 from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.zca import fit_zca
@@ -148,7 +148,7 @@ def train(config: TrainConfig) -> Path:
 
 def from_hub(config: TrainConfig) -> dict[str, str]:
     """Which of the data and the model's weights are the Hugging Face Hub's, by their ids, for the model card to say."""
-    named = {"data": config.data, **({} if config.from_scratch else {"model": config.model})}
+    named = {"data": config.data, **({} if config.from_scratch else {"model": checkpoint(config.model)})}
     return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).is_dir()}
 
 
