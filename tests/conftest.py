@@ -4,6 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
+# One process a core runs the tests; torch and numpy, which read this when they are imported, need no threads beside it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image

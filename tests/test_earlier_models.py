@@ -15,6 +15,7 @@ from transformers import (
     ConvNextConfig,
     LevitConfig,
     MobileNetV1Config,
+    MobileNetV2Config,
     MobileViTConfig,
     ResNetConfig,
     TimmWrapperConfig,
@@ -28,22 +29,27 @@ from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.texts import ENGLISH, FRENCH
 from dogbreeds.training.config import LossName, OptimizerName, TrainConfig
 from dogbreeds.training.convnet import ACTIVATIONS
-from dogbreeds.training.export import ServingModel, explain_dense, explain_pooled, export_serving_model
+from dogbreeds.training.export import ServingModel, explain_dense, export_serving_model
 from dogbreeds.training.losses import LOSSES, target_probabilities
 from dogbreeds.training.models import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
 from dogbreeds.training.optim import OPTIMIZERS, build_optimizer
 from dogbreeds.training.trainer import Trainer, train
 
 NAMES = ("a", "b", "c")
-ELSEWHERE = ("vit", "my_vgg16", "vit_nano", "mobilenet_v2_nano", "cnn3v2")
-"""The first two have more than 80 million weights: their shape is held here, their way by vit_nano and by a narrower
-VGG. The nano ones are what other tests train, and cnn3v2 is cnn3v2_tuned with other widths."""
+NARROW_VGG = {"mlp_ratio": 0.02}
+
+NARROWER = {"vit": {"num_hidden_layers": 1}, "my_vgg16": {"model_args": NARROW_VGG}}
+"""What the networks from nothing with more than 80 million weights have less of here."""
 
 SMALL = {
     "mobilenet_v1": MobileNetV1Config(depth_multiplier=0.1, min_depth=4, image_size=32),
+    "mobilenet_v2": MobileNetV2Config(depth_multiplier=0.1, min_depth=4, image_size=32),
     "resnet50": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="bottleneck"),
     "resnet50v2": BitConfig(embedding_size=32, hidden_sizes=[128, 256], depths=[1, 1], layer_type="preactivation"),
-    "vgg16": TimmWrapperConfig(architecture="vgg16", model_args={"mlp_ratio": 0.02}),
+    "vgg16": TimmWrapperConfig(architecture="vgg16", model_args=NARROW_VGG),
+    "vgg19": TimmWrapperConfig(architecture="vgg19", model_args=NARROW_VGG),
+    "xception": TimmWrapperConfig(architecture="xception41", image_size=75),
+    "inception_resnet_v2": TimmWrapperConfig(architecture="inception_resnet_v2", image_size=75),
     "mobilevit": MobileViTConfig(
         image_size=32,
         hidden_sizes=[16, 24, 32],
@@ -59,7 +65,7 @@ SMALL = {
         architectures=["LevitForImageClassificationWithTeacher"],
     ),
 }
-"""Of checkpoints their architecture, narrower than it is; mobilenet_v2's is that of mobilenet_v2_nano."""
+"""Of checkpoints their architecture, narrower than it is where it can be."""
 
 
 def config(tmp_path, model, **options) -> TrainConfig:
@@ -82,8 +88,12 @@ def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Pr
     return predictor
 
 
-@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - set(ELSEWHERE)))
-def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_path, capsys):
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_path, capsys, monkeypatch):
+    if name in NARROWER:
+        narrow = ARCHITECTURES[name](32)
+        narrow.update(NARROWER[name])
+        monkeypatch.setitem(ARCHITECTURES, name, lambda image_size: narrow)
     options = tiny_config(photo_folder, tmp_path / "run", model=name, epochs=1)
     assert assert_whole_way(options, photo_folder, tmp_path, capsys).predict(make_photo(1, 1)).heat_map is not None
 
@@ -95,22 +105,10 @@ def test_each_checkpoint_goes_the_whole_way(name, photo_folder, tmp_path, capsys
     architecture.num_labels = 7
     AutoModelForImageClassification.from_config(architecture).save_pretrained(tmp_path / "checkpoint")
     monkeypatch.setitem(CHECKPOINTS, name, str(tmp_path / "checkpoint"))
-    size = SMALL[name].image_size if name == "levit" else 32
-    options = {"model": name, "image_size": size, "epochs": 1, "freeze_backbone": name.startswith("vgg")}
+    options = {"model": name, "image_size": getattr(architecture, "image_size", 32), "epochs": 1}
+    options["freeze_backbone"] = isinstance(architecture, TimmWrapperConfig)  # which are the wide ones
     options = tiny_config(photo_folder, tmp_path / "run", **options)
     assert assert_whole_way(options, photo_folder, tmp_path, capsys).predict(make_photo(1, 1)).heat_map is not None
-
-
-@pytest.mark.parametrize(
-    ("architecture", "image_size", "explain"),
-    [("xception41", 75, explain_pooled), ("inception_resnet_v2", 75, explain_pooled), ("vgg19", 224, explain_dense)],
-)
-def test_timms_wide_networks_are_explained(architecture, image_size, explain):
-    """The way that they go is that of my_xception and vgg16."""
-    options = {"mlp_ratio": 0.02} if architecture == "vgg19" else {}
-    wide = TimmWrapperConfig(architecture=architecture, num_labels=3, model_args=options)
-    network = AutoModelForImageClassification.from_config(wide)
-    assert ServingModel(network, image_size).explain is explain and classifier_of(network)[1].out_features == 3
 
 
 def test_a_network_that_no_heat_map_fits_is_served_without(photo_folder, tmp_path, capsys):

@@ -497,11 +497,13 @@ def test_a_run_that_can_not_start_leaves_nothing_behind(photo_folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_has_seen_the_held_out_photos_is_no_start(photo_folder, tiny_run, tmp_path):
+def test_a_run_that_has_seen_the_held_out_photos_is_no_start(photo_folder, tiny_run, tmp_path, capsys):
     with pytest.raises(UserError, match=r"trained on photos that are held out here: give the --seed \(0\)"):
         train(tiny_config(photo_folder, tmp_path / "run", model=str(tiny_run), seed=1))
     assert not list(tmp_path.iterdir())
-    train(tiny_config(photo_folder, tmp_path / "run", model=str(tiny_run), epochs=1))
+    train(tiny_config(photo_folder, tmp_path / "run", model=str(tiny_run), epochs=1, grayscale=True))
+    told = f"note: {str(tiny_run)!r} was trained with grayscale False, this run with True\n"
+    assert re.findall("note: .*\n", capsys.readouterr().out) == [told]
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     base = json.loads((tiny_run / "run.json").read_text())
     assert record["base_run"]["command"] == base["command"] and record["base_run"]["seconds"] == base["seconds"]

@@ -23,6 +23,9 @@ AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
 }
 """The recipes of the project's earlier systems, as the options in which each differs from a horizontal flip alone."""
 
+VIEW_OPTIONS = ("image_size", "fit", "grayscale", "equalize", "whitening")
+"""The options of a run that decide what its model sees of a photo."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:

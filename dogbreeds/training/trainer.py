@@ -48,7 +48,7 @@ from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
 from dogbreeds.training.augment import Normalise, RandomViews
 from dogbreeds.training.checkpoints import Checkpoints
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.config import VIEW_OPTIONS, TrainConfig
 from dogbreeds.training.data import Photos, Splits, load_data, pixel_cache
 from dogbreeds.training.export import export_serving_model
 from dogbreeds.training.features import compute_features
@@ -268,6 +268,11 @@ class Trainer:
                 f"the run {self.config.model!r} was trained on photos that are held out here: give the --seed "
                 f"({base['config']['seed']}), --validation-fraction and --test-fraction that it was trained with"
             )
+        mine = self.config.to_dict()
+        for name in VIEW_OPTIONS:
+            if (theirs := base["config"].get(name, mine[name])) != mine[name]:
+                told = f"{self.config.model!r} was trained with {name} {theirs!r}"
+                self._say(f"note: {told}, this run with {mine[name]!r}")
         return {"command": base["command"], "seconds": base["seconds"], "data": base["data"]["split_hash"]}
 
     def _build_loaders(self) -> None:
