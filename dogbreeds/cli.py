@@ -257,6 +257,8 @@ def table(runs: Path = Path("runs"), data: str | None = None, output: Path | Non
         check_absent(output)
         if output.suffix.lower() not in FORMATS:
             raise UserError(f"--output {str(output)!r}: the name must end in {', '.join(FORMATS)}")
+    if runs != Path("runs") and not runs.is_dir():
+        raise UserError(f"--runs {str(runs)!r}: there is no such folder")
     filled = earlier_systems(runs, data)
     if output is None:
         print(filled, end="")

@@ -46,8 +46,8 @@ def card_metadata(name: str, record: dict[str, Any]) -> dict[str, Any]:
         if figure in figures
     ]
     return ModelCardData(
-        # transformers wants model.safetensors, which a serving copy lacks
-        library_name=None if "export_command" in record else "transformers",
+        # transformers wants model.safetensors, which a serving copy lacks, and an architecture that it knows
+        library_name=None if "export_command" in record or _is_plain_cnn(record) else "transformers",
         pipeline_tag="image-classification",
         tags=["dogs", "onnx"],
         base_model=on_hub.get("model"),
@@ -113,7 +113,21 @@ such model. Mixed breeds get the pure breeds they look like.
 
 `{serving_files(record)[-1]}` takes `pixel_values` (B, 3, {size}, {size}) and gives `logits` (B, {len(labels)}) and,
 of most architectures, `heat_map` (B, {len(labels)}, h, w). `run.json` holds all options, hashes and figures.
-{_steps(config)}"""
+{_loading(record)}{_steps(config)}"""
+
+
+def _is_plain_cnn(record: dict[str, Any]) -> bool:
+    """Whether the architecture is this project's own, of `dogbreeds.training.convnet`."""
+    return record.get("model_type") == "convnet"
+
+
+def _loading(record: dict[str, Any]) -> str:
+    if not _is_plain_cnn(record) or "export_command" in record:
+        return ""
+    return """
+`AutoModelForImageClassification.from_pretrained` loads it after `import dogbreeds.training.convnet`, which tells
+transformers of this architecture.
+"""
 
 
 def _steps(config: dict[str, Any]) -> str:

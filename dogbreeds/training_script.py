@@ -20,12 +20,7 @@ ConfigFile = Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")
 def run_training_script(preset: TrainConfig, description: str | None) -> None:
     """What train_vit.py and train_cnn_baseline.py do: read the options over a preset, and train or tune."""
     with one_line_errors():
-        found = _config_file(sys.argv[1:])
-        if found is not None:
-            from dogbreeds.training.config_file import with_config_file
-
-            preset = with_config_file(preset, found)
-        given: TrainConfig = preset
+        given = _over_preset(preset, _config_file(sys.argv[1:]))
 
         def main(
             options: Annotated[TrainConfig, tyro.conf.arg(name="")] = given,
@@ -63,6 +58,22 @@ def _config_file(arguments: list[str]) -> Path | None:
     parser.add_argument("--config", type=Path, nargs="?")  # without a file, it is tyro that complains
     config: Path | None = parser.parse_known_args(arguments)[0].config
     return config
+
+
+def _over_preset(preset: TrainConfig, path: Path | None) -> TrainConfig:
+    """What the command line is read over.
+
+    Whether its options go together is not checked yet, because the command line may change some of them.
+    """
+    if path is None:
+        return preset
+    from dogbreeds.training.config_file import read_config_file
+
+    values = {**vars(preset), **read_config_file(path)}
+    unchecked: TrainConfig = object.__new__(TrainConfig)
+    for name, value in values.items():
+        object.__setattr__(unchecked, name, value)
+    return unchecked
 
 
 def _train(options: TrainConfig, seeds: tuple[str, ...]) -> None:

@@ -166,7 +166,7 @@ def test_a_named_augmentation_is_its_options(name, tmp_path):
     assert (
         spelled != config and {**spelled.to_dict(), "augmentation": name, "freeze_backbone": True} == config.to_dict()
     )
-    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
     assert [each.augmentation for each in one_for_each_seed(config, ("1,2",))] == [name, name]
 
 
@@ -181,6 +181,20 @@ def test_a_named_augmentation_takes_no_other_values(tmp_path):
         with pytest.raises(UserError, match=words):
             tiny_config("data", tmp_path / "run", **{"augmentation": "mild", **options})
     tiny_config("data", tmp_path / "run", augmentation="mild", rotation=20.0, shear=5.0)
+
+
+def test_random_views_that_would_not_be_made_are_not_asked_for(tmp_path):
+    for options, words in (
+        ({"freeze_backbone": True, "rotation": 20.0}, "--rotation 20.0: a frozen backbone leaves nothing of it"),
+        ({"freeze_backbone": True, "turns": (0, 180)}, "--turns 0 180: a frozen backbone leaves nothing of it"),
+        (
+            {"augment": "off", "crop_scale": 0.5},
+            "--crop-scale 0.5: --augment off leaves nothing of it; add --augment on",
+        ),
+    ):
+        with pytest.raises(UserError, match=words):
+            tiny_config("data", tmp_path / "run", **options)
+    assert tiny_config("data", tmp_path / "run", freeze_backbone=True, augment="on", rotation=20.0).random_views
 
 
 def test_views_are_a_function_of_seed_epoch_and_photo(tmp_path):

@@ -1,5 +1,6 @@
 """The networks of earlier projects, each all the way: trained, saved, exported, evaluated, served."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from transformers import (
     AutoModelForImageClassification,
     BitConfig,
     ConvNextConfig,
+    EfficientNetConfig,
+    EfficientNetImageProcessor,
     LevitConfig,
+    LevitForImageClassificationWithTeacher,
     MobileNetV1Config,
     MobileNetV2Config,
     MobileViTConfig,
+    MobileViTImageProcessor,
     ResNetConfig,
     TimmWrapperConfig,
 )
@@ -32,7 +37,7 @@ from dogbreeds.training.convnet import ACTIVATIONS
 from dogbreeds.training.export import ServingModel, explain_dense, export_serving_model
 from dogbreeds.training.losses import LOSSES, target_probabilities
 from dogbreeds.training.models import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
-from dogbreeds.training.optim import OPTIMIZERS, build_optimizer
+from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
 from dogbreeds.training.trainer import Trainer, train
 
 NAMES = ("a", "b", "c")
@@ -95,7 +100,10 @@ def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_pa
         narrow.update(NARROWER[name])
         monkeypatch.setitem(ARCHITECTURES, name, lambda image_size: narrow)
     options = tiny_config(photo_folder, tmp_path / "run", model=name, epochs=1)
-    assert assert_whole_way(options, photo_folder, tmp_path, capsys).predict(make_photo(1, 1)).heat_map is not None
+    predictor = assert_whole_way(options, photo_folder, tmp_path, capsys)
+    assert predictor.predict(make_photo(1, 1)).heat_map is not None
+    card, is_ours = (predictor.run.path / "README.md").read_text(), "cnn" in name or name == "lenet5"
+    assert ("library_name: transformers" in card, "import dogbreeds.training.convnet" in card) == (not is_ours, is_ours)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -162,6 +170,52 @@ def test_timms_own_files_are_a_checkpoint(tmp_path):
     assert model_view(options).mean == (0.4,) * 3 and model_view(options).std == (0.3,) * 3
 
 
+@pytest.mark.parametrize(
+    ("architecture", "processor"),
+    [
+        (SMALL["mobilevit"], MobileViTImageProcessor(do_resize=False, crop_size={"height": 64, "width": 64})),
+        (
+            EfficientNetConfig(width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128, dropout_rate=0.9),
+            EfficientNetImageProcessor(do_resize=False, image_mean=[0.4, 0.5, 0.6], image_std=[0.5] * 3),
+        ),
+    ],
+    ids=["turns the channels round", "normalises twice"],
+)
+def test_a_checkpoint_is_shown_what_its_own_processor_shows_it(architecture, processor, tmp_path):
+    torch.manual_seed(0)
+    architecture = copy.deepcopy(architecture)
+    architecture.id2label = dict(enumerate(NAMES))
+    theirs = AutoModelForImageClassification.from_config(architecture).eval()
+    theirs.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    options = config(tmp_path, tmp_path, image_size=64)
+    mine, view = build_model(options, NAMES), model_view(options)
+    assert not [module for module in mine.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0.5]
+    photo = make_photo(1, 1, (64, 64))
+    with torch.no_grad():
+        expected = theirs(processor(photo, return_tensors="pt")["pixel_values"]).logits
+        found = mine.eval()(torch.from_numpy(view(photo))[None]).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_processor_that_is_not_understood_is_one_line(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
+    with pytest.raises(UserError, match=r"the preprocessor_config.json of '.*' is not understood"):
+        model_view(config(tmp_path, tmp_path))
+
+
+def test_known_breeds_are_those_of_the_classifier_that_is_trained(tmp_path):
+    """LeViT's checkpoints have another one beside it, of its teacher's labels."""
+    architecture = copy.deepcopy(SMALL["levit"])
+    architecture.architectures = None
+    architecture.id2label = dict(enumerate(("beagle", "a", "b", "car")))
+    theirs = LevitForImageClassificationWithTeacher(architecture)
+    theirs.save_pretrained(tmp_path / "levit")
+    mine = build_model(config(tmp_path, tmp_path / "levit", image_size=64, keep_known_breeds=True), NAMES)
+    assert torch.equal(mine.classifier.linear.weight[:2], theirs.classifier.linear.weight[1:3])
+    assert torch.equal(mine.classifier.batch_norm.running_var, theirs.classifier.batch_norm.running_var)
+
+
 @pytest.mark.parametrize("pooling", ["flatten", "average"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_options_of_plain_networks(activation, pooling, tmp_path):
@@ -171,12 +225,22 @@ def test_options_of_plain_networks(activation, pooling, tmp_path):
     kinds = [type(module) for module in model.convolutions]
     assert kinds.count(ACTIVATIONS[activation]) == 3 and sum("BatchNorm" in kind.__name__ for kind in kinds) == 3
     assert [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)] == [0.4, 0.4]
+    assert any(
+        isinstance(module, torch.nn.Dropout) for module in build_model(config(tmp_path, "cnn1"), NAMES).modules()
+    )
     assert model.hidden[0].in_features == (128 if pooling == "average" else 128 * 4 * 4)
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         logits, heat_map = explain_dense(model.eval(), pixels)
-    torch.testing.assert_close(logits, model(pixels).logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, model(pixels).logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(heat_map.mean((2, 3)), logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_size_that_does_not_fit_is_one_line(tmp_path):
+    TimmWrapperConfig(architecture="inception_resnet_v2").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"can't be run at --image-size 64: .*Kernel size can't be greater") as told:
+        build_model(config(tmp_path, tmp_path, from_scratch=True, image_size=64), NAMES)
+    assert "\n" not in str(told.value)
 
 
 def test_without_activations_the_heat_of_dense_layers_is_what_a_place_gives(tmp_path):
@@ -227,11 +291,14 @@ def num_wrong(optimizer: OptimizerName, loss: LossName, rate: float) -> int:
     torch.manual_seed(0)
     model, labels = torch.nn.Sequential(torch.nn.Linear(2, 3)), torch.arange(60) % 3
     points = torch.tensor([[2.0, 0.0], [-1.0, 2.0], [-1.0, -2.0]])[labels] + 0.3 * torch.randn(60, 2)
-    options = TrainConfig(Path("run"), "lenet5", optimizer=optimizer, head_learning_rate=rate, weight_decay=0.0)
+    steady = {"schedule": "constant", "warmup_fraction": 0.0} if optimizer == "ftrl" else {}
+    options = TrainConfig(Path("run"), "lenet5", optimizer=optimizer, head_learning_rate=rate, **steady)
     steps = build_optimizer(model, options, fused=True)
+    schedule = Schedule(steps, options, num_steps=100)
     for _ in range(100):
         LOSSES[loss](model(points), target_probabilities(labels, 3, 0.0)).backward()
         steps.step()
+        schedule.after_step()
         steps.zero_grad()
     return int((model(points).argmax(1) != labels).sum())
 
@@ -239,6 +306,30 @@ def num_wrong(optimizer: OptimizerName, loss: LossName, rate: float) -> int:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_optimizer_learns(name):
     assert num_wrong(name, "cross-entropy", {"adadelta": 20.0, "ftrl": 0.3}.get(name, 0.05)) == 0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_makes_weights_smaller_and_is_adamws_alone_by_default(name):
+    sums = []
+    for decay in (0.0, 0.5):
+        torch.manual_seed(0)
+        layer = torch.nn.Sequential(torch.nn.Linear(8, 3))
+        steady = {"schedule": "constant", "warmup_fraction": 0.0, "head_learning_rate": 0.1}
+        options = TrainConfig(Path("run"), "lenet5", optimizer=name, weight_decay=decay, **steady)
+        steps = build_optimizer(layer, options, fused=False)
+        for _ in range(20):
+            layer(torch.ones(2, 8)).square().sum().backward()
+            steps.step()
+            steps.zero_grad()
+        sums.append(float(layer[0].weight.detach().abs().sum()))
+    assert sums[1] < sums[0]
+    assert TrainConfig(Path("run"), "lenet5", optimizer=name, **steady).decay == (0.05 if name == "adamw" else 0.0)
+
+
+def test_ftrl_wants_a_rate_that_does_not_change():
+    """It would shrink the weights to nothing with a rate that falls to nothing."""
+    with pytest.raises(UserError, match="add --schedule constant --warmup-fraction 0"):
+        TrainConfig(Path("run"), "lenet5", optimizer="ftrl")
 
 
 @pytest.mark.parametrize("name", LOSSES)

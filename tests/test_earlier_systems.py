@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -17,14 +18,15 @@ from dogbreeds.training import trainer
 from dogbreeds.training.models import ARCHITECTURES, CHECKPOINTS
 
 BUILT_WITHOUT_WEIGHTS = {
-    "lenet5", "cnn1", "cnn3", "cnn3v2", "cnn3v2_tuned", "cnn_32_64_64_64", "my_vgg16", "my_xception", "vit_tiny",
+    "lenet5", "cnn1", "cnn3", "cnn3v2", "cnn3v2_tuned", "cnn_32_64_64_64", "my_vgg16", "my_xception", "vit", "vit_tiny",
 }  # fmt: skip
 
 
 @pytest.fixture
 def rows(photo_folder):
     """Two rows on the small photos."""
-    options = {"model": "vit_nano", "image_size": 32, "epochs": 8}
+    options = {"model": "vit_nano", "image_size": 32, "epochs": 8, "batch_size": 8}
+    options |= {"learning_rate": 3e-3, "head_learning_rate": 3e-3}
     return tuple(EarlierRow("A", name, "0.4", "train_vit.py", options) for name in ("first", "second"))
 
 
@@ -50,7 +52,7 @@ def test_a_row_is_filled_where_there_is_its_run(rows, tiny_run, tmp_path):
     assert second["validation top-1"] == second["test top-1"] == "not run" and second["epochs"] == ""
     assert second["command"] == (
         f"python train_vit.py --output-dir {tmp_path / 'second'} --data 'my photos' --model vit_nano --image-size 32 "
-        "--epochs 8"
+        "--epochs 8 --batch-size 8 --learning-rate 0.003 --head-learning-rate 0.003"
     )
 
 
@@ -60,11 +62,14 @@ def test_another_split_and_other_options_are_told(rows, tiny_run, tmp_path):
     assert not earlier_systems(tmp_path, None, rows).remarks
     shutil.rmtree(tmp_path / "second")
     with_record(
-        tiny_run, tmp_path / "second", data={"split_hash": "0" * 64}, config={"epochs": 3, "model": "a/vit_nano"}
+        tiny_run,
+        tmp_path / "second",
+        data={"split_hash": "0" * 64},
+        config={"epochs": 3, "model": "a/vit_nano", "grayscale": True, "cache": "off"},
     )
     split, options = earlier_systems(tmp_path, None, rows).remarks
     assert "second had another split of the 4 breeds than first" in split
-    assert options == "second was not trained as its command says, but with epochs 3."
+    assert options == "second was not trained as its command says, but with grayscale True, epochs 3."
 
 
 def test_the_table_is_printed_and_written(tiny_run, tmp_path, monkeypatch, capsys):
@@ -89,6 +94,11 @@ def test_the_table_is_printed_and_written(tiny_run, tmp_path, monkeypatch, capsy
     assert "0.52 on four breeds" in page and "&gt; 93 %" in page and "<script" not in page
     for name, words in (("table.csv", "exists already"), ("table.pdf", "the name must end in .html, .csv, .md")):
         assert table("--output", str(tmp_path / name)) == 2 and words in capsys.readouterr().err
+    assert table("--runs", str(tmp_path / "typo")) == 2 and "typo': there is no such folder" in capsys.readouterr().err
+    record = json.loads((runs / "lenet5" / "run.json").read_text())
+    del record["num_epochs"]
+    (runs / "lenet5" / "run.json").write_text(json.dumps(record))
+    assert table() == 2 and "is damaged: run.json has no 'num_epochs'" in capsys.readouterr().err
 
 
 def test_every_system_has_its_rows_with_names_of_their_own():
@@ -110,6 +120,7 @@ def test_every_command_is_one_that_its_script_understands(row, tmp_path, monkeyp
     config = configs[0]
     assert program == "python" and config.output_dir == tmp_path / row.name and config.data == "photos of dogs"
     assert {option: getattr(config, option) for option in row.options} == row.options
+    assert replace(row.config(tmp_path), data="photos of dogs") == config
     # What is built without weights has no backbone to freeze.
     assert not (row.options["model"] in BUILT_WITHOUT_WEIGHTS and config.freeze_backbone)
 

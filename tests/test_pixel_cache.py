@@ -158,7 +158,7 @@ def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_pat
     monkeypatch.setattr(trainer_module, "model_view", model_view)
     batches = []
     for cache in ("on", "off"):
-        options = {"cache": cache, "augment": augment, "flip": 0.5, "rotation": 10.0, **steps}
+        options = {"cache": cache, "augment": augment, "rotation": 10.0 if augment == "on" else 0.0, **steps}
         config = tiny_config(photo_folder, tmp_path / cache, **options)
         trainer = Trainer(config)
         if trainer.random_views:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -20,7 +19,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.study import BEST, FINISHED, GIVEN, REPORT, open_study, study_folder
 from dogbreeds.training import tuning
 from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.config_file import with_config_file, write_config_file
+from dogbreeds.training.config_file import read_config_file, write_config_file
 from dogbreeds.training.data import load_data, with_part_of_training
 from dogbreeds.training.trainer import Trainer, train
 from dogbreeds.training_script import run_training_script
@@ -69,8 +68,8 @@ def test_a_study_goes_on_where_it_was_and_its_best_trial_is_what_training_gives(
     assert {path.name for path in study.parent.iterdir()} == {study.name}, "no trial leaves a run folder"
     assert {path.name for path in study.iterdir()} == {"journal.log", "study.lock", BEST, REPORT}
     best = min(after, key=lambda trial: trial.value)
-    found = with_config_file(config, study / BEST)
-    assert found == dataclasses.replace(config, **best.params)
+    found = dataclasses.replace(config, **read_config_file(study / BEST))
+    assert found.to_dict() == dataclasses.replace(config, **best.params).to_dict()
     printed = capsys.readouterr().out
     assert f"train_vit.py --config {study / BEST} --output-dir {config.output_dir}\n" in printed
     assert f"5 trials, 0 of them pruned: the best has a validation loss of {best.value:.4f}" in printed
@@ -114,11 +113,17 @@ def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifie
         assert min(float(row["validation_loss"]) for row in csv.DictReader(file)) == pytest.approx(trials[2].value)
 
 
-def test_a_model_can_have_a_space_of_its_own(photo_folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(tuning.SPACES, "vit_nano", {"dropout": optuna.distributions.FloatDistribution(0.1, 0.2)})
-    config = tiny_config(photo_folder, tmp_path / "tiny", epochs=1)
-    assert tuning.tune(config, 2)
-    assert [set(trial.params) for trial in finished(config)] == [{"dropout"}] * 2
+def test_the_first_trial_of_a_plain_cnn_is_as_given_whatever_the_ranges(photo_folder, tmp_path):
+    """Its rate is below the range, its decay is 0, and the dropout after its poolings is the architecture's own."""
+    options = {"model": "cnn3v2", "learning_rate": 5e-5, "head_learning_rate": 0.1, "optimizer": "adam", "dropout": 0.6}
+    config = tiny_config(photo_folder, tmp_path / "plain", epochs=1, **options)
+    assert config.decay == 0 and tuning.tune(config, 2)
+    first, second = finished(config)
+    given = {"learning_rate": 5e-5, "head_learning_rate": 0.1, "dropout": 0.6, "label_smoothing": 0.0}
+    assert first.params == {**given, "conv_dropout": 0.2}
+    assert second.params.keys() == first.params.keys() and second.params["conv_dropout"] != 0.2
+    best = read_config_file(study_folder(config.output_dir) / BEST)
+    assert best["weight_decay"] == 0 and best["conv_dropout"] in (0.2, second.params["conv_dropout"])
 
 
 def test_pruned_trials_and_those_that_learn_nothing_count(photo_folder, tmp_path, monkeypatch, capsys):
@@ -278,7 +283,7 @@ def test_a_config_file_holds_every_option(tmp_path):
     write_config_file(path, config, ["learning_rate", "dropout"], "found")
     assert path.read_text().startswith("# found\nlearning_rate = 1.25e-05\ndropout = 0.1\n\n")
     preset = TrainConfig(output_dir=config.output_dir, model="other", freeze_backbone=True)
-    assert with_config_file(preset, path) == config
+    assert dataclasses.replace(preset, **read_config_file(path)).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
@@ -292,6 +297,25 @@ def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, mon
 
 
 @pytest.mark.parametrize(
+    ("lines", "arguments", "expected"),
+    [
+        ("from_scratch = true", ["--no-freeze-backbone"], {"from_scratch": True, "freeze_backbone": False}),
+        ("augmentation = 'ninefold'", ["--augmentation", "mild"], {"fixed_views": 0, "rotation": 20.0, "zoom": 0.15}),
+        ("augmentation = 'ninefold'", ["--augmentation", "None", "--augment", "on"], {"rotation": 0.0, "flip": 0.5}),
+        ("optimizer = 'ftrl'\nwarmup_fraction = 0", ["--schedule", "constant"], {"weight_decay": 0.0}),
+        ("optimizer = 'rmsprop'\nweight_decay = 0.1", ["--optimizer", "adamw"], {"weight_decay": 0.1}),
+    ],
+)
+def test_options_need_to_go_together_only_with_the_command_line(lines, arguments, expected, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr("dogbreeds.training.trainer.train", lambda config: trained.append(config.to_dict()))
+    (tmp_path / "options.toml").write_text(lines)
+    preset = TrainConfig(output_dir=tmp_path / "run", model="vit_tiny", freeze_backbone=True)
+    assert script(monkeypatch, preset, "--config", str(tmp_path / "options.toml"), *arguments) == 0
+    assert {name: trained[0][name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         ("learning_rat = 1.0", "has an unknown option 'learning_rat': did you mean learning_rate?"),
@@ -300,6 +324,8 @@ def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, mon
         ("learning_rate = -1.0", "--learning-rate -1.0: must be above 0"),
         ("epochs = 2.5", "epochs is 2.5, must be a whole number"),
         ("epochs = true", "epochs is True, must be a whole number"),
+        ("turns = [false]", "turns is [False], must be a list, each 0 or 90 or 180 or 270"),
+        ("learning_rate = inf", "learning_rate is inf, must be a number"),
         ("freeze_backbone = 'yes'", "freeze_backbone is 'yes', must be true or false"),
         ("schedule = 'steps'", 'schedule is \'steps\', must be "cosine" or "constant" or "plateau"'),
         ("breeds = 'beagle'", "breeds is 'beagle', must be a list, each a text in quotes"),
@@ -312,6 +338,6 @@ def test_a_mistake_in_a_config_file_is_told_with_its_name(line, words, tmp_path)
     path = tmp_path / "options.toml"
     path.write_text(line)
     with pytest.raises(UserError) as told:
-        with_config_file(tiny_config(Path("data"), tmp_path / "run"), path)
+        read_config_file(path)
     message = str(told.value)
     assert words in message and message.startswith(f"--config {str(path)!r}") and "\n" not in message

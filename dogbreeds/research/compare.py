@@ -31,7 +31,7 @@ from dogbreeds.research.photo_source import PhotoFinder
 from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, wilson_interval
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.config import FREE_OPTIONS, TrainConfig
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
 """What computes the figures of a comparison."""
@@ -39,7 +39,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
 SIGNIFICANT = 0.05
 """A p-value below this is called a real difference."""
 
-NOT_THE_RECIPE = ("output_dir", "seed", "overwrite", "resume", "num_workers", "tensorboard")
+NOT_THE_RECIPE = {*FREE_OPTIONS, "seed"}
 """Options in which two runs of the same recipe may differ."""
 
 

@@ -23,6 +23,18 @@ AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
 }
 """The recipes of the project's earlier systems, as the options in which each differs from a horizontal flip alone."""
 
+FREE_OPTIONS = {
+    "output_dir", "overwrite", "resume", "num_workers", "tensorboard", "measure_peak", "cache", "cache_dir",
+    "max_cache_gigabytes", "checkpoint_minutes",
+}  # fmt: skip
+"""Options that change nothing of a run's result: it may be continued with others."""
+
+WITHOUT_VIEWS: dict[str, Any] = {
+    "crop_scale": 1.0, "flip": 0.0, "vertical_flip": 0.0, "turns": (0,), "rotation": 0.0, "zoom": 0.0, "shift": 0.0,
+    "shear": 0.0, "brightness": 0.0, "contrast": 0.0, "fixed_views": 0,
+}  # fmt: skip
+"""The options of random views, each with the value with which it does nothing."""
+
 VIEW_OPTIONS = ("image_size", "fit", "grayscale", "equalize", "whitening")
 """The options of a run that decide what its model sees of a photo."""
 
@@ -69,7 +81,7 @@ class TrainConfig:
     pooling: Literal["flatten", "average"] | None = None
     """Of plain CNNs: what the dense layers get, all places or their mean."""
     conv_dropout: float | None = None
-    """Of plain CNNs: share of the values dropped after each convolution but the last."""
+    """Of plain CNNs: share of the values dropped after each pooling."""
 
     image_size: int = 224
     """Height and width of what the model sees, pixels."""
@@ -120,16 +132,17 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """Batches summed up before each step of the optimiser."""
     optimizer: OptimizerName = "adamw"
-    """What takes the steps. All but AdamW, RMSprop and SGD with the defaults of PyTorch."""
+    """What takes the steps. SGD has momentum 0.9, RMSprop Keras's constants, ftrl (with --schedule constant
+    --warmup-fraction 0) the rate alone, the others PyTorch's. Adadelta wants a rate of about 1."""
     loss: LossName = "cross-entropy"
     """What is minimised; see dogbreeds/training/losses.py. The validation loss is cross-entropy always."""
     learning_rate: float = 5e-5
     """Largest learning rate of the backbone."""
     head_learning_rate: float = 1e-3
     """Largest learning rate of the classifier, which starts from nothing unless known breeds are kept."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay of AdamW; with the other optimisers a penalty on the squared weights. Biases and
-    normalisation layers are spared."""
+    weight_decay: float | None = None
+    """Decoupled weight decay of AdamW, by default 0.05; with the other optimisers a penalty on the squared weights, by
+    default none. Biases and normalisation layers are spared."""
     schedule: Literal["cosine", "constant", "plateau"] = "cosine"
     """Learning rate after the warm-up. plateau: times 0.5 after 3 epochs without a better validation loss."""
     warmup_fraction: float = 0.1
@@ -188,8 +201,8 @@ class TrainConfig:
             check(getattr(self, option) >= 1, option, "1 or more")
         for option in ("learning_rate", "head_learning_rate"):
             check(getattr(self, option) > 0, option, "above 0")
+        check(self.decay >= 0, "weight_decay", "0 or more")
         for option in (
-            "weight_decay",
             "max_grad_norm",
             "early_stopping_patience",
             "rotation",
@@ -224,6 +237,23 @@ class TrainConfig:
                 "--from-scratch leaves no classifier whose breeds could be kept: leave --keep-known-breeds out"
             )
 
+        if self.optimizer == "ftrl" and not (self.schedule == "constant" and self.warmup_fraction == 0):
+            raise UserError(
+                "--optimizer ftrl makes the weights anew from the present rate in each step, so the rate must not "
+                "change: add --schedule constant --warmup-fraction 0"
+            )
+        if not self.random_views:
+            self._check_no_views_are_asked_for()
+
+    def _check_no_views_are_asked_for(self) -> None:
+        """See that no option of random views was given another value than its default: it would do nothing."""
+        for option, nothing in WITHOUT_VIEWS.items():
+            given = getattr(self, option)
+            if given not in (nothing, getattr(type(self), option)):
+                why = "--augment off" if self.augment == "off" else "a frozen backbone"
+                flag = option.replace("_", "-")
+                raise UserError(f"--{flag} {_as_typed(given)}: {why} leaves nothing of it; add --augment on")
+
     def _apply_augmentation(self, name: AugmentationName) -> None:
         """Set the options of a named recipe.
 
@@ -242,6 +272,13 @@ class TrainConfig:
                     f"--{flag} {_as_typed(given)}: --augmentation {name} sets it to {_as_typed(value)}; leave one out"
                 )
             object.__setattr__(self, option, value)
+
+    @property
+    def decay(self) -> float:
+        """The weight decay: `weight_decay`, or the optimiser's default."""
+        if self.weight_decay is None:
+            return 0.05 if self.optimizer == "adamw" else 0.0
+        return self.weight_decay
 
     @property
     def random_views(self) -> bool:
@@ -265,10 +302,10 @@ class TrainConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, with the weight decay that holds."""
         cache_dir = None if self.cache_dir is None else str(self.cache_dir)
-        lists = {"breeds": list(self.breeds), "turns": list(self.turns)}
-        return {**dataclasses.asdict(self), "output_dir": str(self.output_dir), "cache_dir": cache_dir, **lists}
+        plain = {"output_dir": str(self.output_dir), "cache_dir": cache_dir, "weight_decay": self.decay}
+        return {**dataclasses.asdict(self), **plain, "breeds": list(self.breeds), "turns": list(self.turns)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -276,7 +313,7 @@ class TrainConfig:
         cache_dir = values.get("cache_dir")
         typed = {
             "output_dir": Path(values["output_dir"]),
-            "breeds": tuple(values["breeds"]),
+            "breeds": tuple(values.get("breeds", ())),
             "turns": tuple(values.get("turns", (0,))),  # runs of earlier versions had none
             "cache_dir": None if cache_dir is None else Path(cache_dir),
         }

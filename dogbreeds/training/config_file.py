@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import tomllib
 import types
 from collections.abc import Collection
@@ -15,15 +16,25 @@ OF_ONE_START = ("output_dir", "overwrite", "resume")
 """Options that are not written: they are no part of a recipe."""
 
 
-def with_config_file(config: TrainConfig, path: Path) -> TrainConfig:
-    """These options, with those that a file names replaced.
+GOES_WITH_ANY = {
+    "output_dir": "run",
+    "model": "vit",
+    "test_fraction": 0.0,
+    "schedule": "constant",
+    "warmup_fraction": 0.0,
+}
+"""Options beside which every other is judged for itself."""
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The options that a file names, as `TrainConfig` takes them.
 
     Args:
-        config: What holds where the file says nothing.
         path: Lines such as ``learning_rate = 3e-4``, ``freeze_backbone = true`` or ``model = "vit_tiny"``.
 
     Raises:
         UserError: There is no such file, it is no TOML, or it names an unknown option or a value that is out of range.
+            Whether the options go together is for `TrainConfig` to say, when the command line has gone over them.
     """
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -41,11 +52,11 @@ def with_config_file(config: TrainConfig, path: Path) -> TrainConfig:
             raise UserError(f"--config {str(path)!r} has an unknown option {key!r}: {hint}")
         if not _is_a(value, types_of[name]):
             raise UserError(f"--config {str(path)!r}: {key} is {value!r}, must be {_words(types_of[name])}")
-        values[name] = value
-    try:
-        return TrainConfig.from_dict({**config.to_dict(), **values})
-    except UserError as error:
-        raise UserError(f"--config {str(path)!r}: {error}") from None
+        try:
+            values[name] = getattr(TrainConfig.from_dict({**GOES_WITH_ANY, name: value}), name)
+        except UserError as error:
+            raise UserError(f"--config {str(path)!r}: {error}") from None
+    return values
 
 
 def write_config_file(path: Path, config: TrainConfig, found: Collection[str], comment: str) -> None:
@@ -73,13 +84,13 @@ def _is_a(value: Any, kind: Any) -> bool:
     """Whether a value of TOML can stand for an option of this type."""
     origin = get_origin(kind)
     if origin is Literal:
-        return value in get_args(kind)
+        return any(value == choice and type(value) is type(choice) for choice in get_args(kind))
     if origin in (Union, types.UnionType):
         return any(_is_a(value, each) for each in get_args(kind))
     if origin is tuple:
         return isinstance(value, list) and all(_is_a(each, get_args(kind)[0]) for each in value)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, str if kind is Path else kind)

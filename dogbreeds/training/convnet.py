@@ -43,7 +43,7 @@ class ConvNetConfig(PreTrainedConfig):
     pool_type: str = "max"
     """``max`` or ``average``, of the windows."""
     conv_dropout: float = 0.0
-    """After each pooling but the last."""
+    """After each pooling."""
     batch_norm: bool = False
     activation: ActivationName = "relu"
     pooling: str = "flatten"
@@ -80,14 +80,13 @@ class ConvNet(PreTrainedModel):
         pool = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}[config.pool_type]
         layers: list[nn.Module] = []
         widths = [config.num_channels, *config.filters]
-        for index, ((before, after), size) in enumerate(zip(pairwise(widths), config.pool_sizes, strict=True)):
+        for (before, after), size in zip(pairwise(widths), config.pool_sizes, strict=True):
             layers.append(nn.Conv2d(before, after, config.kernel_size, padding=config.padding))
             if config.batch_norm:
                 layers.append(BatchNorm(after))
             layers.append(activation())
             if size > 1:
                 layers.append(pool(size))
-            if config.conv_dropout and index + 1 < len(config.filters):
                 layers.append(nn.Dropout(config.conv_dropout))
         self.convolutions = nn.Sequential(*layers)
         with torch.no_grad():  # how many places are left, of what was made for this image size

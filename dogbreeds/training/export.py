@@ -99,8 +99,8 @@ def explain_dense(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor,
     """Logits and heat maps of a network with dense layers between its last maps and the classifier.
 
     What each place gives the first dense layer is known; from layer to layer it is carried on in proportion, as each
-    unit's activation is to its input (the Rescale rule of Shrikumar et al. 2017, https://arxiv.org/abs/1704.02685). The
-    mean over the places is the logit.
+    unit's activation is to its input (the Rescale rule of Shrikumar et al. 2017, https://arxiv.org/abs/1704.02685, with
+    nothing as the reference). The mean over the places is the logit.
     """
     if isinstance(model, ConvNet):
         maps, layers, activation = model.maps(pixel_values), [*model.hidden, model.classifier], model.activation
@@ -117,14 +117,15 @@ def explain_dense(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor,
     given = _tiled(torch.einsum("bchw,jchw->bjhw", maps, first))
     num_places = given.shape[2] * given.shape[3]
     given = given + (layers[0].bias / num_places)[:, None, None]
+    units = given.sum((2, 3))
     for layer, weight in zip(layers[1:], weights[1:], strict=True):
-        units = given.sum((2, 3))
-        share = torch.where(
-            units.abs() < 1e-6, torch.zeros_like(units), activation(units.clone()) / units
-        )  # some work in place
-        given = torch.einsum("bjhw,kj->bkhw", given * share[..., None, None], weight)
-        given = given + (layer.bias / num_places)[:, None, None]
-    return given.sum((2, 3)), given * num_places
+        of_nothing = activation(units.new_zeros(1))  # not 0 for a sigmoid
+        active = activation(units.clone())  # some work in place
+        share = torch.where(units.abs() < 1e-6, torch.zeros_like(units), (active - of_nothing) / units)
+        given = given * share[..., None, None] + of_nothing / num_places
+        given = torch.einsum("bjhw,kj->bkhw", given, weight) + (layer.bias / num_places)[:, None, None]
+        units = active @ weight.T + layer.bias
+    return units, given * num_places
 
 
 def _tiled(maps: torch.Tensor) -> torch.Tensor:

@@ -1,18 +1,19 @@
 """Image classifiers of transformers, with the data's breeds as their labels."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForImageClassification,
     MobileNetV2Config,
     PreTrainedConfig,
@@ -20,6 +21,7 @@ from transformers import (
     TimmWrapperConfig,
     ViTConfig,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from dogbreeds.breeds import label_name
@@ -58,7 +60,7 @@ ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
         hidden_sizes=(120, 100),
     ),
     "cnn1": lambda image_size: ConvNetConfig(
-        image_size=image_size, filters=(32,), pool_sizes=(2,), hidden_sizes=(128,)
+        image_size=image_size, filters=(32,), pool_sizes=(2,), conv_dropout=0.2, hidden_sizes=(128,)
     ),
     "cnn3": lambda image_size: ConvNetConfig(
         image_size=image_size, filters=(32, 64, 128), pool_sizes=(2, 2, 1), conv_dropout=0.2, hidden_sizes=(128,)
@@ -91,8 +93,8 @@ The nano ones train in seconds and are what the tests use. The others are those 
 - lenet5 on four breeds and grey photos of 32 pixels has the published 63,196 parameters if its second dense layer has
   100 units, not the 84 of LeCun et al. 1998 (http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf).
 - cnn1, cnn3, cnn3v2 and cnn3v2_tuned on 120 breeds and 299 pixels have the published 89,735,288, 82,700,600, 47,720 and
-  100,024, those of batch normalisation without a scale and with its statistics. The dropout of cnn3 and cnn3v2 is
-  nowhere told: 0.2 here.
+  100,024, those of batch normalisation without a scale and with its statistics. The share of their dropouts
+  is nowhere told: 0.2 here, after each pooling.
 - cnn_32_64_64_64 is published without its kernels and its last pooling: 3 x 3, padded and flattened here.
 - my_vgg16 and my_xception are published with 62,279,608 and 25,368,415. VGG-16 with one or two dense layers of usual
   sizes does not give the first, whatever its input, and Xception on 120 breeds has four million less; here they are the
@@ -144,7 +146,7 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
 
     Raises:
         UserError: The model can't be found, is no image classifier, lacks weights besides those of the classifier, or
-            knows none of the breeds that it shall keep.
+            knows none of the breeds that it shall keep; or it can't be run on photos of this size.
     """
     transformers_logging.set_verbosity_error()  # what matters of its report on missing weights is checked below
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
@@ -162,18 +164,20 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
             announce(source)
         try:
             given = AutoConfig.from_pretrained(source)
+            # Distilled networks (LeViT, DeiT) answer with the mean of two classifiers; one is trained here.
+            given.architectures = [kind.removesuffix("WithTeacher") for kind in given.architectures or []] or None
             architecture = AutoConfig.from_pretrained(source, num_labels=len(names), **labels)
+            architecture.architectures = given.architectures
             architecture.image_size = config.image_size
             if hasattr(architecture, "label_names"):  # in which timm's configurations keep them
                 architecture.label_names = list(names)
-            # Distilled networks (LeViT, DeiT) answer with the mean of two classifiers; one is trained here.
-            kinds = [kind.removesuffix("WithTeacher") for kind in architecture.architectures or []]
-            architecture.architectures = kinds or None
             _convnet_options(config, architecture)
             if config.from_scratch:
                 model = AutoModelForImageClassification.from_config(architecture)
             else:
                 model = _load(source, architecture)
+                if _what_it_sees(config).is_bgr:
+                    _turn_channels(model)
                 if given.id2label != architecture.id2label and given.num_labels == architecture.num_labels:
                     classifier_of(model)[1].reset_parameters()  # as many classes, but others
                 if config.keep_known_breeds:
@@ -196,27 +200,67 @@ def model_view(config: TrainConfig) -> View:
 
     A checkpoint that brings none, or a model built from nothing, gets 0.5 for both. What `--whitening zca` fits on the
     training photos is not in it yet.
+
+    Raises:
+        UserError: The checkpoint's preprocessor_config.json is not understood.
     """
     if config.model in ARCHITECTURES:
         return config.view
-    facts = _facts(config, "preprocessor_config.json")
-    if not facts:  # timm's checkpoints have it in config.json
-        timm_facts = _facts(config, "config.json").get("pretrained_cfg", {})
-        facts = {f"image_{name}": timm_facts[name] for name in ("mean", "std") if name in timm_facts}
-    mean, std = facts.get("image_mean", [0.5] * 3), facts.get("image_std", [0.5] * 3)
-    return replace(config.view, mean=tuple(mean), std=tuple(std))
+    seen = _what_it_sees(config)
+    return replace(config.view, mean=seen.mean, std=seen.std)
 
 
-def _facts(config: TrainConfig, name: str) -> dict[str, Any]:
-    """What a JSON file of the checkpoint says; nothing where there is none."""
-    from transformers.utils import cached_file
+@dataclass(frozen=True)
+class _Seen:
+    """What a checkpoint was shown of red, green and blue from 0 to 1."""
 
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    is_bgr: bool = False
+
+
+def _what_it_sees(config: TrainConfig) -> _Seen:
+    """Found by showing the checkpoint's own image processor black, white and red.
+
+    What its file says is not enough: some processors normalise twice (EfficientNet's), or not at all and turn the
+    channels round (MobileViT's).
+    """
+    source = checkpoint(config.model)
+    if _has_file(source, "preprocessor_config.json"):
+        size = config.image_size
+        photos = [np.full((size, size, 3), colour, np.uint8) for colour in ((0, 0, 0), (255, 255, 255), (255, 0, 0))]
+        try:
+            pixels = AutoImageProcessor.from_pretrained(source)(photos, return_tensors="np")["pixel_values"]
+            seen = np.asarray(pixels, np.float64)
+            black, white, red = seen[:, :, seen.shape[2] // 2, seen.shape[3] // 2]
+        except Exception as error:  # each processor raises its own
+            raise UserError(f"the preprocessor_config.json of {source!r} is not understood: {error}") from None
+        std = 1 / (white - black)
+        mean = -black * std
+        return _Seen(_rounded(mean), _rounded(std), is_bgr=bool(red[2] == white[2] and red[0] == black[0]))
+    # timm's checkpoints have it in their config.json.
+    facts = getattr(AutoConfig.from_pretrained(source), "pretrained_cfg", None) or {}
+    return _Seen(tuple(facts.get("mean", _Seen.mean)), tuple(facts.get("std", _Seen.std)))
+
+
+def _rounded(values: np.ndarray) -> tuple[float, float, float]:
+    """As they were written, before float32."""
+    red, green, blue = (round(float(value), 6) + 0.0 for value in values)  # no -0.0
+    return red, green, blue
+
+
+def _has_file(source: str, name: str) -> bool:
     try:
-        file: Any = cached_file(checkpoint(config.model), name)
-        facts: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts
+        return cached_file(source, name) is not None
+    except OSError:
+        return False
+
+
+def _turn_channels(model: PreTrainedModel) -> None:
+    """Make a network that was trained on blue, green and red one of red, green and blue."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
+    with torch.no_grad():
+        first.weight.copy_(first.weight.flip(1))
 
 
 def classifier_of(model: nn.Module) -> tuple[str, nn.Linear]:
@@ -270,7 +314,7 @@ def _keep_known_breeds(model: Any, source: str, given: PreTrainedConfig, names: 
     """Give the classifier the checkpoint's own rows for the classes that it knows."""
     rows = known_breeds(given.id2label or {}, names)
     original, report = AutoModelForImageClassification.from_pretrained(
-        source, use_safetensors=True, output_loading_info=True
+        source, config=given, use_safetensors=True, output_loading_info=True
     )
     (prefix, mine), (_, theirs) = classifier_of(model), classifier_of(original)
     if not rows or any(name.startswith(prefix) for name in report["missing_keys"]):
@@ -325,10 +369,21 @@ def _adapt(model: Any, config: TrainConfig) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM
-    # One dropout for every model: transformers gives MobileNetV2 one of 0.8 and ViT none.
+    # One dropout before the classifier for every model: transformers gives MobileNetV2 one of 0.8 and ViT none.
+    backbone = set(model.base_model.modules())
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and module not in backbone:
+            module.p = 0.0
     if hasattr(model.config, "classifier_dropout_prob"):
         model.config.classifier_dropout_prob = 0.0
-        model.dropout.p = 0.0
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, config.image_size, config.image_size))
+    except Exception as error:  # each architecture raises its own
+        where = f"{config.model!r} can't be run at --image-size {config.image_size}"
+        raise UserError(f"{where}: {_first_line(error)}") from None
+    model.train(was_training)
     classifier = classifier_of(model)[1]
     if config.dropout:
         classifier.register_forward_pre_hook(_FeatureDropout(config.dropout))
@@ -347,10 +402,13 @@ class _FeatureDropout:
         return (nn.functional.dropout(inputs[0], self.probability, module.training), *inputs[1:])
 
 
-def _why_not(source: str, error: Any) -> str:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _why_not(source: str, error: Exception) -> str:
     if Path(source).is_dir():
-        return f"the folder {source!r} holds no image classifier that transformers can load: {first_line}"
+        return f"the folder {source!r} holds no image classifier that transformers can load: {_first_line(error)}"
     return (
         f"the model {source!r} is no folder here, and the Hugging Face Hub did not give it: connect to the network and "
         "run again, or give a folder with its config.json and model.safetensors with --model"

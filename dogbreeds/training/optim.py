@@ -21,7 +21,7 @@ def ftrl(parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Follow the regularised leader (McMahan et al. 2013, https://dl.acm.org/doi/10.1145/2487575.2488200)."""
     from pytorch_optimizer import FTRL  # PyTorch has none
 
-    return FTRL(parameters)
+    return FTRL([{**group, "lambda_2": group["weight_decay"]} for group in parameters])
 
 
 OPTIMIZERS: dict[OptimizerName, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
@@ -47,7 +47,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool) -> to
 
     Args:
         model: Of its parameters those are trained that want gradients.
-        config: `optimizer`, the rates and `weight_decay` are used.
+        config: `optimizer`, the rates and `decay` are used.
         fused: Take the fused implementation, if there is one.
     """
     make, options = OPTIMIZERS[config.optimizer]
@@ -72,7 +72,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         {
             "params": parameters,
             "lr": config.head_learning_rate if head else config.learning_rate,
-            "weight_decay": config.weight_decay if decay else 0.0,
+            "weight_decay": config.decay if decay else 0.0,
         }
         for (head, decay), parameters in groups.items()
     ]

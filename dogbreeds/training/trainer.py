@@ -48,7 +48,7 @@ from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
 from dogbreeds.training.augment import Normalise, RandomViews
 from dogbreeds.training.checkpoints import Checkpoints
-from dogbreeds.training.config import VIEW_OPTIONS, TrainConfig
+from dogbreeds.training.config import FREE_OPTIONS, VIEW_OPTIONS, TrainConfig
 from dogbreeds.training.data import Photos, Splits, load_data, pixel_cache
 from dogbreeds.training.export import export_serving_model
 from dogbreeds.training.features import compute_features
@@ -67,10 +67,6 @@ from dogbreeds.training.models import build_model, checkpoint, classifier_of, fl
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
 from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.zca import fit_zca
-
-FREE_OPTIONS = {"overwrite", "resume", "num_workers", "tensorboard", "output_dir", "measure_peak"}
-FREE_OPTIONS |= {"cache", "cache_dir", "max_cache_gigabytes", "checkpoint_minutes"}
-"""Options that may change when a run is continued: they change nothing of its result."""
 
 LOG_EVERY = 20
 """Steps between looks at the loss."""
@@ -738,6 +734,7 @@ class Trainer:
             "best_epoch": self.progress.best_epoch,
             "calibration": calibration.to_dict(),
             "figures": figures,
+            "model_type": model.config.model_type,
             "num_parameters": self.num_parameters,
             "num_trained_parameters": self.num_trained_parameters,
             "flops_per_photo": self.flops_per_photo,

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,33 +17,40 @@ from typing import Any
 import optuna
 import torch
 from filelock import FileLock, Timeout
-from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
+from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import partial_path
 from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, study_folder
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.config import FREE_OPTIONS, TrainConfig
 from dogbreeds.training.config_file import write_config_file
+from dogbreeds.training.convnet import ConvNetConfig
 from dogbreeds.training.data import Splits, load_data, with_part_of_training
 from dogbreeds.training.loaders import FeatureDataset, PixelDataset
 from dogbreeds.training.models import ARCHITECTURES, build_model
-from dogbreeds.training.trainer import FREE_OPTIONS, Diverged, Trainer
+from dogbreeds.training.trainer import Diverged, Trainer
 
-_CLASSIFIER: dict[str, BaseDistribution] = {
+_CLASSIFIER: dict[str, FloatDistribution] = {
     "head_learning_rate": FloatDistribution(1e-4, 3e-2, log=True),
     "weight_decay": FloatDistribution(1e-4, 0.3, log=True),
     "dropout": FloatDistribution(0.0, 0.5),
     "label_smoothing": FloatDistribution(0.0, 0.2),
 }
 
-SPACES: dict[str, dict[str, BaseDistribution]] = {
+_FROM_SCRATCH: dict[str, FloatDistribution] = {
+    "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+    **_CLASSIFIER,
+}
+
+SPACES: dict[str, dict[str, FloatDistribution]] = {
     "frozen backbone": _CLASSIFIER,
     "fine-tuning": {"learning_rate": FloatDistribution(3e-6, 1e-3, log=True), **_CLASSIFIER},
-    "from scratch": {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), **_CLASSIFIER},
+    "from scratch": _FROM_SCRATCH,
+    "plain CNN": {**_FROM_SCRATCH, "conv_dropout": FloatDistribution(0.0, 0.5)},
 }
-"""What is searched: options and their ranges, for a way of training, or for one model by the last part of its name, as
-``"cnn3v2": {...}``, which then goes before."""
+"""What is searched: options and their ranges, for a way of training. A range is widened to the value that is given; an
+option that is searched on a logarithmic scale and given as 0 stays 0."""
 
 MIN_TRIALS = 5
 """Trials drawn at random before the others are guided by them, and complete ones before another is compared with their
@@ -52,13 +59,28 @@ FIRST_PRUNED = 2
 """Epochs after which a trial can be pruned first: in the one before, the learning rate still rises."""
 
 
-def space_of(config: TrainConfig) -> dict[str, BaseDistribution]:
+def space_of(config: TrainConfig) -> dict[str, FloatDistribution]:
     """The options that are searched for a model, with their ranges."""
-    if (model := Path(config.model).name) in SPACES:
-        return SPACES[model]
-    if config.freeze_backbone:
-        return SPACES["frozen backbone"]
-    return SPACES["from scratch" if config.from_scratch or config.model in ARCHITECTURES else "fine-tuning"]
+    if config.model in ARCHITECTURES:
+        plain = isinstance(ARCHITECTURES[config.model](config.image_size), ConvNetConfig)
+        kind = "plain CNN" if plain else "from scratch"
+    else:
+        kind = "from scratch" if config.from_scratch else "fine-tuning"
+    ranges = SPACES["frozen backbone" if config.freeze_backbone else kind]
+    given = given_options(config, ranges)
+    return {
+        name: FloatDistribution(min(each.low, given[name]), max(each.high, given[name]), log=each.log)
+        for name, each in ranges.items()
+        if given[name] or not each.log
+    }
+
+
+def given_options(config: TrainConfig, names: Iterable[str]) -> dict[str, float]:
+    """What the first trial has of these options: what is given, or else the architecture's own."""
+    options = config.to_dict()
+    if options["conv_dropout"] is None and "conv_dropout" in names:
+        options["conv_dropout"] = ARCHITECTURES[config.model](config.image_size).conv_dropout
+    return {name: options[name] for name in names}
 
 
 def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
@@ -169,7 +191,7 @@ def _begin_or_check(
     study: optuna.Study,
     folder: Path,
     config: TrainConfig,
-    space: dict[str, BaseDistribution],
+    space: dict[str, FloatDistribution],
     more: dict[str, Any],
 ) -> None:
     """Note what a new study is about, or hold an old one against it."""
@@ -178,10 +200,9 @@ def _begin_or_check(
     identity = json.loads(json.dumps({**options, **more, **searched}))
     then = study.user_attrs.get(IDENTITY)
     if then is None:
-        given = {name: identity[name] for name in space}
+        given = given_options(config, space)
         study.set_user_attr(GIVEN, given)
-        if all(space[name]._contains(space[name].to_internal_repr(value)) for name, value in given.items()):
-            study.enqueue_trial(given)
+        study.enqueue_trial(given)
         study.set_user_attr(IDENTITY, identity)  # last, so that a study without it is begun again
         return
     changed = [key for key in {**then, **identity} if then.get(key) != identity.get(key)]
@@ -194,7 +215,7 @@ def _begin_or_check(
 
 
 def _claim(
-    study: optuna.Study, folder: Path, space: dict[str, BaseDistribution], num_trials: int, seed: int
+    study: optuna.Study, folder: Path, space: dict[str, FloatDistribution], num_trials: int, seed: int
 ) -> tuple[optuna.Trial, FileLock] | None:
     """The next trial with its lock, or None where all are finished or at work; for one process at a time."""
     at_work = 0
@@ -212,7 +233,7 @@ def _claim(
         return None
     # By the number of trials, so that a study that was interrupted goes on as if it had not been.
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=MIN_TRIALS, seed=seed + len(study.trials))
-    trial = study.ask(space)
+    trial = study.ask(dict(space))
     lock = _trial_lock(folder, trial.number)
     lock.acquire()
     return trial, lock
@@ -231,7 +252,8 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, config: TrainConfig, sh
 
     started = time.perf_counter()
     output_dir = study_folder(config.output_dir) / f"trial-{trial.number}"
-    options: dict[str, Any] = {**trial.params, "output_dir": output_dir, "tensorboard": False, "measure_peak": False}
+    of_no_trial = {"tensorboard": False, "measure_peak": False, "checkpoint_minutes": 0.0}
+    options: dict[str, Any] = {**trial.params, **of_no_trial, "output_dir": output_dir}
     try:
         _TrialRun(dataclasses.replace(config, **options), shared, after_epoch).fit()
         state = TrialState.COMPLETE
