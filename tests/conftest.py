@@ -63,6 +63,21 @@ def tiny_run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return train(tiny_config(photo_folder, tmp_path_factory.mktemp("runs") / "tiny", epochs=8))
 
 
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each of the small networks, with random weights in the files of a checkpoint; not to be changed."""
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    from dogbreeds.training.models import ARCHITECTURES
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    for name in ("vit_nano", "mobilenet_v2_nano"):
+        AutoModelForImageClassification.from_config(ARCHITECTURES[name](32)).save_pretrained(folder / name)
+    return folder
+
+
 def tiny_config(data: Path, output_dir: Path, **options: object):
     """Options with which a small ViT learns the small photos in seconds."""
     from dogbreeds.training.config import TrainConfig

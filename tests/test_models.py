@@ -188,8 +188,8 @@ def test_decay_spares_biases_and_norms(name, tmp_path):
     assert all(name in norms or name.endswith(("bias", "cls_token", "position_embeddings")) for name in spared)
 
 
-def test_a_frozen_backbone_leaves_the_classifier(tmp_path):
-    options = config(tmp_path, "vit_nano", freeze_backbone=True)
+def test_a_frozen_backbone_leaves_the_classifier(checkpoints, tmp_path):
+    options = config(tmp_path, checkpoints / "vit_nano", freeze_backbone=True)
     groups = parameter_groups(build_model(options, NAMES), options)
     assert sum(p.numel() for group in groups for p in group["params"]) == 13 * 32 + 13
 

@@ -154,7 +154,7 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
     if source in ARCHITECTURES:
         if config.keep_known_breeds:
             raise UserError(f"--model {source} is built without weights: leave --keep-known-breeds out")
-        if config.freeze_backbone and not source.endswith("_nano"):  # which tests freeze
+        if config.freeze_backbone:
             raise UserError(f"--model {source} is built without weights: add --no-freeze-backbone")
         architecture = ARCHITECTURES[source](config.image_size)
         architecture.update({**labels, **_convnet_options(config, architecture)})
