@@ -36,9 +36,9 @@ def run_training_script(preset: TrainConfig, description: str | None) -> None:
                 config: A TOML file of options, such as tuning writes; those on the command line go before.
                 seeds: Train once with each of these seeds, separated by commas, into OUTPUT_DIR-seed0 and so on, so
                     that `python -m dogbreeds compare` can tell the recipe from the luck of its seed.
-                tune: Train this many short trials with other rates and regularisation, and write the options of the
-                    best, by validation loss, with a report into OUTPUT_DIR.study. The same command goes on where it
-                    was, and can be given several times at once.
+                tune: Train this many short trials with other rates and regularisation (weight decay only if there is
+                    one), and write the options of the best, by validation loss, with a report into OUTPUT_DIR.study.
+                    The same command goes on where it was, and can be given several times at once.
                 tune_fraction: Share of the training photos that each trial uses; all by default.
             """
             del config  # read above, as what the options are read over

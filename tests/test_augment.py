@@ -12,6 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 from dogbreeds.errors import UserError
 from dogbreeds.training.augment import Normalise, RandomViews
 from dogbreeds.training.config import AUGMENTATIONS, TrainConfig
+from dogbreeds.training.trainer import train
 from dogbreeds.training_script import one_for_each_seed
 from dogbreeds.view import View, Zca
 
@@ -193,7 +194,7 @@ def test_random_views_that_would_not_be_made_are_not_asked_for(tmp_path):
         ),
     ):
         with pytest.raises(UserError, match=words):
-            tiny_config("data", tmp_path / "run", **options)
+            train(tiny_config("data", tmp_path / "run", **options))
     assert tiny_config("data", tmp_path / "run", freeze_backbone=True, augment="on", rotation=20.0).random_views
 
 

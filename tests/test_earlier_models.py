@@ -39,6 +39,7 @@ from dogbreeds.training.losses import LOSSES, target_probabilities
 from dogbreeds.training.models import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
 from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
 from dogbreeds.training.trainer import Trainer, train
+from dogbreeds.training.tuning import tune
 
 NAMES = ("a", "b", "c")
 NARROW_VGG = {"mlp_ratio": 0.02}
@@ -155,8 +156,11 @@ def test_networks_have_as_many_numbers_as_they_are_said_to(name, image_size, num
         assert num_numbers(AutoModelForImageClassification.from_config(architecture)) == num
 
 
-def test_timms_own_files_are_a_checkpoint(tmp_path):
-    """As its repositories on the Hub have them: names without a prefix, mean and deviation in config.json."""
+def test_timms_own_files_are_a_checkpoint(photo_folder, tmp_path):
+    """As its repositories on the Hub have them: names without a prefix, mean and deviation in config.json.
+
+    A run of it is one too, with what it saw in preprocessor_config.json, beside that config.json.
+    """
     network = timm.create_model("resnet10t", num_classes=7)
     facts = {"mean": [0.4] * 3, "std": [0.3] * 3, "num_classes": 7, "input_size": [3, 32, 32], "classifier": "fc"}
     (tmp_path / "config.json").write_text(
@@ -168,6 +172,12 @@ def test_timms_own_files_are_a_checkpoint(tmp_path):
     assert torch.equal(model.timm_model.conv1[0].weight, network.conv1[0].weight)
     assert model.timm_model.fc.out_features == 3 and classifier_of(model)[0] == "timm_model.fc"
     assert model_view(options).mean == (0.4,) * 3 and model_view(options).std == (0.3,) * 3
+
+    first = train(tiny_config(photo_folder, tmp_path / "first", model=str(tmp_path), freeze_backbone=True, epochs=1))
+    again = tiny_config(photo_folder, tmp_path / "again", model=str(first), freeze_backbone=True)
+    assert model_view(again) == RunFolder.open(first).view
+    names = RunFolder.open(first).labels
+    assert torch.equal(build_model(again, names).timm_model.conv1[0].weight, network.conv1[0].weight)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +209,11 @@ def test_a_checkpoint_is_shown_what_its_own_processor_shows_it(architecture, pro
 
 
 def test_a_processor_that_is_not_understood_is_one_line(tmp_path):
-    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
-    with pytest.raises(UserError, match=r"the preprocessor_config.json of '.*' is not understood"):
-        model_view(config(tmp_path, tmp_path))
+    for processor in ('{"image_processor_type": "NoSuchProcessor"}', "no JSON"):
+        (tmp_path / "preprocessor_config.json").write_text(processor)
+        with pytest.raises(UserError, match=r"the preprocessor_config.json of '.*' is not understood") as told:
+            model_view(config(tmp_path, tmp_path))
+        assert "\n" not in str(told.value)
 
 
 def test_known_breeds_are_those_of_the_classifier_that_is_trained(tmp_path):
@@ -328,8 +340,9 @@ def test_weight_decay_makes_weights_smaller_and_is_adamws_alone_by_default(name)
 
 def test_ftrl_wants_a_rate_that_does_not_change():
     """It would shrink the weights to nothing with a rate that falls to nothing."""
-    with pytest.raises(UserError, match="add --schedule constant --warmup-fraction 0"):
-        TrainConfig(Path("run"), "lenet5", optimizer="ftrl")
+    for start in (train, lambda config: tune(config, 2)):
+        with pytest.raises(UserError, match="add --schedule constant --warmup-fraction 0"):
+            start(TrainConfig(Path("run"), "lenet5", optimizer="ftrl"))
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -96,9 +96,10 @@ def test_the_table_is_printed_and_written(tiny_run, tmp_path, monkeypatch, capsy
         assert table("--output", str(tmp_path / name)) == 2 and words in capsys.readouterr().err
     assert table("--runs", str(tmp_path / "typo")) == 2 and "typo': there is no such folder" in capsys.readouterr().err
     record = json.loads((runs / "lenet5" / "run.json").read_text())
-    del record["num_epochs"]
-    (runs / "lenet5" / "run.json").write_text(json.dumps(record))
-    assert table() == 2 and "is damaged: run.json has no 'num_epochs'" in capsys.readouterr().err
+    for missing in ("num_epochs", "config"):
+        rest = {name: value for name, value in record.items() if name != missing}
+        (runs / "lenet5" / "run.json").write_text(json.dumps(rest))
+        assert table() == 2 and f"is damaged: run.json has no '{missing}'" in capsys.readouterr().err
 
 
 def test_every_system_has_its_rows_with_names_of_their_own():

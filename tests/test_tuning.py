@@ -123,7 +123,7 @@ def test_the_first_trial_of_a_plain_cnn_is_as_given_whatever_the_ranges(photo_fo
     assert first.params == {**given, "conv_dropout": 0.2}
     assert second.params.keys() == first.params.keys() and second.params["conv_dropout"] != 0.2
     best = read_config_file(study_folder(config.output_dir) / BEST)
-    assert best["weight_decay"] == 0 and best["conv_dropout"] in (0.2, second.params["conv_dropout"])
+    assert "weight_decay" not in best and best["conv_dropout"] in (0.2, second.params["conv_dropout"])
 
 
 def test_pruned_trials_and_those_that_learn_nothing_count(photo_folder, tmp_path, monkeypatch, capsys):
@@ -303,6 +303,7 @@ def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, mon
         ("augmentation = 'ninefold'", ["--augmentation", "mild"], {"fixed_views": 0, "rotation": 20.0, "zoom": 0.15}),
         ("augmentation = 'ninefold'", ["--augmentation", "None", "--augment", "on"], {"rotation": 0.0, "flip": 0.5}),
         ("optimizer = 'ftrl'\nwarmup_fraction = 0", ["--schedule", "constant"], {"weight_decay": 0.0}),
+        ("validation_fraction = 0.02\ntest_fraction = 0.92", [], {"test_fraction": 0.92}),
         ("optimizer = 'rmsprop'\nweight_decay = 0.1", ["--optimizer", "adamw"], {"weight_decay": 0.1}),
     ],
 )

@@ -61,7 +61,7 @@ _NEW_WEIGHTS = {"freeze_backbone": False, "learning_rate": 1e-3}
 """Adam's customary rate, for a network whose weights are all new."""
 _A = {"optimizer": "adam"}
 _B = {
-    "image_size": 299, "optimizer": "adam", "schedule": "plateau", "augmentation": "ninefold",
+    "image_size": 299, "optimizer": "adam", "augmentation": "ninefold",
     # 20 epochs and a patience of 8 with nine images of each photo, of which one of our epochs shows one
     "epochs": 180, "early_stopping_patience": 72,
 }  # fmt: skip
@@ -211,14 +211,12 @@ def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierR
         run = RunFolder.open(runs / row.name)
         done.append((row, run))
         try:
-            figures = _figures(run.record)
+            cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
+            changed = _changed(row.config(runs).to_dict(), run.record["config"])
         except KeyError as error:
             raise UserError(f"the run folder {str(run.path)!r} is damaged: run.json has no {error}") from None
-        cells.append([row.system, row.name, row.options["model"], row.published, *figures, command])
-        declared, trained = row.config(runs).to_dict(), {**row.config(runs).to_dict(), **run.record["config"]}
-        changed = [name for name in declared if name not in NOT_COMPARED and not _same(trained[name], declared[name])]
         if changed:
-            told = ", ".join(f"{name} {trained[name]!r}" for name in changed)
+            told = ", ".join(f"{name} {value!r}" for name, value in changed.items())
             remarks.append(f"{row.name} was not trained as its command says, but with {told}.")
     return EarlierSystems(cells, [*_split_remarks([run for _, run in done]), *remarks])
 
@@ -236,6 +234,15 @@ def _figures(record: dict[str, Any]) -> list[str]:
         f"{record['num_parameters']:,}",
         record["hardware"],
     ]
+
+
+def _changed(declared: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    """The options of a run that are not its row's; one that an earlier version did not have is taken to be."""
+    return {
+        name: trained[name]
+        for name, value in declared.items()
+        if name not in NOT_COMPARED and name in trained and not _same(trained[name], value)
+    }
 
 
 def _same(trained: Any, declared: Any) -> bool:

@@ -237,17 +237,18 @@ class TrainConfig:
                 "--from-scratch leaves no classifier whose breeds could be kept: leave --keep-known-breeds out"
             )
 
+    def check_nothing_is_in_vain(self) -> None:
+        """See that what is given can have an effect; before training, and not of runs that there are.
+
+        Raises:
+            UserError: An option of random views is given and there will be none; or FTRL's rate would change.
+        """
         if self.optimizer == "ftrl" and not (self.schedule == "constant" and self.warmup_fraction == 0):
             raise UserError(
                 "--optimizer ftrl makes the weights anew from the present rate in each step, so the rate must not "
                 "change: add --schedule constant --warmup-fraction 0"
             )
-        if not self.random_views:
-            self._check_no_views_are_asked_for()
-
-    def _check_no_views_are_asked_for(self) -> None:
-        """See that no option of random views was given another value than its default: it would do nothing."""
-        for option, nothing in WITHOUT_VIEWS.items():
+        for option, nothing in ({} if self.random_views else WITHOUT_VIEWS).items():
             given = getattr(self, option)
             if given not in (nothing, getattr(type(self), option)):
                 why = "--augment off" if self.augment == "off" else "a frozen backbone"
@@ -309,7 +310,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`, but that a default weight decay is as if it had been given."""
         cache_dir = values.get("cache_dir")
         typed = {
             "output_dir": Path(values["output_dir"]),

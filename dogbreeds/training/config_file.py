@@ -16,13 +16,7 @@ OF_ONE_START = ("output_dir", "overwrite", "resume")
 """Options that are not written: they are no part of a recipe."""
 
 
-GOES_WITH_ANY = {
-    "output_dir": "run",
-    "model": "vit",
-    "test_fraction": 0.0,
-    "schedule": "constant",
-    "warmup_fraction": 0.0,
-}
+GOES_WITH_ANY = {"output_dir": "run", "model": "vit", "test_fraction": 0.0, "validation_fraction": 1e-9}
 """Options beside which every other is judged for itself."""
 
 
@@ -69,6 +63,8 @@ def write_config_file(path: Path, config: TrainConfig, found: Collection[str], c
         comment: One line above those.
     """
     plain = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_START and value is not None}
+    if config.weight_decay is None:  # which another optimiser would not have
+        del plain["weight_decay"]
     first = {key: plain.pop(key) for key in found}
 
     def lines(values: dict[str, Any]) -> list[str]:  # JSON's strings, numbers and lists are TOML's

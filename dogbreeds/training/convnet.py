@@ -87,7 +87,8 @@ class ConvNet(PreTrainedModel):
             layers.append(activation())
             if size > 1:
                 layers.append(pool(size))
-                layers.append(nn.Dropout(config.conv_dropout))
+                if config.conv_dropout:
+                    layers.append(nn.Dropout(config.conv_dropout))
         self.convolutions = nn.Sequential(*layers)
         with torch.no_grad():  # how many places are left, of what was made for this image size
             maps = self.convolutions.eval()(torch.zeros(1, config.num_channels, config.image_size, config.image_size))

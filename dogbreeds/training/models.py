@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from dogbreeds.breeds import label_name
 from dogbreeds.errors import UserError
 from dogbreeds.hub import announce
+from dogbreeds.run_folder import PREPROCESSOR
 from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.convnet import ConvNetConfig
 from dogbreeds.view import View
@@ -226,15 +227,16 @@ def _what_it_sees(config: TrainConfig) -> _Seen:
     channels round (MobileViT's).
     """
     source = checkpoint(config.model)
-    if _has_file(source, "preprocessor_config.json"):
+    if _has_file(source, PREPROCESSOR):
         size = config.image_size
         photos = [np.full((size, size, 3), colour, np.uint8) for colour in ((0, 0, 0), (255, 255, 255), (255, 0, 0))]
         try:
-            pixels = AutoImageProcessor.from_pretrained(source)(photos, return_tensors="np")["pixel_values"]
-            seen = np.asarray(pixels, np.float64)
+            # By its name, because transformers would take the config.json of a run on timm's network for it.
+            show = AutoImageProcessor.from_pretrained(source, image_processor_filename=PREPROCESSOR)
+            seen = np.asarray(show(photos, return_tensors="np")["pixel_values"], np.float64)
             black, white, red = seen[:, :, seen.shape[2] // 2, seen.shape[3] // 2]
         except Exception as error:  # each processor raises its own
-            raise UserError(f"the preprocessor_config.json of {source!r} is not understood: {error}") from None
+            raise UserError(f"the {PREPROCESSOR} of {source!r} is not understood: {_first_line(error)}") from None
         std = 1 / (white - black)
         mean = -black * std
         return _Seen(_rounded(mean), _rounded(std), is_bgr=bool(red[2] == white[2] and red[0] == black[0]))
@@ -258,9 +260,11 @@ def _has_file(source: str, name: str) -> bool:
 
 def _turn_channels(model: PreTrainedModel) -> None:
     """Make a network that was trained on blue, green and red one of red, green and blue."""
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
+    first = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3][:1]
+    if not first:
+        raise UserError(f"{type(model).__name__} wants blue, green and red, and no convolution takes them")
     with torch.no_grad():
-        first.weight.copy_(first.weight.flip(1))
+        first[0].weight.copy_(first[0].weight.flip(1))
 
 
 def classifier_of(model: nn.Module) -> tuple[str, nn.Linear]:

@@ -157,6 +157,7 @@ class Trainer:
         Raises:
             UserError: As `train`.
         """
+        config.check_nothing_is_in_vain()
         run_folder.check_output(config.output_dir, overwrite=config.overwrite, resume=config.resume)
         self.config = config
         self.seconds: dict[str, float] = {}

@@ -107,6 +107,7 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
         raise UserError(f"--tune {num_trials}: must be 1 or more")
     if not 0 < fraction <= 1:
         raise UserError(f"--tune-fraction {fraction:g}: must be above 0 and at most 1")
+    config.check_nothing_is_in_vain()
     splits = with_part_of_training(load_data(config), fraction, config.seed)
     build_model(config, splits.names)  # before there is a study, whose options could not be mended any more
     shared = _Shared(dataclasses.replace(splits, test=None))
