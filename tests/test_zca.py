@@ -79,7 +79,7 @@ def test_it_is_fitted_on_training_photos_alone_and_a_function_of_the_seed(tmp_pa
     "steps",
     [
         {"grayscale": True, "equalize": True, "whitening": "blur"},
-        {"whitening": "zca", "equalize": True, "augment": "off", "model": "mobilenet_v2_nano", "freeze_backbone": True},
+        {"whitening": "zca", "equalize": True, "augment": "off", "model": "vit_nano", "freeze_backbone": True},
     ],
     ids=str,
 )
