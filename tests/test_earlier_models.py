@@ -37,7 +37,7 @@ from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.texts import ENGLISH, FRENCH
 from dogbreeds.training.config import LossName, OptimizerName, TrainConfig
 from dogbreeds.training.convnet import ACTIVATIONS
-from dogbreeds.training.export import ServingModel, explain_dense
+from dogbreeds.training.export import ServingModel, explain_dense, export_serving_model
 from dogbreeds.training.losses import LOSSES, target_probabilities
 from dogbreeds.training.models import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
 from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
@@ -413,9 +413,10 @@ def test_losses_are_what_they_are_said_to_be():
     assert float(LOSSES["squared-hinge"](logits, (sign + 1) / 2)) == pytest.approx(np.square(by_hand).sum() / 6)
 
 
-def test_a_narrow_vgg_has_a_heat_map_of_its_dense_layers():
+def test_a_narrow_vgg_has_a_heat_map_of_its_dense_layers(tmp_path):
     torch.manual_seed(0)
     architecture = SMALL["vgg16"]
     architecture.num_labels = 3
     model = AutoModelForImageClassification.from_config(architecture)
     assert ServingModel(model, 224).explain is explain_dense
+    assert max(export_serving_model(model, tmp_path / "model.onnx", 224).values()) < 1e-4

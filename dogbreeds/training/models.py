@@ -158,7 +158,7 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
         if config.freeze_backbone:
             raise UserError(f"--model {source} is built without weights: add --no-freeze-backbone")
         architecture = ARCHITECTURES[source](config.image_size)
-        architecture.update({**labels, **_convnet_options(config, architecture)})
+        architecture.update({**labels, **_convnet_options(config)})
         model = AutoModelForImageClassification.from_config(architecture)
     else:
         if not Path(source).is_dir():
@@ -172,7 +172,7 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
             architecture.image_size = config.image_size
             if hasattr(architecture, "label_names"):  # in which timm's configurations keep them
                 architecture.label_names = list(names)
-            _convnet_options(config, architecture)
+            _convnet_options(config)
             if config.from_scratch:
                 model = AutoModelForImageClassification.from_config(architecture)
             else:
@@ -353,13 +353,18 @@ def known_breeds(id2label: Mapping[Any, str], names: tuple[str, ...]) -> dict[in
     return {label: row for label, (_, row) in sorted(best.items())}
 
 
-def _convnet_options(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, Any]:
+def is_plain_cnn(model: str) -> bool:
+    """Whether `--model` names a `ConvNet` built from nothing."""
+    return model in ARCHITECTURES and isinstance(ARCHITECTURES[model](224), ConvNetConfig)
+
+
+def _convnet_options(config: TrainConfig) -> dict[str, Any]:
     """What the run's options change of a `ConvNet`'s architecture."""
     given = {name: value for name in CONVNET_OPTIONS if (value := getattr(config, name)) is not None}
-    if given and (not isinstance(architecture, ConvNetConfig) or config.model not in ARCHITECTURES):
-        names = [name for name in ARCHITECTURES if ARCHITECTURES[name](224).model_type == ConvNetConfig.model_type]
+    if given and not is_plain_cnn(config.model):
         option = next(iter(given)).replace("_", "-")
-        raise UserError(f"--{option} is for networks built from nothing: --model {', '.join(names)}")
+        plain = ", ".join(filter(is_plain_cnn, ARCHITECTURES))
+        raise UserError(f"--{option} is for networks built from nothing: --model {plain}")
     if "batch_norm" in given:
         given["batch_norm"] = given["batch_norm"] == "on"
     return given

@@ -25,10 +25,9 @@ from dogbreeds.run_folder import partial_path
 from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, study_folder
 from dogbreeds.training.config import FREE_OPTIONS, TrainConfig
 from dogbreeds.training.config_file import write_config_file
-from dogbreeds.training.convnet import ConvNetConfig
 from dogbreeds.training.data import Splits, load_data, with_part_of_training
 from dogbreeds.training.loaders import FeatureDataset, PixelDataset
-from dogbreeds.training.models import ARCHITECTURES, build_model
+from dogbreeds.training.models import ARCHITECTURES, build_model, is_plain_cnn
 from dogbreeds.training.trainer import Diverged, Trainer
 
 _CLASSIFIER: dict[str, FloatDistribution] = {
@@ -61,12 +60,13 @@ FIRST_PRUNED = 2
 
 def space_of(config: TrainConfig) -> dict[str, FloatDistribution]:
     """The options that are searched for a model, with their ranges."""
-    if config.model in ARCHITECTURES:
-        plain = isinstance(ARCHITECTURES[config.model](config.image_size), ConvNetConfig)
-        kind = "plain CNN" if plain else "from scratch"
+    if config.freeze_backbone:
+        kind = "frozen backbone"
+    elif is_plain_cnn(config.model):
+        kind = "plain CNN"
     else:
-        kind = "from scratch" if config.from_scratch else "fine-tuning"
-    ranges = SPACES["frozen backbone" if config.freeze_backbone else kind]
+        kind = "from scratch" if config.from_scratch or config.model in ARCHITECTURES else "fine-tuning"
+    ranges = SPACES[kind]
     given = given_options(config, ranges)
     return {
         name: FloatDistribution(min(each.low, given[name]), max(each.high, given[name]), log=each.log)
