@@ -27,11 +27,11 @@ def main(
             the person chooses.
         host: Address to listen on; 0.0.0.0 for every machine that reaches this one. By default this machine alone.
         port: Port to listen on. By default the first free one from 7860 on.
-        joint: What the runs reach together: the joint.json that `python -m dogbreeds compare` made of them. With it the
+        joint: What the runs reach together: the ensemble.json that `python -m dogbreeds compare` made of them. With it the
             page gives their joint answer too, if that was right more often.
     """
     with one_line_errors():
-        from dogbreeds.serving.demo import serve  # takes seconds, which --help need not wait for
+        from dogbreeds.serving.page.app import serve  # takes seconds, which --help need not wait for
 
         serve(run_dir, host, port, joint)
 

@@ -12,7 +12,7 @@ to 84.8 % on 120 breeds (three seeds); the README has the command.
 
 from pathlib import Path
 
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.options import TrainConfig
 from dogbreeds.training_script import run_training_script
 
 PRESET = TrainConfig(output_dir=Path("runs/mobilenet_v2"), model="google/mobilenet_v2_1.0_224", freeze_backbone=True)

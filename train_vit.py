@@ -12,7 +12,7 @@ minutes on 2 CPU cores and reaches a validation top-1 of 92 to 95 % (two seeds);
 
 from pathlib import Path
 
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.options import TrainConfig
 from dogbreeds.training_script import run_training_script
 
 PRESET = TrainConfig(output_dir=Path("runs/vit"), model="google/vit-base-patch16-224-in21k")

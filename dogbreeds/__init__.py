@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from dogbreeds.research.compare import compare
     from dogbreeds.research.evaluate import evaluate
     from dogbreeds.serving.predictor import Predictor
-    from dogbreeds.training.config import TrainConfig
-    from dogbreeds.training.data import load_data
-    from dogbreeds.training.models import build_model
+    from dogbreeds.training.datasets.splits import load_data
+    from dogbreeds.training.models.build import build_model
+    from dogbreeds.training.options import TrainConfig
     from dogbreeds.training.trainer import train
 
 _HOMES = {
     "Predictor": "serving.predictor",
-    "TrainConfig": "training.config",
-    "build_model": "training.models",
+    "TrainConfig": "training.options",
+    "build_model": "training.models.build",
     "compare": "research.compare",
     "evaluate": "research.evaluate",
-    "load_data": "training.data",
+    "load_data": "training.datasets.splits",
     "train": "training.trainer",
 }
 

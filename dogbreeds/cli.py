@@ -251,7 +251,7 @@ def table(runs: Path = Path("runs"), data: str | None = None, output: Path | Non
         data: What the commands train on; by default the data set that training uses.
         output: A file to make, .html, .csv or .md, instead of printing the table.
     """
-    from dogbreeds.research.earlier_systems import FORMATS, earlier_systems
+    from dogbreeds.research.tables import FORMATS, earlier_systems
 
     if output:
         check_absent(output)

@@ -117,7 +117,7 @@ of most architectures, `heat_map` (B, {len(labels)}, h, w). `run.json` holds all
 
 
 def _is_plain_cnn(record: dict[str, Any]) -> bool:
-    """Whether the architecture is this project's own, of `dogbreeds.training.convnet`."""
+    """Whether the architecture is this project's own, of `dogbreeds.training.earlier.convnet`."""
     return record.get("model_type") == "convnet"
 
 
@@ -125,7 +125,7 @@ def _loading(record: dict[str, Any]) -> str:
     if not _is_plain_cnn(record) or "export_command" in record:
         return ""
     return """
-`AutoModelForImageClassification.from_pretrained` loads it after `import dogbreeds.training.convnet`, which tells
+`AutoModelForImageClassification.from_pretrained` loads it after `import dogbreeds.training.earlier.convnet`, which tells
 transformers of this architecture.
 """
 

@@ -28,7 +28,7 @@ from dogbreeds.calibration import Calibration
 from dogbreeds.default_runs import RUNS
 from dogbreeds.errors import UserError
 from dogbreeds.hub import HubId, download
-from dogbreeds.view import View
+from dogbreeds.preprocessing import Preprocessing
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -90,7 +90,7 @@ class RunFolder:
     """run.json."""
     labels: tuple[str, ...]
     """The name of each class, in the order of the logits."""
-    view: View
+    preprocessing: Preprocessing
     calibration: Calibration
     origin: HubId | None = None
     """On the Hugging Face Hub, with the commit; None for a folder of this machine."""
@@ -139,7 +139,7 @@ class RunFolder:
             config=config,
             record=record,
             labels=_labels(config, path),
-            view=View.from_preprocessor_config(_read_json(path / PREPROCESSOR)),
+            preprocessing=Preprocessing.from_preprocessor_config(_read_json(path / PREPROCESSOR)),
             calibration=Calibration.from_dict(record.get("calibration", {})),
             origin=origin,
         )

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from dogbreeds.errors import UserError, one_line_errors
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.options import TrainConfig
 
 SeedList = Annotated[tuple[str, ...], tyro.conf.arg(metavar="0,1,...")]
 ConfigFile = Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")]

@@ -69,7 +69,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoModelForImageClassification
 
-    from dogbreeds.training.models import ARCHITECTURES
+    from dogbreeds.training.models.build import ARCHITECTURES
 
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_config(data: Path, output_dir: Path, **options: object):
     """Options with which a small ViT learns the small photos in seconds."""
-    from dogbreeds.training.config import TrainConfig
+    from dogbreeds.training.options import TrainConfig
 
     defaults = {
         "model": "vit_nano",

@@ -10,14 +10,14 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode, v2
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.augment import Normalise, RandomViews
-from dogbreeds.training.config import AUGMENTATIONS, TrainConfig
+from dogbreeds.preprocessing import Preprocessing, Zca
+from dogbreeds.training.augment import Normalise, RandomAugmentation
+from dogbreeds.training.options import AUGMENTATIONS, TrainConfig
 from dogbreeds.training.trainer import train
 from dogbreeds.training_script import one_for_each_seed
-from dogbreeds.view import View, Zca
 
 SIZE = 32
-VIEW = View(SIZE, mean=(0.5, 0.4, 0.6), std=(0.5, 0.25, 0.2))
+VIEW = Preprocessing(SIZE, mean=(0.5, 0.4, 0.6), std=(0.5, 0.25, 0.2))
 
 
 def smooth_photo(width, height):
@@ -30,14 +30,14 @@ def smooth_photo(width, height):
 
 def ours(photo, num_views, tmp_path, **options):
     """Views of one photo, as training makes them."""
-    views = RandomViews(
+    views = RandomAugmentation(
         tiny_config("data", tmp_path / "run", image_size=SIZE, **options),
         VIEW,
         np.array([photo.size] * num_views),
         torch.device("cpu"),
     )
     views.draw(epoch=0)
-    whole = torch.from_numpy(View(64, "squash").cut(photo).copy())
+    whole = torch.from_numpy(Preprocessing(64, "squash").cut(photo).copy())
     return views(torch.arange(num_views), whole.expand(num_views, -1, -1, -1))
 
 
@@ -142,8 +142,8 @@ def test_a_quarter_turn_moves_pixels_and_changes_none(tmp_path):
 def test_fixed_views_come_again_in_turn(tmp_path):
     config = tiny_config("data", tmp_path / "run", augmentation="mild", fixed_views=3)
     photo = smooth_photo(48, 36)
-    whole = torch.from_numpy(View(64, "squash").cut(photo).copy())[None]
-    views = RandomViews(config, VIEW, np.array([photo.size]), torch.device("cpu"))
+    whole = torch.from_numpy(Preprocessing(64, "squash").cut(photo).copy())[None]
+    views = RandomAugmentation(config, VIEW, np.array([photo.size]), torch.device("cpu"))
     shown = []
     for epoch in range(7):
         views.draw(epoch)
@@ -204,7 +204,7 @@ def test_views_are_a_function_of_seed_epoch_and_photo(tmp_path):
     pixels = torch.randint(0, 256, (12, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     def views(config, epoch, photos):
-        made = RandomViews(config, VIEW, sizes, torch.device("cpu"))
+        made = RandomAugmentation(config, VIEW, sizes, torch.device("cpu"))
         made.draw(epoch)
         return made(torch.tensor(photos), pixels[photos])
 
@@ -217,12 +217,12 @@ def test_views_are_a_function_of_seed_epoch_and_photo(tmp_path):
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])
 def test_without_random_changes_the_training_view_is_the_view(fit, tmp_path):
-    view = View(SIZE, fit)
+    view = Preprocessing(SIZE, fit)
     photo = smooth_photo(64, 48)
     config = tiny_config("data", tmp_path / "run", crop_scale=1.0, flip=0.0, augment="on", fit=fit)
-    views = RandomViews(config, view, np.array([photo.size]), torch.device("cpu"))
+    views = RandomAugmentation(config, view, np.array([photo.size]), torch.device("cpu"))
     views.draw(0)
-    whole = torch.from_numpy(View(64, "squash").cut(photo).copy())[None]
+    whole = torch.from_numpy(Preprocessing(64, "squash").cut(photo).copy())[None]
     np.testing.assert_allclose(views(torch.tensor([0]), whole)[0].numpy(), view(photo), atol=0.08)
 
 
@@ -241,7 +241,7 @@ def a_zca():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_whitened_pixels_are_those_of_the_view(precision):
     """In evaluation the model is called in the run's precision, the whitening is not."""
-    view = View(SIZE, mean=(0.5, 0.4, 0.6), std=(0.5, 0.25, 0.2), grayscale=True, blur=True, zca=a_zca())
+    view = Preprocessing(SIZE, mean=(0.5, 0.4, 0.6), std=(0.5, 0.25, 0.2), grayscale=True, blur=True, zca=a_zca())
     photo = smooth_photo(64, 48)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         batch = Normalise(view, torch.device("cpu"))(torch.from_numpy(view.cut(photo).copy())[None])
@@ -251,10 +251,11 @@ def test_whitened_pixels_are_those_of_the_view(precision):
 
 def test_random_views_are_whitened_after_they_are_made(tmp_path):
     photo, device = smooth_photo(48, 36), torch.device("cpu")
-    whole = torch.from_numpy(View(64, "squash").cut(photo).copy())[None]
+    whole = torch.from_numpy(Preprocessing(64, "squash").cut(photo).copy())[None]
     config = tiny_config("data", tmp_path / "run", rotation=20.0)
     plain, whitened = (
-        RandomViews(config, view, np.array([photo.size]), device) for view in (View(SIZE), View(SIZE, zca=a_zca()))
+        RandomAugmentation(config, view, np.array([photo.size]), device)
+        for view in (Preprocessing(SIZE), Preprocessing(SIZE, zca=a_zca()))
     )
     for views in (plain, whitened):
         views.draw(0)
@@ -268,7 +269,7 @@ def test_views_on_a_gpu_are_those_on_the_cpu(tmp_path):
     pixels = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8)
     made = []
     for device in (torch.device("cpu"), torch.device("cuda")):
-        views = RandomViews(config, VIEW, np.array([(50, 40)] * 8), device)
+        views = RandomAugmentation(config, VIEW, np.array([(50, 40)] * 8), device)
         views.draw(0)
         made.append(views(torch.arange(8, device=device), pixels.to(device)).cpu())
     torch.testing.assert_close(made[0], made[1], atol=1e-3, rtol=1e-3)

@@ -11,11 +11,11 @@ from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage
 from dogbreeds.run_folder import SHIPPED_RUNS
-from dogbreeds.serving import cards
-from dogbreeds.serving.joint import Joint, model_hash, pool
-from dogbreeds.serving.models import Comparison, Models, joint_of
+from dogbreeds.serving.ensemble import Ensemble, model_hash, pool
+from dogbreeds.serving.model_set import Comparison, ModelSet, ensemble_of
+from dogbreeds.serving.page import cards
+from dogbreeds.serving.page.texts import ENGLISH, FRENCH, texts_for
 from dogbreeds.serving.predictor import Prediction, Predictor
-from dogbreeds.serving.texts import ENGLISH, FRENCH, texts_for
 
 SHARES = {"Norfolk terrier": 0.5, "Norwich terrier": 0.3, "Cairn terrier": 0.15}
 TERRIERS = tuple(BreedProbability(breed, probability) for breed, probability in SHARES.items())
@@ -92,7 +92,7 @@ def test_models_agree_on_a_breed_or_on_none(answers, agree):
 
 def test_a_joint_answer_weighs_its_models_and_is_called_none_only_by_all():
     labels = ("Pug", "Beagle", "Boxer")
-    joint = Joint(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.6)
+    joint = Ensemble(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.6)
     pug = prediction(answer_of("Pug", 0.8), (0.8, 0.1, 0.1))
     beagle = prediction(answer_of("Beagle", 0.9, "not_a_dog"), (0.05, 0.9, 0.05))
     said = joint.answer({"b": beagle, "a": pug}, labels, top_k=2)
@@ -102,7 +102,7 @@ def test_a_joint_answer_weighs_its_models_and_is_called_none_only_by_all():
     assert [each.probability for each in said.breeds] == pytest.approx(expected[:2])
     assert joint.answer({"a": beagle, "b": pug}, labels).breeds[0].breed == "Beagle"
     assert joint.answer({"a": beagle, "b": beagle}, labels).verdict == "not_a_dog"
-    strict = Joint(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.9)
+    strict = Ensemble(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.9)
     assert strict.answer({"a": pug, "b": beagle}, labels).verdict == "unsure"
 
 
@@ -118,30 +118,30 @@ def test_what_runs_reach_together_is_measured_kept_and_only_theirs(tiny_run, tmp
     runs = [predictor.run for predictor in predictors]
     labels = np.arange(2000) % 4
     good, bad = noisy(labels, 1.0, seed=1), noisy(labels, 2.0, seed=2)
-    joint = Joint.measure(runs, [good, bad], labels)
+    joint = Ensemble.measure(runs, [good, bad], labels)
     assert joint.num_photos == 2000 and sum(joint.weights) == pytest.approx(1) and joint.weights[0] > 0.6
     assert joint.num_right_alone == tuple(int((p.argmax(1) == labels).sum()) for p in (good, bad))
     assert joint.num_right == (pool([good, bad], np.array(joint.weights)).argmax(1) == labels).sum()
     assert joint.is_better and joint.num_right > joint.num_right_alone[0]
     guess = np.full((2000, 4), 0.25)
-    assert not Joint.measure(runs, [good, guess], labels).is_better
-    joint.save(tmp_path / "joint.json")
-    assert joint_of(predictors, tmp_path / "joint.json") == joint
-    assert joint_of(predictors, None) is None  # the shipped one is about others
-    facts = json.loads((tmp_path / "joint.json").read_text())
-    (tmp_path / "joint.json").write_text(json.dumps({**facts, "models": ["x", "y"]}))
+    assert not Ensemble.measure(runs, [good, guess], labels).is_better
+    joint.save(tmp_path / "ensemble.json")
+    assert ensemble_of(predictors, tmp_path / "ensemble.json") == joint
+    assert ensemble_of(predictors, None) is None  # the shipped one is about others
+    facts = json.loads((tmp_path / "ensemble.json").read_text())
+    (tmp_path / "ensemble.json").write_text(json.dumps({**facts, "models": ["x", "y"]}))
     with pytest.raises(UserError, match="about other runs"):
-        joint_of(predictors, tmp_path / "joint.json")
-    joint.save(tmp_path / "joint.json")
+        ensemble_of(predictors, tmp_path / "ensemble.json")
+    joint.save(tmp_path / "ensemble.json")
     reordered = Predictor(tiny_run)
     reordered.run = replace(reordered.run, labels=tuple(reversed(reordered.run.labels)))
     with pytest.raises(UserError, match="breeds in another order"):
-        joint_of([predictors[0], reordered], tmp_path / "joint.json")
-    (tmp_path / "joint.json").write_text("{")
+        ensemble_of([predictors[0], reordered], tmp_path / "ensemble.json")
+    (tmp_path / "ensemble.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        joint_of(predictors, tmp_path / "joint.json")
+        ensemble_of(predictors, tmp_path / "ensemble.json")
     with pytest.raises(UserError, match="there is no file"):
-        joint_of(predictors, tmp_path / "nothing.json")
+        ensemble_of(predictors, tmp_path / "nothing.json")
 
 
 def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run, tmp_path):
@@ -149,7 +149,7 @@ def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run,
     predictors = [Predictor(tiny_run), Predictor(tmp_path / "copy")]
     models = tuple(model_hash(predictor.run) for predictor in predictors)
     for num_right, said in ((90, True), (85, False)):
-        page = Models(predictors, Joint(models, (0.5, 0.5), 100, num_right, (80, 85), confident_threshold=0.6))
+        page = ModelSet(predictors, Ensemble(models, (0.5, 0.5), 100, num_right, (80, 85), confident_threshold=0.6))
         text = cards.agreement(page.compare(make_photo(2, 1)), page, ENGLISH)
         assert "They agree: Beagle." in text
         assert (
@@ -159,12 +159,12 @@ def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run,
 
 def test_models_of_the_same_name_are_told_apart_and_the_same_run_twice_is_refused(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "other" / "tiny")
-    models = Models([Predictor(tiny_run), Predictor(tmp_path / "other" / "tiny")])
+    models = ModelSet([Predictor(tiny_run), Predictor(tmp_path / "other" / "tiny")])
     assert models.names == [f"{tiny_run.parent.name}/tiny", "other/tiny"]
     with pytest.raises(UserError, match="is named twice"):
-        Models([Predictor(tiny_run), Predictor(tiny_run)])
+        ModelSet([Predictor(tiny_run), Predictor(tiny_run)])
 
 
 def test_the_shipped_runs_are_those_of_the_shipped_joint_answer():
-    joint = joint_of([Predictor(run) for run in SHIPPED_RUNS], None)
+    joint = ensemble_of([Predictor(run) for run in SHIPPED_RUNS], None)
     assert joint is not None and joint.num_photos == 1200

@@ -32,15 +32,15 @@ from transformers import (
 from dogbreeds.cli import evaluate
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.serving import cards
+from dogbreeds.serving.page import cards
+from dogbreeds.serving.page.texts import ENGLISH, FRENCH
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.texts import ENGLISH, FRENCH
-from dogbreeds.training.config import LossName, OptimizerName, TrainConfig
-from dogbreeds.training.convnet import ACTIVATIONS
+from dogbreeds.training.earlier.convnet import ACTIVATIONS
+from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
 from dogbreeds.training.export import ServingModel, explain_dense, export_serving_model
-from dogbreeds.training.losses import LOSSES, target_probabilities
-from dogbreeds.training.models import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
+from dogbreeds.training.models.build import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
 from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
+from dogbreeds.training.options import LossName, OptimizerName, TrainConfig
 from dogbreeds.training.trainer import Trainer, train
 from dogbreeds.training.tuning import tune
 
@@ -121,8 +121,8 @@ def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Pr
     model = AutoModelForImageClassification.from_pretrained(run.path).eval()
     predictor, photo = Predictor(run), make_photo(1, 99)
     with torch.no_grad():
-        logits = model(torch.from_numpy(run.view(photo))[None]).logits.numpy()
-    np.testing.assert_allclose(predictor.logits(run.view(photo)[None]), logits, atol=1e-3, rtol=1e-3)
+        logits = model(torch.from_numpy(run.preprocessing(photo))[None]).logits.numpy()
+    np.testing.assert_allclose(predictor.logits(run.preprocessing(photo)[None]), logits, atol=1e-3, rtol=1e-3)
     for texts in (ENGLISH, FRENCH):
         assert "<img" in cards.details(predictor.predict(photo), photo, run.name, texts)
     capsys.readouterr()
@@ -141,7 +141,10 @@ def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_pa
     predictor = assert_whole_way(options, photo_folder, tmp_path, capsys)
     assert predictor.predict(make_photo(1, 1)).heat_map is not None
     card, is_ours = (predictor.run.path / "README.md").read_text(), "cnn" in name or name == "lenet5"
-    assert ("library_name: transformers" in card, "import dogbreeds.training.convnet" in card) == (not is_ours, is_ours)
+    assert ("library_name: transformers" in card, "import dogbreeds.training.earlier.convnet" in card) == (
+        not is_ours,
+        is_ours,
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -212,7 +215,7 @@ def test_timms_own_files_are_a_checkpoint(photo_folder, tmp_path):
 
     first = train(tiny_config(photo_folder, tmp_path / "first", model=str(tmp_path), freeze_backbone=True, epochs=1))
     again = tiny_config(photo_folder, tmp_path / "again", model=str(first), freeze_backbone=True)
-    assert model_view(again) == RunFolder.open(first).view
+    assert model_view(again) == RunFolder.open(first).preprocessing
     names = RunFolder.open(first).labels
     assert torch.equal(build_model(again, names).timm_model.conv1[0].weight, network.conv1[0].weight)
 

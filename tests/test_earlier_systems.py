@@ -13,9 +13,9 @@ from conftest import ROOT
 
 from dogbreeds import cli
 from dogbreeds.breeds import parse_breeds
-from dogbreeds.research.earlier_systems import FOUR_BREEDS, HEADER, ROWS, EarlierRow, earlier_systems
+from dogbreeds.research.tables import FOUR_BREEDS, HEADER, ROWS, EarlierRow, earlier_systems
 from dogbreeds.training import trainer
-from dogbreeds.training.models import ARCHITECTURES, CHECKPOINTS
+from dogbreeds.training.models.build import ARCHITECTURES, CHECKPOINTS
 
 BUILT_WITHOUT_WEIGHTS = {
     "lenet5", "cnn1", "cnn3", "cnn3v2", "cnn3v2_tuned", "cnn_32_64_64_64", "my_vgg16", "my_xception", "vit", "vit_tiny",

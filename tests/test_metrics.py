@@ -6,7 +6,7 @@ from sklearn import metrics as reference
 
 from dogbreeds import metrics
 from dogbreeds.calibration import CONFIDENT_ACCURACY, DOG_PASS_RATE, Calibration, dog_score, softmax
-from dogbreeds.training.metric import BreedMetrics
+from dogbreeds.training.breed_metrics import BreedMetrics
 
 
 @pytest.fixture

@@ -8,7 +8,14 @@ from safetensors.torch import load_file, save_file
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, ViTConfig, ViTModel
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.models import ARCHITECTURES, build_model, classifier_of, features_of, known_breeds, model_view
+from dogbreeds.training.models.build import (
+    ARCHITECTURES,
+    build_model,
+    classifier_of,
+    features_of,
+    known_breeds,
+    model_view,
+)
 from dogbreeds.training.optim import Schedule, parameter_groups
 
 NAMES = tuple(f"breed {index}" for index in range(13))

@@ -10,14 +10,14 @@ from conftest import make_photo, make_photo_folder, tiny_config
 
 from dogbreeds.errors import UserError
 from dogbreeds.images import open_image
-from dogbreeds.training import pixel_cache
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training import trainer as trainer_module
-from dogbreeds.training.data import load_data
-from dogbreeds.training.pixel_cache import open_pixel_cache
+from dogbreeds.training.datasets import pixel_cache
+from dogbreeds.training.datasets.pixel_cache import open_pixel_cache
+from dogbreeds.training.datasets.splits import load_data
 from dogbreeds.training.trainer import Trainer, fits_on_gpu
-from dogbreeds.view import View
 
-VIEW = View(24)
+VIEW = Preprocessing(24)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_it_holds_what_the_view_shows_of_each_photo(photos, tmp_path, monkeypatc
 
 def test_another_view_or_other_photos_are_another_cache(photos, tmp_path):
     opened(photos, tmp_path / "cache")
-    assert opened(photos, tmp_path / "cache", View(16)).pixels.shape == (20, 16, 16, 3)
+    assert opened(photos, tmp_path / "cache", Preprocessing(16)).pixels.shape == (20, 16, 16, 3)
     assert len(opened(photos[:7], tmp_path / "cache").pixels) == 7
     assert len(list((tmp_path / "cache").glob("*/cache.json"))) == 3
 

@@ -21,7 +21,7 @@ def copy_of_run(tiny_run, tmp_path):
 def test_a_run_brings_all_that_an_answer_needs(tiny_run):
     run = RunFolder.open(tiny_run)
     assert run.labels == ("Chihuahua", "Shih-Tzu", "Beagle", "Golden retriever")
-    assert run.view.size == 32
+    assert run.preprocessing.size == 32
     assert run.record["data"]["split_hash"]
     assert {path.name for path in tiny_run.iterdir()} == {
         *(f"{name}-{split}.csv" for name in TABLES for split in ("validation", "test")),

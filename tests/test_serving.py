@@ -13,11 +13,11 @@ from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
+from dogbreeds.serving.batching import MAX_BATCH_SIZE, BatchingPredictor
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
 from dogbreeds.serving.predictor import Predictor, evidence
-from dogbreeds.serving.together import MAX_TOGETHER, TogetherPredictor
 from dogbreeds.training.export import MAX_DIFFERENCE, ServingModel, export_serving_model
-from dogbreeds.training.models import build_model
+from dogbreeds.training.models.build import build_model
 from dogbreeds.training.trainer import train
 
 
@@ -55,11 +55,11 @@ def test_those_who_ask_at_the_same_time_are_answered_together(predictor, monkeyp
         return predict_together(photos, top_k=top_k)
 
     monkeypatch.setattr(predictor, "predict_together", slow)
-    together = TogetherPredictor(predictor, top_k=4)
+    together = BatchingPredictor(predictor, top_k=4)
     photos = [make_photo(number % 4, number) for number in range(20)]
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(together.predict, photos))
-    assert sum(asked) == 20 and len(asked) < 8 and max(asked) <= MAX_TOGETHER
+    assert sum(asked) == 20 and len(asked) < 8 and max(asked) <= MAX_BATCH_SIZE
     for photo, answer in zip(photos, answers, strict=True):
         alone = predict_together([photo], top_k=4)[0]
         assert [c.breed for c in answer.breeds] == [c.breed for c in alone.breeds]
@@ -67,7 +67,7 @@ def test_those_who_ask_at_the_same_time_are_answered_together(predictor, monkeyp
 
 
 def test_a_failure_reaches_all_who_wait_and_nobody_else(predictor, monkeypatch):
-    together = TogetherPredictor(predictor, top_k=1)
+    together = BatchingPredictor(predictor, top_k=1)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         patch.setattr(
             predictor, "predict_together", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
@@ -84,7 +84,7 @@ def test_the_region_is_in_shares_of_the_photo(predictor):
 def test_a_large_jpeg_is_decoded_small_and_answered_the_same(predictor, tmp_path):
     photo = make_photo(1, 3, (60, 48)).resize((1200, 960), Image.Resampling.BICUBIC)
     photo.save(tmp_path / "photo.jpg", quality=95)
-    assert open_image(tmp_path / "photo.jpg", at_least=predictor.run.view.decoded_side).size == (150, 120)
+    assert open_image(tmp_path / "photo.jpg", at_least=predictor.run.preprocessing.decoded_side).size == (150, 120)
     whole, small = predictor.predict(photo), predictor.predict(tmp_path / "photo.jpg")
     assert small.region == whole.region
     for mine, theirs in zip(small.breeds, whole.breeds, strict=True):
@@ -105,7 +105,7 @@ def test_probabilities_are_those_of_transformers(predictor, tiny_run):
 
 def test_the_verdict_follows_the_calibration(predictor):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8))
-    logits = predictor.logits(predictor.run.view(noise)[None])
+    logits = predictor.logits(predictor.run.preprocessing(noise)[None])
     assert predictor.predict(noise).verdict == predictor.run.calibration.verdicts(logits)[0]
     verdicts = {predictor.predict(make_photo(label, seed)).verdict for label in range(4) for seed in range(5)}
     assert "confident" in verdicts
@@ -186,7 +186,7 @@ def test_the_export_tells_nothing_of_the_machine(predictor):
 
 def test_the_checkpoint_loads_with_transformers(tiny_run, predictor):
     model = AutoModelForImageClassification.from_pretrained(tiny_run)
-    view = predictor.run.view(make_photo(1, 1))[None]
+    view = predictor.run.preprocessing(make_photo(1, 1))[None]
     with torch.no_grad():
         np.testing.assert_allclose(model(torch.from_numpy(view)).logits, predictor.logits(view), atol=1e-4)
 
@@ -342,7 +342,7 @@ def test_the_scripts_explain_every_option():
     import sys
     from dataclasses import fields
 
-    from dogbreeds.training.config import TrainConfig
+    from dogbreeds.training.options import TrainConfig
 
     for script in ("train_vit.py", "train_cnn_baseline.py"):
         text = subprocess.run(

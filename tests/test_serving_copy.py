@@ -30,7 +30,7 @@ def int8_copy(tiny_run, tmp_path_factory):
 
 
 def views(predictor):
-    return np.stack([predictor.run.view(photo) for photo in PHOTOS])
+    return np.stack([predictor.run.preprocessing(photo) for photo in PHOTOS])
 
 
 def outputs(predictor):
@@ -51,7 +51,7 @@ def test_an_8_bit_copy_is_a_run_folder_without_what_only_training_needs(int8_cop
     }
     run, original = RunFolder.open(int8_copy), RunFolder.open(tiny_run)
     assert run.is_8bit and not original.is_8bit
-    assert run.labels == original.labels and run.view == original.view
+    assert run.labels == original.labels and run.preprocessing == original.preprocessing
     assert run.record["config"] == original.record["config"] and run.record["data"] == original.record["data"]
 
 
@@ -136,7 +136,7 @@ def test_a_product_that_keeps_its_result_is_8_bit(tmp_path):
 
 def test_a_cnn_is_8_bit_up_to_its_features(tmp_path):
     shipped = RunFolder.open(run_folder.DEFAULT_RUN)
-    pixels = np.stack([shipped.view(make_photo(label, 50 + label)) for label in range(4)])
+    pixels = np.stack([shipped.preprocessing(make_photo(label, 50 + label)) for label in range(4)])
     assert quantize_onnx(shipped.onnx, tmp_path / "target.onnx", pixels) == []
     nodes = onnx.load(tmp_path / "target.onnx").graph.node
     from_8bit = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}

@@ -19,14 +19,14 @@ from dogbreeds import metrics
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.training import checkpoints as checkpoints_module
-from dogbreeds.training import time_spent
+from dogbreeds.training import profiling
+from dogbreeds.training import saved_states as saved_states_module
 from dogbreeds.training import trainer as trainer_module
-from dogbreeds.training.checkpoints import Checkpoints
-from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.loaders import EpochSampler, PixelDataset, training_loader
 from dogbreeds.training.optim import WeightAverage
-from dogbreeds.training.time_spent import PHASES, PhaseClock, bottleneck, peak_flops
+from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.profiling import PHASES, PhaseClock, bottleneck, peak_flops
+from dogbreeds.training.saved_states import SavedStates
 from dogbreeds.training.trainer import Trainer, train
 
 
@@ -70,9 +70,9 @@ def test_a_tiny_vit_over_fits_eight_photos(tmp_path):
     eight = np.concatenate([np.flatnonzero(trainer.splits.train.labels == label)[:2] for label in range(4)])
     photos = trainer.splits.train.select(eight)
     assert len(photos) == 8
-    trainer.training_loader = training_loader(PixelDataset(photos, trainer.view), 8, seed=0, num_workers=0)
+    trainer.training_loader = training_loader(PixelDataset(photos, trainer.preprocessing), 8, seed=0, num_workers=0)
     losses = [trainer._train_epoch(epoch) for epoch in range(40)]
-    pixels = torch.stack([torch.from_numpy(trainer.view(make_open(source))) for source in photos.sources])
+    pixels = torch.stack([torch.from_numpy(trainer.preprocessing(make_open(source))) for source in photos.sources])
     trainer.model.eval()
     with torch.no_grad():
         assert (trainer.model(pixels).logits.argmax(1).numpy() == photos.labels).all()
@@ -193,7 +193,7 @@ def test_features_are_those_of_the_whole_model(photo_folder, checkpoints, tmp_pa
     trainer = Trainer(tiny_config(photo_folder, tmp_path / "run", model=model, freeze_backbone=True))
     logits, labels = trainer._predict_logits(trainer.model, "validation")
     photos = trainer.splits.validation
-    pixels = torch.stack([torch.from_numpy(trainer.view(make_open(source))) for source in photos.sources])
+    pixels = torch.stack([torch.from_numpy(trainer.preprocessing(make_open(source))) for source in photos.sources])
     with torch.no_grad():
         expected = trainer.full_model.eval()(pixels).logits.numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -311,7 +311,7 @@ def test_the_bottleneck_is_what_takes_longest(phase):
 
 def test_phases_are_timed_one_after_the_other(monkeypatch):
     times = iter([0.0, 1.0, 4.0, 5.0, 5.5])
-    monkeypatch.setattr(time_spent.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(times))
     clock = PhaseClock(torch.device("cpu"))
     for phase in ("data", "optimiser", "data", "saving"):
         clock.enter(phase)
@@ -327,7 +327,7 @@ def test_the_peak_is_one_that_this_machine_can_reach():
 def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path):
     """It is written later, while training changes the weights."""
     (tmp_path / "state").mkdir()
-    checkpoints, weights = Checkpoints(tmp_path / "state"), torch.zeros(3)
+    checkpoints, weights = SavedStates(tmp_path / "state"), torch.zeros(3)
     checkpoints.save((1, 0), {"model": {"weights": weights}, "note": [1, "a"]}, {"weights": weights})
     weights += 1
     checkpoints.save((1, 7), {"model": {"weights": weights}, "note": [2, "b"]}, None)
@@ -343,7 +343,7 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path):
 @pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "empty"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, capsys, damage):
     (tmp_path / "state").mkdir()
-    checkpoints = Checkpoints(tmp_path / "state")
+    checkpoints = SavedStates(tmp_path / "state")
     for number in (1, 2):
         checkpoints.save((number, 0), {"number": number}, {"weights": torch.zeros(3)})
     checkpoints.wait()
@@ -366,11 +366,11 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, capsys,
 
 def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
     (tmp_path / "state").mkdir()
-    checkpoints = Checkpoints(tmp_path / "state")
+    checkpoints = SavedStates(tmp_path / "state")
     checkpoints.save((1, 0), {"epoch": 1}, None)
     checkpoints.wait()
     monkeypatch.setattr(
-        checkpoints_module.torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        saved_states_module.torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
     checkpoints.save((2, 0), {"epoch": 2}, None)
     with pytest.raises(UserError, match=r"can't write the checkpoint in .*No space left.*--resume; the one before"):
@@ -424,7 +424,7 @@ def test_what_happens_in_the_second_epoch_is_told_and_the_first_is_kept(photo_fo
         trainer.fit()
     assert "\n" not in str(error.value)
     if fault is not remove_the_run:
-        assert Checkpoints(trainer.partial / "state").load()["progress"]["epoch"] == 1
+        assert SavedStates(trainer.partial / "state").load()["progress"]["epoch"] == 1
 
 
 def test_a_run_killed_at_any_moment_ends_as_if_it_never_was():

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from dogbreeds.errors import UserError
 from dogbreeds.study import BEST, FINISHED, GIVEN, REPORT, open_study, study_folder
 from dogbreeds.training import tuning
-from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.config_file import read_config_file, write_config_file
-from dogbreeds.training.data import load_data, with_part_of_training
+from dogbreeds.training.datasets.splits import load_data, with_part_of_training
+from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.trainer import Trainer, train
 from dogbreeds.training_script import run_training_script
 

@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 from pillow_heif import register_heif_opener
 
 from dogbreeds.images import BadImage
-from dogbreeds.serving.many_photos import answer_many, to_csv
+from dogbreeds.serving.page.many_photos import answer_many, to_csv
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.uploads import MAX_KEPT_SIDE, delete_older, open_upload, shown_by_browsers
 

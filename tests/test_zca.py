@@ -9,12 +9,12 @@ from dogbreeds import Predictor
 from dogbreeds.errors import UserError
 from dogbreeds.images import open_image
 from dogbreeds.predictions import Predictions
-from dogbreeds.training import zca as zca_module
-from dogbreeds.training.data import load_data
+from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.training.datasets.splits import load_data
+from dogbreeds.training.earlier import zca as zca_module
+from dogbreeds.training.earlier.zca import fit_zca, zca_of
 from dogbreeds.training.loaders import PixelDataset
 from dogbreeds.training.trainer import Trainer, train
-from dogbreeds.training.zca import fit_zca, zca_of
-from dogbreeds.view import View
 
 
 def smooth_patches(num_patches=20_000, side=5):
@@ -62,13 +62,15 @@ def test_it_is_fitted_on_training_photos_alone_and_a_function_of_the_seed(tmp_pa
     splits = load_data(config, progress=False)
     opened = []
     monkeypatch.setattr("dogbreeds.training.loaders.open_image", lambda s, **_: opened.append(s) or open_image(s))
-    view = View(32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-    trainer_view = Trainer(config).view
+    view = Preprocessing(32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    trainer_view = Trainer(config).preprocessing
     fitted = fit_zca(PixelDataset(splits.train, view), view, seed=0)
     assert set(opened) == set(splits.train.sources)
     assert fit_zca(PixelDataset(splits.train, view), view, seed=0) == fitted != trainer_view.zca  # another mean and std
     assert fit_zca(PixelDataset(splits.train, view), view, seed=1) != fitted
-    assert Trainer(tiny_config(photos, tmp_path / "other", whitening="zca", augment="off")).view == trainer_view
+    assert (
+        Trainer(tiny_config(photos, tmp_path / "other", whitening="zca", augment="off")).preprocessing == trainer_view
+    )
     monkeypatch.setattr(zca_module, "NUM_PHOTOS", 5)
     opened.clear()
     fit_zca(PixelDataset(splits.train, view), view, seed=0)
@@ -89,7 +91,7 @@ def test_training_and_answers_see_the_same(photo_folder, checkpoints, tmp_path, 
         steps = {**steps, "model": str(checkpoints / steps["model"])}
     config = tiny_config(photo_folder, tmp_path / "run", epochs=1, **steps)
     predictor = Predictor(train(config))
-    view = predictor.run.view
+    view = predictor.run.preprocessing
     assert (view.grayscale, view.equalize) == (config.grayscale, config.equalize)
     assert view.blur == (config.whitening == "blur") and (view.zca is not None) == (config.whitening == "zca")
     saved = Predictions.load(tmp_path / "run" / "predictions-validation.parquet")
@@ -98,5 +100,5 @@ def test_training_and_answers_see_the_same(photo_folder, checkpoints, tmp_path, 
     card = (tmp_path / "run" / "README.md").read_text()
     assert f"equalize, whitening {config.whitening}" in card and "`transformers.pipeline` does not" in card
     photo = open_image(photo_folder / saved.ids[0]).filter(ImageFilter.SHARPEN)
-    plain = View(view.size, view.fit, view.shortest_edge, view.mean, view.std)
+    plain = Preprocessing(view.size, view.fit, view.shortest_edge, view.mean, view.std)
     assert np.abs(view(photo) - plain(photo)).max() > 0.1

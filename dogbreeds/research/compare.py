@@ -27,11 +27,11 @@ from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
 from dogbreeds.predictions import Predictions
 from dogbreeds.research.evaluate import classify, fixed_cost, photos_of
-from dogbreeds.research.photo_source import PhotoFinder
+from dogbreeds.research.photo_finder import PhotoFinder
 from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, wilson_interval
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.training.config import FREE_OPTIONS, TrainConfig
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
 """What computes the figures of a comparison."""
@@ -227,7 +227,7 @@ def compare(
             needs as many seeds, and the runs of a seed need the same photos. The lowest seed is shown in detail.
         split: Of the predictions that the runs hold, "test" or "validation"; by default test where all runs have it.
             With `data`, any split of that.
-        data: Judge the runs anew on this labelled set (as `dogbreeds.training.data.read_dataset` takes it) instead of
+        data: Judge the runs anew on this labelled set (as `dogbreeds.training.datasets.splits.read_dataset` takes it) instead of
             by the predictions that they hold.
         photos: Where the photos of the predictions are, for showing some and for timing; by default `data`, or what
             the runs name, where it is a folder that is still there.

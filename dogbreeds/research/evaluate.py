@@ -23,8 +23,8 @@ from dogbreeds.machine import on_all_cores, processor
 from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import RunFolder, whole_or_absent, write_json
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.data import LeftOut, Photos, Splits, load_data, read_dataset
+from dogbreeds.training.datasets.splits import LeftOut, Photos, Splits, load_data, read_dataset
+from dogbreeds.training.options import TrainConfig
 
 BATCH_SIZE = 32
 
@@ -84,7 +84,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
 
     Args:
         predictor: The run to judge.
-        photos: From `photos_of`, or a split from `dogbreeds.training.data.load_data`.
+        photos: From `photos_of`, or a split from `dogbreeds.training.datasets.splits.load_data`.
         progress: Show a progress bar.
 
     Raises:
@@ -184,7 +184,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
 
     Args:
         predictor: The run.
-        data: As for `dogbreeds.training.data.read_dataset`.
+        data: As for `dogbreeds.training.datasets.splits.read_dataset`.
         split: A split of the data. One that the data does not bring is cut as the run's training cut it, and is
             refused if that gives other photos. By default test, else validation, else all there is.
 
@@ -227,7 +227,7 @@ def splits_of(run: RunFolder, data: str) -> Splits:
 
     Raises:
         OtherData: It was trained on other data.
-        UserError: As `dogbreeds.training.data.load_data`.
+        UserError: As `dogbreeds.training.datasets.splits.load_data`.
     """
     # Each photo is looked at once or twice here, which is no reason to fill the disk with a pixel cache.
     config = replace(TrainConfig.from_dict(run.record["config"]), data=data, cache="off")
@@ -253,7 +253,7 @@ def _cut_again(predictor: Predictor, data: str, split: str) -> Photos:
 
 def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], list[str], np.ndarray, list[LeftOut]]]:
     """Batches of indices, digests and pixels, and the photos that can't be opened; decoding goes on ahead."""
-    view = predictor.run.view
+    view = predictor.run.preprocessing
 
     def load(index: int) -> tuple[str, np.ndarray] | LeftOut:
         source = photos.sources[index]

@@ -31,8 +31,8 @@ from dogbreeds.research.document import (
     to_markdown,
 )
 from dogbreeds.run_folder import whole_or_absent, write_json
+from dogbreeds.serving.ensemble import JOINT, Ensemble
 from dogbreeds.serving.heat_map import overlay
-from dogbreeds.serving.joint import JOINT, Joint
 
 NUM_WORST = 6
 """Breeds shown of those a run tells worst."""
@@ -49,7 +49,7 @@ THUMBNAIL = 200
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
-    """Write comparison.html, comparison.md with its pictures, comparison.json, CSV files for each run, and joint.json.
+    """Write comparison.html, comparison.md with its pictures, comparison.json, CSV files for each run, and ensemble.json.
 
     The last tells the page what the runs reach together.
 
@@ -69,7 +69,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
         (unfinished / "comparison.md").write_text(to_markdown(blocks), encoding="utf-8")
         write_json(unfinished / "comparison.json", comparison.to_dict())
         entries = comparison.main.entries
-        Joint.measure(
+        Ensemble.measure(
             [entry.run for entry in entries],
             [entry.predictions.probabilities for entry in entries],
             comparison.main.predictions.labels,

@@ -108,8 +108,8 @@ def _make_8bit(
     except UserError as error:
         raise UserError(f"{error}; name the run's photos with --data, or copy it with --precision float32") from None
     some = np.linspace(0, len(splits.train) - 1, min(NUM_PHOTOS, len(splits.train)), dtype=int)
-    opened = (open_image(splits.train.sources[index], at_least=run.view.decoded_side) for index in some)
-    pixels = np.stack([run.view(image) for image in opened])
+    opened = (open_image(splits.train.sources[index], at_least=run.preprocessing.decoded_side) for index in some)
+    pixels = np.stack([run.preprocessing(image) for image in opened])
     stay_float32 = quantize_onnx(run.onnx, partial / run_folder.ONNX_8BIT, pixels)
     copy = replace(run, path=partial, record={**run.record, "serving_model": run_folder.ONNX_8BIT})
     float32, int8 = Predictor(run), Predictor(copy)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dogbreeds.breeds import GROUPS
-from dogbreeds.serving.models import Comparison
+from dogbreeds.serving.model_set import Comparison
 from dogbreeds.serving.predictor import Prediction
 
 _TEXT_OR_NULL = {"anyOf": [{"type": "string"}, {"type": "null"}]}

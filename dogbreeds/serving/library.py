@@ -280,7 +280,7 @@ def _classify(predictor: Predictor, folder: Path, paths: list[str], top_k: int) 
     views = []
     for row in rows:
         try:
-            views.append(run.view(open_image(folder / row["path"], at_least=run.view.decoded_side)))
+            views.append(run.preprocessing(open_image(folder / row["path"], at_least=run.preprocessing.decoded_side)))
         except BadImage as error:
             row["error"] = str(error)
     if not views:

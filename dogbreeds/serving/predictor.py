@@ -95,8 +95,8 @@ class Predictor:
         """
         started = time.perf_counter()
         run = self.run
-        images = [open_image(photo, at_least=run.view.decoded_side) for photo in photos]
-        pixels = np.stack([run.view(image) for image in images])
+        images = [open_image(photo, at_least=run.preprocessing.decoded_side) for photo in photos]
+        pixels = np.stack([run.preprocessing(image) for image in images])
         logits, *found = self._session.run(self._outputs, {"pixel_values": pixels})
         heat_maps = found[0] if found else [None] * len(photos)
         calibration, probabilities = run.calibration, run.calibration.probabilities(logits)
@@ -109,7 +109,7 @@ class Predictor:
                 **vars(answer),
                 probabilities=row,
                 heat_map=None if heat_map is None else evidence(heat_map, run.labels.index(answer.breeds[0].breed)),
-                region=_shares(run.view.region(*image.size), image.size),
+                region=_shares(run.preprocessing.region(*image.size), image.size),
                 seconds=seconds,
             )
             for answer, row, heat_map, image in zip(answered, probabilities, heat_maps, images, strict=True)
@@ -117,7 +117,7 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Answer a blank photo, so that the first person need not wait for what the first answer takes longer."""
-        self.predict(Image.new("RGB", (self.run.view.size, self.run.view.size)))
+        self.predict(Image.new("RGB", (self.run.preprocessing.size, self.run.preprocessing.size)))
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits `(B, C)` of views `(B, 3, H, W)`, before calibration."""

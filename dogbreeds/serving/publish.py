@@ -70,7 +70,7 @@ def publish_space(model: Path, repo_id: str, *, private: bool = False, dry_run: 
     metadata = _space_metadata(run)
     with _folder(dry_run) as folder:
         _write_space(run, metadata, folder)
-        mark, hardware = "dogbreeds/serving/demo.py", metadata["suggested_hardware"]
+        mark, hardware = "dogbreeds/default_runs.py", metadata["suggested_hardware"]
         return str(dry_run or hub.upload(folder, repo_id, "space", private=private, mark=mark, hardware=hardware))
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.loaders import seed_of
-from dogbreeds.view import View
+from dogbreeds.training.options import TrainConfig
 
 NUM_TRIES = 10
 """How often the proportions of a random crop are drawn until it lies within the photo, as torchvision does."""
@@ -19,9 +19,9 @@ GREY = (0.2989, 0.587, 0.114)
 
 
 class Normalise:
-    """Normalised pixels, as `dogbreeds.view.View` makes them for one photo."""
+    """Normalised pixels, as `dogbreeds.preprocessing.Preprocessing` makes them for one photo."""
 
-    def __init__(self, view: View, device: torch.device) -> None:
+    def __init__(self, view: Preprocessing, device: torch.device) -> None:
         self._scale, self._shift = (torch.from_numpy(values).to(device) for values in view.scale_and_shift())
         self._zca: tuple[torch.Tensor, torch.Tensor] | None = None
         if view.zca is not None:
@@ -41,7 +41,7 @@ class Normalise:
             return nn.functional.conv2d(padded, kernel, bias).contiguous(memory_format=torch.channels_last)
 
 
-class RandomViews:
+class RandomAugmentation:
     """Random views of a split's photos: another one in each epoch, the same for the same seed, epoch and photo.
 
     With fixed views, as many epochs in turn are different, and then the first of them comes again.
@@ -53,7 +53,7 @@ class RandomViews:
     drawn beforehand, on the CPU, so it does not depend on batches, processes or the device.
     """
 
-    def __init__(self, config: TrainConfig, view: View, sizes: np.ndarray, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, view: Preprocessing, sizes: np.ndarray, device: torch.device) -> None:
         """Prepare for one split.
 
         Args:

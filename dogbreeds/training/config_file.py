@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.config import TrainConfig
+from dogbreeds.training.options import TrainConfig
 
 OF_ONE_START = ("output_dir", "overwrite", "resume")
 """Options that are not written: they are no part of a recipe."""

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from dogbreeds.training.convnet import ConvNet
-from dogbreeds.training.models import features_of
+from dogbreeds.training.earlier.convnet import ConvNet
+from dogbreeds.training.models.build import features_of
 
 MAX_DIFFERENCE = 1e-4
 """Largest difference allowed between an output of ONNX Runtime and of PyTorch; for outputs that go beyond 1, relative

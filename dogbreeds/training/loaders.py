@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dogbreeds.images import open_image
-from dogbreeds.training.data import Photos
-from dogbreeds.training.pixel_cache import PixelCache
-from dogbreeds.view import View
+from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.training.datasets.pixel_cache import PixelCache
+from dogbreeds.training.datasets.splits import Photos
 
 
 class Batch(NamedTuple):
@@ -32,7 +32,9 @@ def seed_of(*parts: int) -> int:
 class PixelDataset(Dataset[Batch]):
     """Photos as 8-bit pixels of a view: rows of a pixel cache, or decoded whenever they are asked for."""
 
-    def __init__(self, photos: Photos, view: View, cache: PixelCache | None = None, rows: np.ndarray | None = None):
+    def __init__(
+        self, photos: Photos, view: Preprocessing, cache: PixelCache | None = None, rows: np.ndarray | None = None
+    ):
         """Choose the photos.
 
         Args:
@@ -41,8 +43,10 @@ class PixelDataset(Dataset[Batch]):
             cache: Where their pixels are; None to decode them.
             rows: `(N,)`, of each photo its row in the cache.
         """
-        assert cache is None or (cache.view.geometry == view.geometry and rows is not None and len(rows) == len(photos))
-        self.photos, self.view = photos, view
+        assert cache is None or (
+            cache.preprocessing.geometry == view.geometry and rows is not None and len(rows) == len(photos)
+        )
+        self.photos, self.preprocessing = photos, view
         self._cached = None if cache is None else cache.pixels
         self._rows = rows
         self._labels = torch.from_numpy(photos.labels)
@@ -61,12 +65,14 @@ class PixelDataset(Dataset[Batch]):
     @property
     def num_bytes(self) -> int:
         """What the pixels take in memory."""
-        return len(self) * self.view.size**2 * 3
+        return len(self) * self.preprocessing.size**2 * 3
 
     def keep_on(self, device: torch.device) -> None:
         """Copy the cached pixels to an accelerator, where batches are then picked from them."""
         assert self._cached is not None and self._rows is not None
-        resident = torch.empty((len(self), self.view.size, self.view.size, 3), dtype=torch.uint8, device=device)
+        resident = torch.empty(
+            (len(self), self.preprocessing.size, self.preprocessing.size, 3), dtype=torch.uint8, device=device
+        )
         for start in range(0, len(self), 1024):
             rows = self._rows[start : start + 1024]
             resident[start : start + len(rows)] = torch.from_numpy(self._cached[rows]).to(device)
@@ -83,8 +89,8 @@ class PixelDataset(Dataset[Batch]):
         if self._cached is not None and self._rows is not None:
             pixels = self._cached[self._rows[indices]]
         else:
-            opened = (open_image(self.photos.sources[i], at_least=self.view.decoded_side) for i in indices)
-            pixels = np.stack([self.view.cut(image) for image in opened])
+            opened = (open_image(self.photos.sources[i], at_least=self.preprocessing.decoded_side) for i in indices)
+            pixels = np.stack([self.preprocessing.cut(image) for image in opened])
         return Batch(index, torch.from_numpy(pixels), self._labels[index])
 
 

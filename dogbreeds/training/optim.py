@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from dogbreeds.training.config import OptimizerName, TrainConfig
-from dogbreeds.training.models import classifier_of
+from dogbreeds.training.models.build import classifier_of
+from dogbreeds.training.options import OptimizerName, TrainConfig
 
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 2

@@ -46,10 +46,11 @@ from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import keep_freed_memory, num_cores_each, processor
 from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
-from dogbreeds.training.augment import Normalise, RandomViews
-from dogbreeds.training.checkpoints import Checkpoints
-from dogbreeds.training.config import FREE_OPTIONS, VIEW_OPTIONS, TrainConfig
-from dogbreeds.training.data import Photos, Splits, load_data, pixel_cache
+from dogbreeds.training.augment import Normalise, RandomAugmentation
+from dogbreeds.training.breed_metrics import BreedMetrics
+from dogbreeds.training.datasets.splits import Photos, Splits, load_data, pixel_cache
+from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
+from dogbreeds.training.earlier.zca import fit_zca
 from dogbreeds.training.export import export_serving_model
 from dogbreeds.training.features import compute_features
 from dogbreeds.training.loaders import (
@@ -61,12 +62,11 @@ from dogbreeds.training.loaders import (
     seed_of,
     training_loader,
 )
-from dogbreeds.training.losses import LOSSES, target_probabilities
-from dogbreeds.training.metric import BreedMetrics
-from dogbreeds.training.models import build_model, checkpoint, classifier_of, flops_per_photo, model_view
+from dogbreeds.training.models.build import build_model, checkpoint, classifier_of, flops_per_photo, model_view
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
-from dogbreeds.training.time_spent import PhaseClock, bottleneck, peak_flops
-from dogbreeds.training.zca import fit_zca
+from dogbreeds.training.options import FREE_OPTIONS, VIEW_OPTIONS, TrainConfig
+from dogbreeds.training.profiling import PhaseClock, bottleneck, peak_flops
+from dogbreeds.training.saved_states import SavedStates
 
 LOG_EVERY = 20
 """Steps between looks at the loss."""
@@ -157,7 +157,7 @@ class Trainer:
         Raises:
             UserError: As `train`.
         """
-        config.check_nothing_is_in_vain()
+        config.check_options_apply()
         run_folder.check_output(config.output_dir, overwrite=config.overwrite, resume=config.resume)
         self.config = config
         self.seconds: dict[str, float] = {}
@@ -184,7 +184,7 @@ class Trainer:
         self._say_data()
         self.base_run = self._base_run()
         self.full_model = build_model(config, self.splits.names)
-        self.view = model_view(config)
+        self.preprocessing = model_view(config)
         self.partial = self._begin()
         self.num_parameters = sum(parameter.numel() for parameter in self.full_model.parameters())
         self.flops_per_photo = flops_per_photo(self.full_model, config.image_size)
@@ -193,7 +193,7 @@ class Trainer:
         self._build_loaders()
         self._build_optimiser()
         self.progress = Progress()
-        self.checkpoints = Checkpoints(self.partial / run_folder.STATE)
+        self.checkpoints = SavedStates(self.partial / run_folder.STATE)
         self.saved_at = time.perf_counter()
         self.told_to_end = Event()
         if config.resume:
@@ -282,12 +282,12 @@ class Trainer:
             self.num_workers = min(8, num_cores_each()) if config.num_workers is None else config.num_workers
         if config.whitening == "zca":
             with self._timed("whitening"):
-                zca = fit_zca(data["train"], self.view, config.seed)
-            self.view = dataclasses.replace(self.view, zca=zca)
-        self.normalise = Normalise(self.view, device)
-        self.random_views: RandomViews | None = None
+                zca = fit_zca(data["train"], self.preprocessing, config.seed)
+            self.preprocessing = dataclasses.replace(self.preprocessing, zca=zca)
+        self.normalise = Normalise(self.preprocessing, device)
+        self.random_views: RandomAugmentation | None = None
         if config.random_views:
-            self.random_views = RandomViews(config, self.view, self.splits.sizes["train"], device)
+            self.random_views = RandomAugmentation(config, self.preprocessing, self.splits.sizes["train"], device)
         self.head_only = config.freeze_backbone and not config.random_views
         self.feature_seconds: dict[str, float] = {}
         training: Any = data["train"]
@@ -311,10 +311,10 @@ class Trainer:
     def _pixels(self, split: str) -> PixelDataset:
         """The photos of a split: for training as they are kept for it, otherwise as the model sees them."""
         photos, digests = getattr(self.splits, split), self.splits.digests[split].tolist()
-        view, cache = self.splits.kept_view if split == "train" else self.view, self.splits.cache
+        view, cache = self.splits.kept_view if split == "train" else self.preprocessing, self.splits.cache
         if cache is None:
             return PixelDataset(photos, view)
-        if cache.view.geometry != view.geometry:
+        if cache.preprocessing.geometry != view.geometry:
             with self.accelerator.main_process_first():
                 cache = pixel_cache(self.config, view, photos.sources, digests, self._is_main)
         return PixelDataset(photos, view, cache, cache.rows(digests))
@@ -535,7 +535,7 @@ class Trainer:
         self._say("told to end: all is saved, and --resume goes on from here")
         sys.exit(128 + signal.SIGTERM)
 
-    def _inputs(self, batch: Batch, random_views: RandomViews | None = None) -> torch.Tensor:
+    def _inputs(self, batch: Batch, random_views: RandomAugmentation | None = None) -> torch.Tensor:
         """What the model is given: features as they are, pixels normalised or as random views."""
         if self.head_only:
             return batch.inputs
@@ -719,7 +719,9 @@ class Trainer:
             differences = export_serving_model(model, self.partial / run_folder.ONNX, self.config.image_size)
         milliseconds = self._milliseconds_per_photo()
         image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
-        run_folder.write_json(self.partial / run_folder.PREPROCESSOR, self.view.to_preprocessor_config(image_processor))
+        run_folder.write_json(
+            self.partial / run_folder.PREPROCESSOR, self.preprocessing.to_preprocessor_config(image_processor)
+        )
         with (self.partial / run_folder.HISTORY).open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(self.progress.history[0]))
             writer.writeheader()
@@ -760,10 +762,10 @@ class Trainer:
         photos = self._photos("validation").sources
 
         def opened(photo: PhotoSource) -> Image:
-            return open_image(photo, at_least=self.view.decoded_side)
+            return open_image(photo, at_least=self.preprocessing.decoded_side)
 
         return milliseconds_per_photo(
-            [lambda photo: session.run(None, {"pixel_values": self.view(opened(photo))[None]})],
+            [lambda photo: session.run(None, {"pixel_values": self.preprocessing(opened(photo))[None]})],
             [photos[index] for index in range(min(len(photos), NUM_PHOTOS))],
         )[0]
 

@@ -23,11 +23,11 @@ from optuna.trial import TrialState
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import partial_path
 from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, study_folder
-from dogbreeds.training.config import FREE_OPTIONS, TrainConfig
 from dogbreeds.training.config_file import write_config_file
-from dogbreeds.training.data import Splits, load_data, with_part_of_training
+from dogbreeds.training.datasets.splits import Splits, load_data, with_part_of_training
 from dogbreeds.training.loaders import FeatureDataset, PixelDataset
-from dogbreeds.training.models import ARCHITECTURES, build_model, is_plain_cnn
+from dogbreeds.training.models.build import ARCHITECTURES, build_model, is_plain_cnn
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
 from dogbreeds.training.trainer import Diverged, Trainer
 
 _CLASSIFIER: dict[str, FloatDistribution] = {
@@ -107,7 +107,7 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
         raise UserError(f"--tune {num_trials}: must be 1 or more")
     if not 0 < fraction <= 1:
         raise UserError(f"--tune-fraction {fraction:g}: must be above 0 and at most 1")
-    config.check_nothing_is_in_vain()
+    config.check_options_apply()
     splits = with_part_of_training(load_data(config), fraction, config.seed)
     build_model(config, splits.names)  # before there is a study, whose options could not be mended any more
     shared = _Shared(dataclasses.replace(splits, test=None))

@@ -13,9 +13,9 @@ import tyro
 from accelerate import Accelerator
 
 from dogbreeds.training.augment import Normalise
-from dogbreeds.training.config import TrainConfig
 from dogbreeds.training.features import BATCH_SIZE, encoder
-from dogbreeds.training.models import build_model, features_of, model_view
+from dogbreeds.training.models.build import build_model, features_of, model_view
+from dogbreeds.training.options import TrainConfig
 
 
 def main(model: str, num_batches: int = 10, num_rounds: int = 3) -> None:

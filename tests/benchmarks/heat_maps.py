@@ -35,12 +35,12 @@ def main(run_dir: Path, photos: Path, num_photos: int = 100) -> None:
     patch = model.config.patch_size
     every = sorted(photos.rglob("*.jpg"))
     chosen = every[:: max(1, len(every) // num_photos)][:num_photos]
-    pixels = torch.stack([torch.from_numpy(run.view(open_image(path))) for path in chosen])
+    pixels = torch.stack([torch.from_numpy(run.preprocessing(open_image(path))) for path in chosen])
     rng = torch.Generator().manual_seed(0)
     shares = (0.1, 0.2, 0.3, 0.5)
     left: dict[str, list[np.ndarray]] = {"ours": [], "rollout": [], "chance": []}
     whole = []
-    serving_model = ServingModel(model, run.view.size)
+    serving_model = ServingModel(model, run.preprocessing.size)
     with torch.no_grad():
         for batch in pixels.split(20):
             logits, heat = serving_model(batch)

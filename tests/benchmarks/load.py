@@ -30,7 +30,7 @@ from PIL import Image
 
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.run_folder import SHIPPED_RUNS
-from dogbreeds.serving.models import TOP_K
+from dogbreeds.serving.model_set import TOP_K
 from dogbreeds.serving.predictor import Predictor
 from tests.served_page import served_page
 

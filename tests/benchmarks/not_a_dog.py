@@ -23,7 +23,7 @@ def main(dogs: str, everyday: Path, not_dogs: Path, run_dir: Path = DEFAULT_RUN)
     predictor = Predictor(run_dir)
 
     def logits(sources: list) -> np.ndarray:
-        views = (predictor.run.view(open_image(source))[None] for source in sources)
+        views = (predictor.run.preprocessing(open_image(source))[None] for source in sources)
         return np.concatenate([predictor.logits(view) for view in views])
 
     validation = logits(list(photos_of(predictor, dogs, "validation").sources))

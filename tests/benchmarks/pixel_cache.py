@@ -14,9 +14,9 @@ import numpy as np
 import tyro
 
 from dogbreeds.machine import num_cores
-from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.data import load_data
+from dogbreeds.training.datasets.splits import load_data
 from dogbreeds.training.loaders import PixelDataset, training_loader
+from dogbreeds.training.options import TrainConfig
 
 
 def main(data: str, image_size: int = 224, num_photos: int = 2000, num_rounds: int = 3) -> None:

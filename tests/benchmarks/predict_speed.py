@@ -21,10 +21,10 @@ from dogbreeds import run_folder
 from dogbreeds.breeds import all_breeds
 from dogbreeds.calibration import Calibration
 from dogbreeds.images import open_image
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.export import export_serving_model
 from dogbreeds.training.quantize import quantize_onnx
-from dogbreeds.view import View
 
 
 def main(
@@ -58,7 +58,7 @@ def make_random_vit_base(path: Path, photos: list[Path]) -> Path:
     partial = run_folder.begin(path, resume=False)
     model.save_pretrained(partial)
     export_serving_model(model, partial / run_folder.ONNX, 224)
-    view = View()
+    view = Preprocessing()
     pixels = np.stack([view(open_image(photo)) for photo in photos])
     quantize_onnx(partial / run_folder.ONNX, partial / run_folder.ONNX_8BIT, pixels)
     run_folder.write_json(partial / run_folder.PREPROCESSOR, view.to_preprocessor_config("ViTImageProcessor"))

@@ -29,9 +29,9 @@ from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
 from dogbreeds.images import open_image
-from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.data import load_data
-from dogbreeds.training.models import model_view
+from dogbreeds.training.datasets.splits import load_data
+from dogbreeds.training.models.build import model_view
+from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.trainer import Trainer
 
 NUM_WARM_UP = 2

@@ -13,13 +13,13 @@ from dogbreeds.errors import UserError
 from dogbreeds.run_folder import PRETRAINED, RunFolder, serving_files, write_json
 from dogbreeds.serving.predictor import Prediction
 
-JOINT = "joint.json"
-SHIPPED_JOINT = PRETRAINED / JOINT
+JOINT = "ensemble.json"
+SHIPPED_ENSEMBLE = PRETRAINED / JOINT
 """What the two runs that come with the project reach together."""
 
 
 @dataclass(frozen=True)
-class Joint:
+class Ensemble:
     """What some runs reach together on photos that none of them was trained on; written by `compare`."""
 
     models: tuple[str, ...]
@@ -40,7 +40,7 @@ class Joint:
         return self.num_right > max(self.num_right_alone)
 
     @classmethod
-    def measure(cls, runs: Sequence[RunFolder], probabilities: Sequence[np.ndarray], labels: np.ndarray) -> "Joint":
+    def measure(cls, runs: Sequence[RunFolder], probabilities: Sequence[np.ndarray], labels: np.ndarray) -> "Ensemble":
         """Compare joint with single answers.
 
         Args:
@@ -81,7 +81,7 @@ class Joint:
         write_json(path, asdict(self))
 
     @classmethod
-    def load(cls, path: Path) -> "Joint":
+    def load(cls, path: Path) -> "Ensemble":
         """Read what `save` wrote.
 
         Raises:

@@ -56,8 +56,8 @@ _POLICY = (
 _INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
 
-def door(uploads: Path, cache_seconds: float) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    """What to give the page's server as its lifespan, so that every request comes through a `Door`.
+def gateway_lifespan(uploads: Path, cache_seconds: float) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """What to give the page's server as its lifespan, so that every request comes through a `Gateway`.
 
     As a middleware it would stand behind gradio's own, which answers foreign origins before anybody is asked.
 
@@ -69,14 +69,14 @@ def door(uploads: Path, cache_seconds: float) -> Callable[[Starlette], AbstractA
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         assert app.middleware_stack is not None
-        app.middleware_stack = Door(app.middleware_stack, uploads)
+        app.middleware_stack = Gateway(app.middleware_stack, uploads)
         async with sweeping(uploads, cache_seconds):
             yield
 
     return lifespan
 
 
-class Door:
+class Gateway:
     """Lets in what the page needs; all else is answered with 404, 403 or 429 and a sentence."""
 
     def __init__(self, app: ASGIApp, uploads: Path, now: Callable[[], float] = time.monotonic) -> None:
@@ -87,7 +87,7 @@ class Door:
             uploads: The folder that may be read.
             now: The time in seconds.
         """
-        self._app, self._uploads, self._pace = app, uploads.resolve(), Pace(now)
+        self._app, self._uploads, self._pace = app, uploads.resolve(), RateLimiter(now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -136,7 +136,7 @@ class Door:
             return False
 
 
-class Pace:
+class RateLimiter:
     """A bucket of tokens for each address: a request takes one, time fills it again."""
 
     _MAX_ADDRESSES = 10_000

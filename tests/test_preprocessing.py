@@ -6,7 +6,7 @@ from conftest import make_photo
 from PIL import Image
 
 from dogbreeds.errors import UserError
-from dogbreeds.view import STEPS, View, Zca
+from dogbreeds.preprocessing import STEPS, Preprocessing, Zca
 
 
 def make_zca(seed=0, side=5):
@@ -15,9 +15,9 @@ def make_zca(seed=0, side=5):
 
 
 VIEWS = [
-    View(32, "crop"),
-    View(32, "squash"),
-    View(32, "crop", shortest_edge=40, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)),
+    Preprocessing(32, "crop"),
+    Preprocessing(32, "squash"),
+    Preprocessing(32, "crop", shortest_edge=40, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)),
 ]
 
 
@@ -36,17 +36,19 @@ def test_it_is_what_transformers_sees(view, size, tmp_path):
 
 
 STEPPED = [
-    View(32, grayscale=True),
-    View(32, "squash", equalize=True, blur=True),
-    View(32, mean=(0.4, 0.5, 0.6), zca=make_zca()),
-    View(32, "crop", 40, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), grayscale=True, equalize=True, blur=True, zca=make_zca(1)),
+    Preprocessing(32, grayscale=True),
+    Preprocessing(32, "squash", equalize=True, blur=True),
+    Preprocessing(32, mean=(0.4, 0.5, 0.6), zca=make_zca()),
+    Preprocessing(
+        32, "crop", 40, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), grayscale=True, equalize=True, blur=True, zca=make_zca(1)
+    ),
 ]
 
 
 @pytest.mark.parametrize("view", VIEWS + STEPPED)
 def test_the_checkpoint_brings_its_view(view):
     stored = json.loads(json.dumps(view.to_preprocessor_config("ViTImageProcessor")))
-    assert View.from_preprocessor_config(stored) == view
+    assert Preprocessing.from_preprocessor_config(stored) == view
     assert (STEPS in stored) == (view in STEPPED)
     others = [other for other in STEPPED + VIEWS if other is not view]
     assert view not in others
@@ -65,7 +67,7 @@ def test_a_view_with_steps_is_still_read_by_transformers(tmp_path):
 def test_grey_is_the_luma_in_three_channels():
     photo = make_photo(0, 0, (32, 32))
     expected = np.asarray(photo, np.float64) @ [0.299, 0.587, 0.114]
-    grey = View(32, grayscale=True).cut(photo)
+    grey = Preprocessing(32, grayscale=True).cut(photo)
     assert np.abs(grey - expected[..., None]).max() <= 1 and (grey == grey[..., :1]).all()
 
 
@@ -73,7 +75,7 @@ def test_equalising_spreads_the_brightness_and_leaves_the_colours():
     photo = Image.fromarray((np.asarray(make_photo(3, 0, (64, 64))) // 4 + 60).astype(np.uint8))  # of little contrast
     before, after = (
         np.asarray(Image.fromarray(view.cut(photo)).convert("YCbCr"), np.float64)
-        for view in (View(64), View(64, equalize=True))
+        for view in (Preprocessing(64), Preprocessing(64, equalize=True))
     )
     assert np.ptp(before[..., 0]) < 100
     deciles = np.quantile(after[..., 0], np.linspace(0.1, 0.9, 9))
@@ -81,17 +83,19 @@ def test_equalising_spreads_the_brightness_and_leaves_the_colours():
     assert np.abs(deciles[3:6] - 255 * np.linspace(0.4, 0.6, 3)).max() < 10
     dark = (after[..., 0] > 100) & (after[..., 0] < 180)
     assert np.abs(after[dark, 1:] - before[dark, 1:]).max() <= 2
-    grey = View(64, grayscale=True, equalize=True).cut(photo)
+    grey = Preprocessing(64, grayscale=True, equalize=True).cut(photo)
     assert (grey == grey[..., :1]).all() and np.ptp(grey) == 255
 
 
 def test_blur_is_a_gaussian_of_two_pixels_of_224():
     point = np.zeros((224, 224, 3), np.uint8)
     point[112, 112] = 255
-    blurred = View(224, blur=True).cut(Image.fromarray(np.kron(point, np.ones((1, 1, 1), np.uint8)))).astype(float)
+    blurred = (
+        Preprocessing(224, blur=True).cut(Image.fromarray(np.kron(point, np.ones((1, 1, 1), np.uint8)))).astype(float)
+    )
     edge = np.zeros((224, 224, 3), np.uint8)
     edge[:, 112:] = 255
-    profile = View(224, blur=True).cut(Image.fromarray(edge))[112, :, 0].astype(float)
+    profile = Preprocessing(224, blur=True).cut(Image.fromarray(edge))[112, :, 0].astype(float)
     step = np.diff(profile) / 255
     places = np.arange(223) - 111
     assert abs((step * places).sum()) < 0.05 and abs((step * places**2).sum() ** 0.5 - 2) < 0.2
@@ -99,16 +103,25 @@ def test_blur_is_a_gaussian_of_two_pixels_of_224():
 
 
 def test_steps_are_part_of_what_names_a_pixel_cache():
-    assert View(24).geometry == {"size": 24, "fit": "crop", "shortest_edge": None}  # caches of earlier versions
-    views = [View(24), View(24, grayscale=True), View(24, equalize=True), View(24, blur=True)]
+    assert Preprocessing(24).geometry == {
+        "size": 24,
+        "fit": "crop",
+        "shortest_edge": None,
+    }  # caches of earlier versions
+    views = [
+        Preprocessing(24),
+        Preprocessing(24, grayscale=True),
+        Preprocessing(24, equalize=True),
+        Preprocessing(24, blur=True),
+    ]
     assert all(one.geometry != other.geometry for one in views for other in views if one is not other)
-    assert View(24, zca=make_zca()).geometry == View(24).geometry  # which comes after what is kept
+    assert Preprocessing(24, zca=make_zca()).geometry == Preprocessing(24).geometry  # which comes after what is kept
 
 
 @pytest.mark.parametrize("side", [1, 3, 5])
 def test_whitening_is_a_convolution_with_the_edges_going_on(side):
     zca, photo = make_zca(side=side), make_photo(1, 0, (20, 20))
-    pixels, whitened = View(20)(photo), View(20, zca=zca)(photo)
+    pixels, whitened = Preprocessing(20)(photo), Preprocessing(20, zca=zca)(photo)
     assert whitened.shape == (3, 20, 20) and whitened.dtype == np.float32
     for row, column in ((0, 0), (0, 19), (7, 12), (19, 10)):
         rows, columns = (np.clip(np.arange(side) - side // 2 + at, 0, 19) for at in (row, column))
@@ -118,17 +131,17 @@ def test_whitening_is_a_convolution_with_the_edges_going_on(side):
 
 def test_the_region_is_what_is_seen():
     image = Image.new("RGB", (100, 40), "black")
-    view = View(32)
+    view = Preprocessing(32)
     left, top, right, bottom = view.region(100, 40)
     assert (left, top, right, bottom) == (30, 0, 70, 40)
     image.paste("white", (int(left), int(top), int(right), int(bottom)))
     assert view(image)[:, :, 1:-1].min() == 1.0 and view(image)[:, :, [0, -1]].max() < 1.0
     assert view.region(40, 100) == (0, 30, 40, 70)
-    assert View(32, "squash").region(100, 40) == (0, 0, 100, 40)
+    assert Preprocessing(32, "squash").region(100, 40) == (0, 0, 100, 40)
 
 
 def test_views_that_can_not_be_made_are_refused():
-    good = View(32).to_preprocessor_config("ViTImageProcessor")
+    good = Preprocessing(32).to_preprocessor_config("ViTImageProcessor")
     for change, words in (
         ({"resample": 3}, "bilinear"),
         ({"crop_size": {"height": 32, "width": 16}}, "not square"),
@@ -145,4 +158,4 @@ def test_views_that_can_not_be_made_are_refused():
         ({STEPS: {"zca": {"kernel": np.full((3, 3, 1, 1), np.nan).tolist(), "bias": [0, 0, 0]}}}, "not finite"),
     ):
         with pytest.raises(UserError, match=words):
-            View.from_preprocessor_config({**good, **change})
+            Preprocessing.from_preprocessor_config({**good, **change})

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from dogbreeds.training.config import LossName
+from dogbreeds.training.options import LossName
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From logits `(B, C)` and target probabilities `(B, C)` to the mean over the photos."""

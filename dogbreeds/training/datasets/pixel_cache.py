@@ -25,7 +25,7 @@ from tqdm import tqdm
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.machine import on_all_cores
-from dogbreeds.view import View
+from dogbreeds.preprocessing import Preprocessing
 
 FORMAT = 2
 """Raised when what is kept of a photo changes."""
@@ -42,7 +42,7 @@ _opened: set[Path] = set()
 class PixelCache:
     """An open cache."""
 
-    view: View
+    preprocessing: Preprocessing
     """How the photos were scaled; its `mean` and `std` play no part."""
     pixels: np.ndarray
     """`(N, size, size, 3)` uint8, memory-mapped: the readable photos, each content once."""
@@ -64,7 +64,7 @@ def default_folder() -> Path:
 
 
 def open_pixel_cache(
-    view: View,
+    view: Preprocessing,
     sources: Sequence[Path | bytes],
     digests: Sequence[str],
     *,
@@ -113,13 +113,13 @@ def open_pixel_cache(
         ) from None
 
 
-def _key(view: View, digests: dict[str, int]) -> str:
+def _key(view: Preprocessing, digests: dict[str, int]) -> str:
     # Pillow's version too, for another decoder or filter gives other pixels.
     facts = {"format": FORMAT, "pillow": PIL.__version__, "view": view.geometry, "digests": sorted(digests)}
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-def _open(path: Path, view: View, wanted: dict[str, int]) -> PixelCache | None:
+def _open(path: Path, view: Preprocessing, wanted: dict[str, int]) -> PixelCache | None:
     """The cache, or None where it is not what its name says."""
     try:
         record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
@@ -141,7 +141,9 @@ def _open(path: Path, view: View, wanted: dict[str, int]) -> PixelCache | None:
     return PixelCache(view, pixels, sizes, problems, {digest: row for row, digest in enumerate(digests)})
 
 
-def _build(path: Path, view: View, sources: Sequence[Path | bytes], index_of: dict[str, int], progress: bool) -> None:
+def _build(
+    path: Path, view: Preprocessing, sources: Sequence[Path | bytes], index_of: dict[str, int], progress: bool
+) -> None:
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
@@ -178,7 +180,7 @@ def _build(path: Path, view: View, sources: Sequence[Path | bytes], index_of: di
 
 
 def _decode(
-    sources: Sequence[Path | bytes], indices: list[int], view: View
+    sources: Sequence[Path | bytes], indices: list[int], view: Preprocessing
 ) -> Iterator[tuple[np.ndarray, tuple[int, int]] | str]:
     """Of each of these photos its pixels and its size, or what is wrong with it; on all cores."""
 

@@ -19,9 +19,9 @@ from dogbreeds.errors import UserError
 from dogbreeds.hub import announce
 from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.machine import on_all_cores
-from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.pixel_cache import PixelCache, default_folder, open_pixel_cache
-from dogbreeds.view import View
+from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.training.datasets.pixel_cache import PixelCache, default_folder, open_pixel_cache
+from dogbreeds.training.options import TrainConfig
 
 MAX_UNREADABLE = 0.01
 """A larger share of photos that can't be decoded stops the run: then something is wrong with the data as a whole."""
@@ -96,7 +96,7 @@ class Splits:
     """For each split the SHA-256 of each photo's file, in hexadecimal, in the split's order."""
     sizes: dict[str, np.ndarray]
     """For each split `(N, 2)` int: width and height of each photo, upright, as it was decoded, pixels."""
-    kept_view: View
+    kept_view: Preprocessing
     """What training keeps of a photo; see `kept_view`."""
     cache: PixelCache | None
     """All photos as `kept_view` shows them; None where they are decoded in every epoch."""
@@ -201,7 +201,7 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
         split_hash=_hash_lines(lines),
         digests=part_digests,
         sizes=part_sizes,
-        kept_view=checked.view,
+        kept_view=checked.preprocessing,
         cache=checked.cache,
     )
 
@@ -221,7 +221,7 @@ def with_part_of_training(splits: Splits, fraction: float, seed: int) -> Splits:
     )
 
 
-def kept_view(config: TrainConfig, longest_side: int) -> View:
+def kept_view(config: TrainConfig, longest_side: int) -> Preprocessing:
     """What training keeps of a photo: what evaluation sees, or for random views the whole photo, squashed to a square.
 
     Steps of pre-processing in 8 bits (grey, equalised, blurred) are part of either: random views are made of a photo
@@ -238,7 +238,7 @@ def kept_view(config: TrainConfig, longest_side: int) -> View:
 
 
 def pixel_cache(
-    config: TrainConfig, view: View, sources: Sequence[Path | bytes], digests: Sequence[str], progress: bool
+    config: TrainConfig, view: Preprocessing, sources: Sequence[Path | bytes], digests: Sequence[str], progress: bool
 ) -> PixelCache:
     """The pixel cache of these photos, kept as the options say.
 
@@ -467,7 +467,7 @@ class _Checked:
     """By digest, what is wrong with a photo."""
     size_of: dict[str, tuple[int, int]]
     """By digest, width and height of a good photo, upright, as it was decoded."""
-    view: View
+    preprocessing: Preprocessing
     cache: PixelCache | None
 
 
@@ -535,7 +535,7 @@ def _read_header(source: Path | bytes) -> tuple[str, int, str | None]:
         return digest, 0, str(error)
 
 
-def _size(source: Path | bytes, view: View) -> tuple[int, int] | str:
+def _size(source: Path | bytes, view: Preprocessing) -> tuple[int, int] | str:
     """The size of a photo, or why it can't be decoded."""
     try:
         return open_image(source, at_least=view.decoded_side).size

@@ -1,6 +1,6 @@
 """The model's view of a photo: the one way from an RGB image to the pixels that a model sees.
 
-Training's evaluation, the command line and the page all call `View`; what it does is read from the checkpoint's
+Training's evaluation, the command line and the page all call `Preprocessing`; what it does is read from the checkpoint's
 `preprocessor_config.json`, in the format of transformers, so that `transformers.pipeline` sees the same. The steps of
 pre-processing (`grayscale`, `equalize`, `blur`, `zca`) have no place in that format: they stand there under a key of
 this project's own, `STEPS`, which transformers passes over. A view that has any of them is seen by this project alone.
@@ -30,7 +30,7 @@ class Zca:
     ZCA (Bell & Sejnowski 1997, "The independent components of natural scenes are edge filters") of whole photos would
     need a covariance of 150,528 x 150,528 values. That of k x k x 3 patches is small, and because photos look alike
     wherever one looks, its rows for a patch's central pixel whiten every pixel, as a convolution.
-    `dogbreeds.training.zca` fits it.
+    `dogbreeds.training.earlier.zca` fits it.
     """
 
     kernel: np.ndarray
@@ -85,7 +85,7 @@ class Zca:
 
 
 @dataclass(frozen=True)
-class View:
+class Preprocessing:
     """What a model sees of a photo."""
 
     size: int = 224
@@ -217,7 +217,7 @@ class View:
         }
 
     @classmethod
-    def from_preprocessor_config(cls, config: dict[str, Any]) -> "View":
+    def from_preprocessor_config(cls, config: dict[str, Any]) -> "Preprocessing":
         """Read a checkpoint's `preprocessor_config.json`.
 
         Raises:
@@ -246,7 +246,7 @@ class View:
 
 
 def _read_steps(values: Any) -> dict[str, Any]:
-    """The steps of a `preprocessor_config.json`, as the fields of a `View`."""
+    """The steps of a `preprocessor_config.json`, as the fields of a `Preprocessing`."""
     where = f"preprocessor_config.json: {STEPS}"
     if not isinstance(values, dict):
         raise UserError(f"{where} is {values!r}, not an object of steps; copy the run folder anew or train again")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dogbreeds.errors import UserError
-from dogbreeds.view import Fit, View
+from dogbreeds.preprocessing import Fit, Preprocessing
 
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
 ActivationName = Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"]
@@ -237,7 +237,7 @@ class TrainConfig:
                 "--from-scratch leaves no classifier whose breeds could be kept: leave --keep-known-breeds out"
             )
 
-    def check_nothing_is_in_vain(self) -> None:
+    def check_options_apply(self) -> None:
         """See that what is given can have an effect; before training, and not of runs that there are.
 
         Raises:
@@ -289,12 +289,12 @@ class TrainConfig:
         return self.augment == "on"
 
     @property
-    def view(self) -> View:
+    def view(self) -> Preprocessing:
         """The view that the options ask for, without what the checkpoint (mean, std) and the training photos (zca) add.
 
-        Evaluation sees it; for random views, `dogbreeds.training.data.kept_view` makes of it what is kept of a photo.
+        Evaluation sees it; for random views, `dogbreeds.training.datasets.splits.kept_view` makes of it what is kept of a photo.
         """
-        return View(
+        return Preprocessing(
             self.image_size,
             self.fit,
             grayscale=self.grayscale,

@@ -10,9 +10,9 @@ from PIL import Image
 from dogbreeds.answers import Answer, BreedProbability
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.heat_map import overlay
-from dogbreeds.serving.models import Comparison, Models
+from dogbreeds.serving.model_set import Comparison, ModelSet
+from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.predictor import Prediction
-from dogbreeds.serving.texts import Texts
 
 _SIGNS = {"confident": "✔", "unsure": "?", "not_a_dog": "✖", "error": "!", "agree": "=", "disagree": "≠"}
 """What tells the kinds of answers apart for those who don't see their colours."""
@@ -77,7 +77,7 @@ def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts
     )
 
 
-def agreement(comparison: Comparison, models: Models, texts: Texts) -> str:
+def agreement(comparison: Comparison, models: ModelSet, texts: Texts) -> str:
     """Whether the models agree, and what they say together."""
     answers = list(comparison.predictions.values())
     no_dog = comparison.agree and answers[0].verdict == "not_a_dog"
@@ -94,7 +94,7 @@ def agreement(comparison: Comparison, models: Models, texts: Texts) -> str:
     return _banner("agree" if comparison.agree else "disagree", texts.side_by_side, sentence, remark)
 
 
-def side_by_side(comparison: Comparison, models: Models, photo: Image.Image, texts: Texts) -> str:
+def side_by_side(comparison: Comparison, models: ModelSet, photo: Image.Image, texts: Texts) -> str:
     """The models' answers beside each other, or below each other on a phone."""
     return '<div class="cards">' + "".join(
         f'<section class="card" aria-label="{escape(name)}"><h2>{escape(name)}</h2>'

@@ -23,7 +23,7 @@ NUM_KEPT = 2
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
-class Checkpoints:
+class SavedStates:
     """The checkpoints of one run; written by one process."""
 
     def __init__(self, folder: Path) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.machine import on_all_cores
-from dogbreeds.serving.cards import thumbnail
 from dogbreeds.serving.library import columns, places, write_csv
+from dogbreeds.serving.page.cards import thumbnail
+from dogbreeds.serving.page.texts import ENGLISH
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.texts import ENGLISH
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
@@ -48,7 +48,7 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
         predictor: The model that answers.
         files: Of each upload its name and where it lies.
     """
-    view = predictor.run.view
+    view = predictor.run.preprocessing
 
     def load(file: tuple[str, Path]) -> tuple[Row, np.ndarray | None]:
         name, path = file

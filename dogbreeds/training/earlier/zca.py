@@ -1,10 +1,10 @@
-"""Fitting ZCA whitening (`dogbreeds.view.Zca`) on training photos."""
+"""Fitting ZCA whitening (`dogbreeds.preprocessing.Zca`) on training photos."""
 
 import numpy as np
 
 from dogbreeds.errors import UserError
+from dogbreeds.preprocessing import Preprocessing, Zca
 from dogbreeds.training.loaders import PixelDataset, seed_of
-from dogbreeds.view import View, Zca
 
 KERNEL_SIZE = 5
 """Height and width of the patches, pixels."""
@@ -17,7 +17,7 @@ of all the rest. 0.1 for patches of unit variance is the start that Coates & Ng 
 representations with k-means", section 3)."""
 
 
-def fit_zca(dataset: PixelDataset, view: View, seed: int) -> Zca:
+def fit_zca(dataset: PixelDataset, view: Preprocessing, seed: int) -> Zca:
     """Fit the whitening of a view on patches of training photos.
 
     The same for the same photos, view and seed, so every process fits it for itself, and a resumed run again.

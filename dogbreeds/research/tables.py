@@ -17,7 +17,7 @@ from typing import Any
 from dogbreeds.errors import UserError
 from dogbreeds.research.document import Block, Heading, Table, Text, to_html, to_markdown
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.training.config import FREE_OPTIONS, TrainConfig
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
 
 CNN = "train_cnn_baseline.py"
 VIT = "train_vit.py"

@@ -9,9 +9,9 @@ from PIL import Image
 from dogbreeds.answers import Answer
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import unique_names
-from dogbreeds.serving.joint import SHIPPED_JOINT, Joint, model_hash
+from dogbreeds.serving.batching import BatchingPredictor
+from dogbreeds.serving.ensemble import SHIPPED_ENSEMBLE, Ensemble, model_hash
 from dogbreeds.serving.predictor import Prediction, Predictor
-from dogbreeds.serving.together import TogetherPredictor
 
 TOP_K = 5
 """Breeds that an answer names."""
@@ -35,10 +35,10 @@ class Comparison:
         return len({answer.breeds[0].breed for answer in answers}) == 1
 
 
-class Models:
+class ModelSet:
     """The models of a page, by the names that it shows."""
 
-    def __init__(self, predictors: Sequence[Predictor], joint: Joint | None = None) -> None:
+    def __init__(self, predictors: Sequence[Predictor], joint: Ensemble | None = None) -> None:
         """Take the models.
 
         Args:
@@ -49,7 +49,7 @@ class Models:
         self.predictors = dict(zip(names, predictors, strict=True))
         self.names = list(self.predictors)
         self.joint = joint
-        self._together = {name: TogetherPredictor(each, top_k=TOP_K) for name, each in self.predictors.items()}
+        self._together = {name: BatchingPredictor(each, top_k=TOP_K) for name, each in self.predictors.items()}
 
     @property
     def first(self) -> Predictor:
@@ -74,19 +74,19 @@ class Models:
         return Comparison(predictions, together)
 
 
-def joint_of(predictors: Sequence[Predictor], path: Path | None) -> Joint | None:
+def ensemble_of(predictors: Sequence[Predictor], path: Path | None) -> Ensemble | None:
     """What these models reach together.
 
     Args:
         predictors: The models.
-        path: The joint.json of their comparison; by default the one that comes with the project, if it is about them.
+        path: The ensemble.json of their comparison; by default the one that comes with the project, if it is about them.
 
     Raises:
         UserError: The file is missing, damaged or about other models.
     """
-    if path is None and not SHIPPED_JOINT.exists():  # a Space with a run of its own
+    if path is None and not SHIPPED_ENSEMBLE.exists():  # a Space with a run of its own
         return None
-    joint = Joint.load(path or SHIPPED_JOINT)
+    joint = Ensemble.load(path or SHIPPED_ENSEMBLE)
     runs = [predictor.run for predictor in predictors]
     if joint.is_of(runs) and all(run.labels == runs[0].labels for run in runs):
         return joint

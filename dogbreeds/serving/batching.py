@@ -7,11 +7,11 @@ from PIL import Image
 
 from dogbreeds.serving.predictor import Prediction, Predictor
 
-MAX_TOGETHER = 8
+MAX_BATCH_SIZE = 8
 """Photos in one forward pass."""
 
 
-class TogetherPredictor:
+class BatchingPredictor:
     """Answers one photo for each caller; photos that come while others are being answered go through the model as one.
 
     A single caller waits for nobody: whoever comes first computes, with all who are waiting by then.
@@ -36,7 +36,7 @@ class TogetherPredictor:
 
     def _compute(self) -> None:
         with self._changing:
-            batch, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
+            batch, self._waiting = self._waiting[:MAX_BATCH_SIZE], self._waiting[MAX_BATCH_SIZE:]
         try:
             predictions = self._predictor.predict_together([photo for photo, _ in batch], top_k=self._top_k)
         except BaseException as error:

@@ -27,10 +27,10 @@ from transformers.utils import logging as transformers_logging
 from dogbreeds.breeds import label_name
 from dogbreeds.errors import UserError
 from dogbreeds.hub import announce
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.run_folder import PREPROCESSOR
-from dogbreeds.training.config import TrainConfig
-from dogbreeds.training.convnet import ConvNetConfig
-from dogbreeds.view import View
+from dogbreeds.training.earlier.convnet import ConvNetConfig
+from dogbreeds.training.options import TrainConfig
 
 CHECKPOINTS = {
     "mobilenet_v1": "google/mobilenet_v1_1.0_224",
@@ -196,7 +196,7 @@ def checkpoint(model: str) -> str:
     return CHECKPOINTS.get(model, model)
 
 
-def model_view(config: TrainConfig) -> View:
+def model_view(config: TrainConfig) -> Preprocessing:
     """The view of a run: size, fit and pre-processing are the run's, mean and standard deviation the checkpoint's.
 
     A checkpoint that brings none, or a model built from nothing, gets 0.5 for both. What `--whitening zca` fits on the

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, make_photo
 
 from dogbreeds.run_folder import DEFAULT_RUN
-from dogbreeds.serving.door import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Door, Pace, upload
+from dogbreeds.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Gateway, RateLimiter, upload
 from dogbreeds.serving.uploads import open_upload
 from tests.served_page import served_page
 
@@ -138,8 +138,8 @@ class Server:
             "PYTHONPATH": str(self.watched.parent),
         }
         script = (
-            "import sys; from dogbreeds.serving import demo; demo.CACHE_SECONDS = 2\n"
-            f"demo.serve([{str(run)!r}], None, None)"
+            "import sys; from dogbreeds.serving.page import app; app.CACHE_SECONDS = 2\n"
+            f"app.serve([{str(run)!r}], None, None)"
         )
         with served_page([sys.executable, "-c", script], environment=environment) as (address, self.process):
             self.port = int(address.rsplit(":", 1)[1])
@@ -241,7 +241,7 @@ def test_of_all_routes_these_are_open():
     async def nobody(scope, receive, send):
         raise AssertionError
 
-    stands = Door(nobody, Path("/uploads"))
+    stands = Gateway(nobody, Path("/uploads"))
     names = {"{api_name}": "predict", "{event_id}": "e1", "{session_hash}": "s1", "{path:path}": "a.js"}
     names["{path_or_url:path}"] = "/uploads/a/b.png"
     routes = set(found_routes(App.create_app(gr.Blocks()).routes))
@@ -456,7 +456,7 @@ def test_who_asks_too_often_waits_and_others_do_not(server):
 
 def test_patience_fills_the_bucket_again():
     now = 0.0
-    pace = Pace(lambda: now)
+    pace = RateLimiter(lambda: now)
     assert all(pace.allows("a") for _ in range(REQUESTS_AT_ONCE)) and not pace.allows("a")
     now = 1.0
     assert sum(pace.allows("a") for _ in range(50)) == REQUESTS_PER_SECOND
@@ -478,7 +478,7 @@ def test_patience_fills_the_bucket_again():
 def test_an_address_is_believed_as_far_as_it_can_be(monkeypatch, space, forwarded, address):
     from starlette.datastructures import Headers
 
-    from dogbreeds.serving.door import _address
+    from dogbreeds.serving.gateway import _address
 
     monkeypatch.delenv("SPACE_ID", raising=False)
     if space:

@@ -15,15 +15,23 @@ from gradio.route_utils import get_root_url
 from dogbreeds.answers import NO_ANSWER
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage
-from dogbreeds.serving import cards, zero_gpu
+from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.api import CURL, PYTHON, comparison_json, prediction_json
-from dogbreeds.serving.components import ComparisonJson, PhotoFiles, PhotoFolder, PhotoInput, PredictionJson, Upload
-from dogbreeds.serving.door import door
-from dogbreeds.serving.many_photos import MAX_FILES, Row, answer_many, to_csv
-from dogbreeds.serving.models import Models, joint_of
+from dogbreeds.serving.batching import MAX_BATCH_SIZE
+from dogbreeds.serving.gateway import gateway_lifespan
+from dogbreeds.serving.model_set import ModelSet, ensemble_of
+from dogbreeds.serving.page import cards
+from dogbreeds.serving.page.components import (
+    ComparisonJson,
+    PhotoFiles,
+    PhotoFolder,
+    PhotoInput,
+    PredictionJson,
+    Upload,
+)
+from dogbreeds.serving.page.many_photos import MAX_FILES, Row, answer_many, to_csv
+from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts, texts_for
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.texts import ENGLISH, FRENCH, Texts, texts_for
-from dogbreeds.serving.together import MAX_TOGETHER
 from dogbreeds.serving.uploads import own_folder
 
 MAX_UPLOAD = "40mb"
@@ -44,7 +52,7 @@ _ALL_MODELS = "/"
 """What the page sends for a model when all shall answer; no run has such a name."""
 
 
-def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
+def build_page(models: ModelSet, text: gr.I18n) -> gr.Blocks:
     """Lay out the page.
 
     Args:
@@ -179,7 +187,7 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
             [photo, model],
             [verdict, details, photo],
             api_visibility="private",
-            concurrency_limit=MAX_TOGETHER,
+            concurrency_limit=MAX_BATCH_SIZE,
             trigger_mode="always_last",
             show_progress="minimal",
             show_progress_on=[verdict],
@@ -210,13 +218,13 @@ def build_page(models: Models, text: gr.I18n) -> gr.Blocks:
         answer = PredictionJson(visible=False)
         one_model = gr.Radio(models.names, value=models.names[0], label="model", visible=False)
         asked = gr.Button(visible=False)
-        asked.click(predict, [photo, one_model], answer, api_name="predict", concurrency_limit=MAX_TOGETHER)
+        asked.click(predict, [photo, one_model], answer, api_name="predict", concurrency_limit=MAX_BATCH_SIZE)
         comparison = ComparisonJson(visible=False)
-        asked.click(compare, [photo], comparison, api_name="compare", concurrency_limit=MAX_TOGETHER)
+        asked.click(compare, [photo], comparison, api_name="compare", concurrency_limit=MAX_BATCH_SIZE)
     return page.queue(max_size=MAX_WAITING, api_open=False)  # nobody passes the queue by
 
 
-def page_texts(models: Models) -> gr.I18n:
+def page_texts(models: ModelSet) -> gr.I18n:
     """What the page says before anything is asked, in its languages; the browser picks its own."""
     return gr.I18n(
         **{
@@ -241,11 +249,11 @@ def serve(
         run_dirs: Run folders.
         host: Address to listen on; None for this machine alone, or what GRADIO_SERVER_NAME says.
         port: Port to listen on; None for the first free one from 7860 on, or what GRADIO_SERVER_PORT says.
-        joint: The joint.json of a comparison of these runs; by default the one that comes with the project, if it is
+        joint: The ensemble.json of a comparison of these runs; by default the one that comes with the project, if it is
             about them.
 
     Raises:
-        UserError: A run folder or the joint.json is missing or damaged or about other runs, or the port is in use.
+        UserError: A run folder or the ensemble.json is missing or damaged or about other runs, or the port is in use.
     """
     if not run_dirs:
         raise UserError("--run-dir names no run folder")
@@ -254,7 +262,7 @@ def serve(
     predictors = [Predictor(Path(run_dir)) for run_dir in run_dirs]
     for predictor in predictors:
         predictor.warm_up()
-    models = Models(predictors, joint_of(predictors, joint))
+    models = ModelSet(predictors, ensemble_of(predictors, joint))
     text = page_texts(models)
     uploads = own_folder()
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # of 10,000 it would make its statistics anew after each answer
@@ -270,7 +278,7 @@ def serve(
         i18n=text,
         max_file_size=MAX_UPLOAD,
         state_session_capacity=MAX_SESSIONS,
-        app_kwargs={"lifespan": door(uploads, CACHE_SECONDS)},
+        app_kwargs={"lifespan": gateway_lifespan(uploads, CACHE_SECONDS)},
         enable_monitoring=False,
         run_history=False,
         footer_links=["api"],
@@ -297,7 +305,7 @@ def _check_address(host: str | None, port: int | None) -> None:
         raise UserError(f"--host {host} is no address of this machine ({error.strerror})") from None
 
 
-def _all_rates(models: Models, texts: Texts) -> str:
+def _all_rates(models: ModelSet, texts: Texts) -> str:
     return "\n\n".join(cards.rates(predictor.run, name, texts) for name, predictor in models.predictors.items())
 
 

@@ -1,0 +1,1 @@
+"""From a data set, wherever it is, to disjoint splits of checked photos."""

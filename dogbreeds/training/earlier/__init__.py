@@ -1,0 +1,1 @@
+"""What only the models and recipes of earlier systems need."""

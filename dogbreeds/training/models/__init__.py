@@ -1,0 +1,1 @@
+"""Image classifiers of transformers, with the data's breeds as their labels."""
