@@ -78,7 +78,8 @@ def _over_preset(preset: TrainConfig, path: Path | None) -> TrainConfig:
 
 def _train(options: TrainConfig, seeds: tuple[str, ...]) -> None:
     configs = one_for_each_seed(options, seeds)
-    from dogbreeds.run_folder import check_output, partial_path
+    from dogbreeds.files import partial_path
+    from dogbreeds.run_folder import check_output
     from dogbreeds.training.trainer import train  # takes seconds, which --help and a mistyped option need not wait
 
     if seeds and options.resume:  # a series goes on where it was interrupted

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import atomic_write
 from dogbreeds.training.options import TrainConfig
 
 OF_ONE_START = ("output_dir", "overwrite", "resume")
@@ -71,9 +72,8 @@ def write_config_file(path: Path, config: TrainConfig, found: Collection[str], c
         return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
     text = "\n".join([f"# {comment}", *lines(first), "", "# As they were given:", *lines(plain)])
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -310,7 +310,12 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `to_dict`, but that a default weight decay is as if it had been given."""
+        """The inverse of `to_dict`, but that a default weight decay is as if it had been given.
+
+        Options that this version does not have, of a run of another version, are ignored.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in values.items() if name in known}
         cache_dir = values.get("cache_dir")
         typed = {
             "output_dir": Path(values["output_dir"]),

@@ -40,12 +40,14 @@ from dogbreeds import metrics, run_folder
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
+from dogbreeds.files import write_json
 from dogbreeds.hub import HubId
 from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import keep_freed_memory, num_cores_each, processor
 from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
+from dogbreeds.record import BaseRun, RunRecord
 from dogbreeds.training.augment import Normalise, RandomAugmentation
 from dogbreeds.training.breed_metrics import BreedMetrics
 from dogbreeds.training.datasets.splits import Photos, Splits, load_data, pixel_cache
@@ -244,7 +246,7 @@ class Trainer:
                 identity = partial / run_folder.STATE / "config.json"
                 if not identity.exists():  # killed just after it began, a run is resumed from its beginning
                     identity.parent.mkdir(exist_ok=True)
-                    run_folder.write_json(identity, self._identity())
+                    write_json(identity, self._identity())
             except UserError as error:
                 problem = [str(error)]
         if self.accelerator.num_processes > 1:
@@ -253,24 +255,24 @@ class Trainer:
             raise UserError(problem[0])
         return run_folder.partial_path(config.output_dir)
 
-    def _base_run(self) -> dict[str, Any] | None:
+    def _base_run(self) -> BaseRun | None:
         """What to remember of the run that this one starts from, where --model names a run folder."""
         path = Path(self.config.model)
         if self.config.from_scratch or not (path / run_folder.RECORD).is_file():
             return None
         base = run_folder.RunFolder.open(path).record
-        same_data = base["data"]["fingerprint"] == self.splits.fingerprint
-        if same_data and base["data"]["split_hash"] != self.splits.split_hash:
+        same_data = base.data.fingerprint == self.splits.fingerprint
+        if same_data and base.data.split_hash != self.splits.split_hash:
             raise UserError(
                 f"the run {self.config.model!r} was trained on photos that are held out here: give the --seed "
-                f"({base['config']['seed']}), --validation-fraction and --test-fraction that it was trained with"
+                f"({base.config['seed']}), --validation-fraction and --test-fraction that it was trained with"
             )
         mine = self.config.to_dict()
         for name in VIEW_OPTIONS:
-            if (theirs := base["config"].get(name, mine[name])) != mine[name]:
+            if (theirs := base.config.get(name, mine[name])) != mine[name]:
                 told = f"{self.config.model!r} was trained with {name} {theirs!r}"
                 self._say(f"note: {told}, this run with {mine[name]!r}")
-        return {"command": base["command"], "seconds": base["seconds"], "data": base["data"]["split_hash"]}
+        return BaseRun(base.command, base.seconds, base.data.split_hash)
 
     def _build_loaders(self) -> None:
         config, device = self.config, self.accelerator.device
@@ -719,37 +721,35 @@ class Trainer:
             differences = export_serving_model(model, self.partial / run_folder.ONNX, self.config.image_size)
         milliseconds = self._milliseconds_per_photo()
         image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
-        run_folder.write_json(
-            self.partial / run_folder.PREPROCESSOR, self.preprocessing.to_preprocessor_config(image_processor)
-        )
+        write_json(self.partial / run_folder.PREPROCESSOR, self.preprocessing.to_preprocessor_config(image_processor))
         with (self.partial / run_folder.HISTORY).open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(self.progress.history[0]))
             writer.writeheader()
             writer.writerows(self.progress.history)
-        record = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": self._command(),
-            "config": self.config.to_dict(),
-            **({"base_run": self.base_run} if self.base_run else {}),
-            "hub": from_hub(self.config),
-            "data": self.splits.to_dict(),
-            "num_epochs": self.progress.epoch,
-            "best_epoch": self.progress.best_epoch,
-            "calibration": calibration.to_dict(),
-            "figures": figures,
-            "model_type": model.config.model_type,
-            "num_parameters": self.num_parameters,
-            "num_trained_parameters": self.num_trained_parameters,
-            "flops_per_photo": self.flops_per_photo,
-            "milliseconds_per_photo": milliseconds,
-            "export_difference": differences,
-            "seconds": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
-            "time": self._time_record(),
-            "hardware": self._hardware(),
-            "mixed_precision": self.accelerator.mixed_precision,
-            "versions": {"python": platform.python_version()}
+        record = RunRecord(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=self._command(),
+            config=self.config.to_dict(),
+            base_run=self.base_run,
+            hub=from_hub(self.config),
+            data=self.splits.to_record(),
+            num_epochs=self.progress.epoch,
+            best_epoch=self.progress.best_epoch,
+            calibration=calibration,
+            figures=figures,
+            model_type=model.config.model_type,
+            num_parameters=self.num_parameters,
+            num_trained_parameters=self.num_trained_parameters,
+            flops_per_photo=self.flops_per_photo,
+            milliseconds_per_photo=milliseconds,
+            export_difference=differences,
+            seconds={name: round(seconds, 1) for name, seconds in self.seconds.items()},
+            time=self._time_record(),
+            hardware=self._hardware(),
+            mixed_precision=self.accelerator.mixed_precision,
+            versions={"python": platform.python_version()}
             | {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "onnxruntime")},
-        }
+        )
         (self.partial / run_folder.CARD).write_text(
             model_card(self.config.output_dir.name, record, self.splits.names), encoding="utf-8"
         )

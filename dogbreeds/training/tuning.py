@@ -21,7 +21,7 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
-from dogbreeds.run_folder import partial_path
+from dogbreeds.files import partial_path
 from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, study_folder
 from dogbreeds.training.config_file import write_config_file
 from dogbreeds.training.datasets.splits import Splits, load_data, with_part_of_training

@@ -20,6 +20,7 @@ from dogbreeds.hub import announce
 from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.machine import on_all_cores
 from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.record import DataRecord
 from dogbreeds.training.datasets.pixel_cache import PixelCache, default_folder, open_pixel_cache
 from dogbreeds.training.options import TrainConfig
 
@@ -106,16 +107,16 @@ class Splits:
         """The name of each class."""
         return self.train.names
 
-    def to_dict(self) -> dict[str, Any]:
-        """What run.json says of the data."""
-        return {
-            "num_train": len(self.train),
-            "num_validation": len(self.validation),
-            "num_test": len(self.test) if self.test else 0,
-            "left_out": [{"id": photo.id, "reason": photo.reason} for photo in self.left_out],
-            "fingerprint": self.fingerprint,
-            "split_hash": self.split_hash,
-        }
+    def to_record(self) -> DataRecord:
+        """The data in run.json."""
+        return DataRecord(
+            num_train=len(self.train),
+            num_validation=len(self.validation),
+            num_test=len(self.test) if self.test else 0,
+            left_out=[{"id": photo.id, "reason": photo.reason} for photo in self.left_out],
+            fingerprint=self.fingerprint,
+            split_hash=self.split_hash,
+        )
 
 
 def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
