@@ -116,7 +116,7 @@ def config(tmp_path, model, **options) -> TrainConfig:
 
 def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Predictor:
     run = RunFolder.open(train(options))
-    assert np.isfinite(run.record["figures"]["validation"]["log_loss"])
+    assert np.isfinite(run.record.figures["validation"]["log_loss"])
     model = AutoModelForImageClassification.from_pretrained(run.path).eval()
     predictor, photo = Predictor(run), make_photo(1, 99)
     with torch.no_grad():

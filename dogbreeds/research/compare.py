@@ -66,7 +66,7 @@ class Entry:
     @property
     def seed(self) -> int:
         """The seed of its training."""
-        return int(self.run.record["config"]["seed"])
+        return int(self.run.record.config["seed"])
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,9 @@ class Comparison:
                             "cost": entry.cost,
                             "breeds": [dataclasses.asdict(breed) for breed in entry.breeds],
                             "history": list(entry.history),
-                            "command": entry.run.record["command"],
-                            "split_hash": entry.run.record["data"]["split_hash"],
-                            "versions": entry.run.record["versions"],
+                            "command": entry.run.record.command,
+                            "split_hash": entry.run.record.data.split_hash,
+                            "versions": entry.run.record.versions,
                         }
                         for entry in group.entries
                     },
@@ -369,7 +369,7 @@ def _grouped(
         raise UserError(
             f"all runs are of one recipe, {recipes[0]!r}, and differ in the seed alone: name runs of another one too"
         )
-    told_apart = [(recipe, run.record["config"]["seed"]) for recipe, run in zip(recipes, runs, strict=True)]
+    told_apart = [(recipe, run.record.config["seed"]) for recipe, run in zip(recipes, runs, strict=True)]
     for index, key in enumerate(told_apart):
         if key in told_apart[:index]:
             twice = names[told_apart.index(key)]
@@ -383,9 +383,9 @@ def _grouped(
         if len({len(mine) for mine in of_recipe}) > 1:
             raise UserError(_why_not_grouped(members, names, predictions))
         for mine in of_recipe:
-            mine.sort(key=lambda index: runs[index].record["config"]["seed"])
+            mine.sort(key=lambda index: runs[index].record.config["seed"])
         groups += [list(group) for group in zip(*of_recipe, strict=True)]
-    return sorted(groups, key=lambda group: runs[group[0]].record["config"]["seed"])
+    return sorted(groups, key=lambda group: runs[group[0]].record.config["seed"])
 
 
 def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: Sequence[Predictions]) -> str:
@@ -421,16 +421,16 @@ def _recipe_names(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     """A name for each run's recipe: that of its first run, without the seed where there are several."""
 
     def options(run: RunFolder) -> str:
-        config = TrainConfig.from_dict(run.record["config"]).to_dict()
+        config = {**run.record.config, **TrainConfig.from_dict(run.record.config).to_dict()}  # and unknown options
         kept = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE}
         if config["images_per_breed"] is None:  # else the seed draws other photos from the same data
-            kept["data"] = run.record["data"]["fingerprint"]
+            kept["data"] = run.record.data.fingerprint
         return json.dumps([kept, run.is_8bit], sort_keys=True)
 
     recipes = [options(run) for run in runs]
     named: dict[str, str] = {}
     for run, name, recipe in zip(runs, names, recipes, strict=True):
-        seed = run.record["config"]["seed"]
+        seed = run.record.config["seed"]
         without_seed = re.sub(rf"[-_]?(seed|s)?[-_]?{seed}$", "", name) or name
         named.setdefault(recipe, without_seed if recipes.count(recipe) > 1 else name)
     if len(set(named.values())) < len(named):  # two recipes whose names differ in nothing but the seed
@@ -451,7 +451,7 @@ def _costs(
     costs = []
     for predictor, milliseconds in zip(predictors, timed, strict=True):
         record = predictor.run.record
-        stages = [record["seconds"], record.get("base_run", {}).get("seconds", {})]
+        stages = [record.seconds, record.base_run.seconds if record.base_run else {}]
         costs.append(
             {
                 **fixed_cost(predictor.run),
@@ -459,7 +459,7 @@ def _costs(
                 "training_seconds": sum(
                     seconds.get(part, 0.0) for seconds in stages for part in ("features", "training")
                 ),
-                "training_hardware": record["hardware"],
+                "training_hardware": record.hardware,
             }
         )
     return costs, what

@@ -17,11 +17,12 @@ from dogbreeds import metrics
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
+from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import on_all_cores, processor
 from dogbreeds.predictions import Predictions
-from dogbreeds.run_folder import RunFolder, whole_or_absent, write_json
+from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.datasets.splits import LeftOut, Photos, Splits, load_data, read_dataset
 from dogbreeds.training.options import TrainConfig
@@ -172,9 +173,9 @@ def fixed_cost(run: RunFolder) -> dict[str, Any]:
         `model_megabytes` (10^6 bytes).
     """
     return {
-        "num_parameters": run.record["num_parameters"],
-        "num_trained_parameters": run.record["num_trained_parameters"],
-        "flops_per_photo": run.record.get("flops_per_photo"),
+        "num_parameters": run.record.num_parameters,
+        "num_trained_parameters": run.record.num_trained_parameters,
+        "flops_per_photo": run.record.flops_per_photo,
         "model_megabytes": run.onnx.stat().st_size / 1e6,
     }
 
@@ -194,7 +195,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
     given = read_dataset(data)
     if split is None:
         split = next(name for name in ("test", "validation", "train") if name in given)
-        if split == "train" and data == predictor.run.record["config"]["data"]:
+        if split == "train" and data == predictor.run.record.config["data"]:
             print(
                 f"note: the run {predictor.run.name!r} was trained on most of these photos; --split validation judges "
                 "it on those held out",
@@ -203,7 +204,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
     elif split not in given:
         return _cut_again(predictor, data, split)
     photos = given[split]
-    if predictor.run.record["config"]["breeds"]:  # a run on a part of the breeds is judged on that part
+    if predictor.run.record.config["breeds"]:  # a run on a part of the breeds is judged on that part
         known = [label for label, name in enumerate(photos.names) if name in predictor.run.labels]
         kept = np.flatnonzero(np.isin(photos.labels, known))
         if len(kept) < len(photos):
@@ -230,9 +231,9 @@ def splits_of(run: RunFolder, data: str) -> Splits:
         UserError: As `dogbreeds.training.datasets.splits.load_data`.
     """
     # Each photo is looked at once or twice here, which is no reason to fill the disk with a pixel cache.
-    config = TrainConfig.from_dict(run.record["config"]).replace(data=data, cache="off")
+    config = TrainConfig.from_dict(run.record.config).replace(data=data, cache="off")
     splits = load_data(config, progress=False)
-    if splits.split_hash != run.record["data"]["split_hash"]:
+    if splits.split_hash != run.record.data.split_hash:
         raise OtherData(f"it is not the data that the run {run.name!r} was trained on")
     return splits
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dogbreeds import metrics
+from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import open_image
 from dogbreeds.research import plots
 from dogbreeds.research.compare import Comparison, Entry, Group, Pair, mean_and_deviation, recipe_of
@@ -30,7 +31,6 @@ from dogbreeds.research.document import (
     to_html,
     to_markdown,
 )
-from dogbreeds.run_folder import whole_or_absent, write_json
 from dogbreeds.serving.ensemble import JOINT, Ensemble
 from dogbreeds.serving.heat_map import overlay
 
@@ -456,21 +456,21 @@ def _small_print(comparison: Comparison) -> list[Block]:
     for group in comparison.groups:
         for entry in group.entries:
             record = entry.run.record
-            data = record["data"]
-            base = [record["base_run"]["command"]] if "base_run" in record else []
+            data = record.data
+            base = [record.base_run.command] if record.base_run else []
             rows.append(
                 [
                     entry.name,
-                    " then ".join(f"`{command}`" for command in [*base, record["command"]]),
-                    "nothing" if record["config"]["from_scratch"] else f"`{record['config']['model']}`",
-                    f"`{record['config']['data']}`: {data['num_train']:,} training, "
-                    f"{data['num_validation']:,} validation, {data['num_test']:,} test photos",
-                    f"`{data['split_hash'][:16]}`",
+                    " then ".join(f"`{command}`" for command in [*base, record.command]),
+                    "nothing" if record.config["from_scratch"] else f"`{record.config['model']}`",
+                    f"`{record.config['data']}`: {data.num_train:,} training, "
+                    f"{data.num_validation:,} validation, {data.num_test:,} test photos",
+                    f"`{data.split_hash[:16]}`",
                     f"`{group.photos_hash[:16]}`",
                     str(entry.seed),
-                    f"{record['best_epoch']} of {record['num_epochs']}",
-                    _versions(record["versions"]),
-                    record["hardware"],
+                    f"{record.best_epoch} of {record.num_epochs}",
+                    _versions(record.versions),
+                    record.hardware,
                 ]
             )
     header = [

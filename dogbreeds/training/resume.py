@@ -6,6 +6,7 @@ from typing import Any
 
 from dogbreeds import run_folder
 from dogbreeds.errors import UserError
+from dogbreeds.files import partial_path, write_json
 from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
@@ -20,14 +21,14 @@ def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
     Raises:
         UserError: The folder can't be made, or the run to resume was begun with something else.
     """
-    partial, identity, problem = run_folder.partial_path(config.run.output_dir), _identity(config, context, splits), ""
+    partial, identity, problem = partial_path(config.run.output_dir), _identity(config, context, splits), ""
     if context.is_main:
         try:
             run_folder.begin(config.run.output_dir, resume=config.run.resume)
             file = partial / run_folder.STATE / "config.json"
             if not file.exists():  # a run that was killed just after it began is resumed from its beginning
                 file.parent.mkdir(exist_ok=True)
-                run_folder.write_json(file, identity)
+                write_json(file, identity)
         except UserError as error:
             problem = str(error)
     if problem := context.broadcast(problem):

@@ -8,7 +8,8 @@ finish(run)             best weights: predictions, calibration, ONNX, run folder
 from collections.abc import Callable
 from pathlib import Path
 
-from dogbreeds.run_folder import STATE, check_output, partial_path
+from dogbreeds.files import partial_path
+from dogbreeds.run_folder import STATE, check_output
 from dogbreeds.training.base_run import find_base
 from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits, load_data

@@ -105,7 +105,7 @@ def side_by_side(comparison: Comparison, models: ModelSet, photo: Image.Image, t
 
 def rates(run: RunFolder, name: str, texts: Texts) -> str:
     """How often each kind of a model's answers is wrong, as measured when it was made; nothing where it was not."""
-    figures = run.record["figures"]
+    figures = run.record.figures
     found = figures.get("test") or figures["validation"]
     if not {"top1_confident", "candidates_right"} <= set(found):
         return ""
