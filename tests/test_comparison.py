@@ -290,6 +290,16 @@ def test_runs_of_the_same_name_keep_their_recipes(tiny_run, names, tmp_path):
     assert [entry.name for entry in entries] == ["one/runs/vit", "two/runs/vit"] == [entry.recipe for entry in entries]
 
 
+def test_options_of_other_versions_are_compared_as_they_are_recorded(tiny_run, names, tmp_path):
+    runs = [
+        run_like(tiny_run, tmp_path / name, invented(names, 2, seed), **options)
+        for seed, (name, options) in enumerate(
+            {"now": {}, "newer": {"learned_warmup": 3}, "newer-still": {"schedule": "not one of ours"}}.items()
+        )
+    ]
+    assert [entry.recipe for entry in compare(runs, show_photos=False).main.entries] == ["now", "newer", "newer-still"]
+
+
 def test_names_that_are_alike_get_files_of_their_own(tiny_run, names, tmp_path):
     runs = [
         run_like(tiny_run, tmp_path / name, invented(names, 2, seed), model=name)
