@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from conftest import ROOT, make_photo, tiny_config
+from dogbreeds.training.trainer import from_hub
 from huggingface_hub import ModelCard, metadata_load
 from packaging.requirements import Requirement
 from stand_in_hub import TOKEN, StandInHub
@@ -24,7 +25,6 @@ from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
-from dogbreeds.training.trainer import from_hub
 from tests.served_page import served_page
 
 CLOSED = "http://127.0.0.1:9"

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT, make_photo_folder, tiny_config
+from dogbreeds.training.trainer import Trainer, train
 from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
@@ -27,7 +28,6 @@ from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import PHASES, PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.saved_states import SavedStates
-from dogbreeds.training.trainer import Trainer, train
 
 
 def weights(run):

@@ -5,6 +5,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,15 +25,49 @@ from dogbreeds.machine import on_all_cores, processor
 from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.datasets.splits import LeftOut, Photos, Splits, load_data, read_dataset
 from dogbreeds.training.options import TrainConfig
 
 BATCH_SIZE = 32
 
+NUM_CONFUSED = 5
+"""Breeds that the printed summary names."""
+
+SUMMARY = (
+    ("n", "{n}"),
+    ("top-1", "{top1:.1%}"),
+    ("top-3", "{top3:.1%}"),
+    ("top-5", "{top5:.1%}"),
+    ("macro precision", "{macro_precision:.1%}"),
+    ("macro recall", "{macro_recall:.1%}"),
+    ("macro F1", "{macro_f1:.1%}"),
+    ("ECE", "{ece:.1%}"),
+    ("  uncalibrated", "{ece_uncalibrated:.1%}"),
+    ("top-1 confident", "{top1_confident:.1%}"),
+    ("confident", "{share_confident:.1%}"),
+    ("unsure", "{share_unsure:.1%}"),
+    ("  in candidates", "{candidates_right:.1%}"),
+    ("  group named", "{share_group:.1%}"),
+    ("  group right", "{group_right:.1%}"),
+    ("not a dog", "{share_not_a_dog:.1%}"),
+    ("cross-entropy", "{cross_entropy:.3f}"),
+    ("log-loss", "{log_loss:.3f}"),
+    ("Brier score", "{brier:.3f}"),
+    ("  uncalibrated", "{brier_uncalibrated:.3f}"),
+    ("seconds", "{seconds:.1f} ({photos_per_second:.0f} photos a second)"),
+    ("ms a photo", "{median:.1f} median, {p95:.1f} p95"),
+    ("parameters", "{num_parameters:,}, of which trained {num_trained_parameters:,}"),
+    ("model, MB", "{model_megabytes:.1f}"),
+    ("GFLOPs a photo", "{gigaflops_per_photo:.2f}"),
+    ("hardware", "{hardware}"),
+)
+"""The lines of the printed summary. One whose figure an evaluation does not have is left out."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found."""
+    """What `evaluate` found. `str` gives a summary to print."""
 
     figures: dict[str, float]
     """`dogbreeds.metrics.summary`, the share of each verdict, and top-1 among the confident answers where there are
@@ -45,6 +80,23 @@ class Evaluation:
     predictions: Predictions
     unreadable: tuple[LeftOut, ...]
     """Labelled photos that could not be opened and so are not in the figures."""
+
+    def __str__(self) -> str:
+        values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures}
+        if self.unreadable:
+            values["n"] = f"{values['n']} of {values['n'] + len(self.unreadable)}"
+        if self.cost["flops_per_photo"]:
+            values["gigaflops_per_photo"] = self.cost["flops_per_photo"] / 1e9
+        lines = []
+        for name, form in SUMMARY:
+            with suppress(KeyError):
+                lines.append(f"{name:<15} {form.format_map(values)}")
+        lines.append("\nmost confused breeds")
+        for breed in metrics.most_confused(self.breeds, NUM_CONFUSED):
+            others = ", ".join(f"{other.breed} {other.count}" for other in breed.mistaken_for if other.count)
+            mistakes = f"; mistaken for {others}" if others else ""
+            lines.append(f"  {breed.breed}: {breed.recall:.0%} of {breed.n}{mistakes}")
+        return "\n".join(lines)
 
     def save(self, folder: Path) -> None:
         """Write evaluation.json, breeds.csv, both confusion matrices as CSV, and predictions.parquet.
@@ -94,8 +146,10 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     run = predictor.run
     answers = classify(predictor, photos, progress=progress)
     predictions = answers.predictions(run)
-    figures = metrics.summary(predictions.probabilities, predictions.labels, softmax(answers.logits))
-    figures.update(answer_rates(answers.logits, answers.labels, run.calibration, run.labels))
+    figures = {
+        **compute_figures(predictions.probabilities, predictions.labels, softmax(answers.logits)),
+        **answer_rates(answers.logits, answers.labels, run.calibration, run.labels),
+    }
     return Evaluation(
         figures,
         tuple(metrics.breed_figures(predictions.probabilities, predictions.labels, predictions.names)),
@@ -112,7 +166,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
 
 
 def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Classified:
-    """Ask a run about each of some labelled photos.
+    """Compute a run's answers to labelled photos.
 
     Raises:
         UserError: The photos have a breed that the model does not know, or none can be opened.
@@ -130,7 +184,7 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     digests: list[str] = []
     unreadable: list[LeftOut] = []
     started = time.perf_counter()
-    with tqdm(total=len(photos), desc=f"asking {run.name}", unit="photo", disable=not progress) as bar:
+    with tqdm(total=len(photos), desc=f"evaluating {run.name}", unit="photo", disable=not progress) as bar:
         for indices, batch_digests, pixels, bad in _views(predictor, photos):
             unreadable += bad
             if len(indices):

@@ -42,11 +42,9 @@ def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
     trained_on = {**stored.get("train", {}), **stored.get(TRAINED_BEFORE, {})} if stored else {}
     same_data = record.data.fingerprint == splits.fingerprint
     held_out = {digest for split in splits.held_out for digest in splits.digests[split].tolist()}
-    if stored:
-        leaks = not held_out.isdisjoint(trained_on)
-    else:  # a run of a version that did not store its split: told by the hashes alone
-        leaks = same_data and record.data.split_hash != splits.split_hash
-    if leaks:
+    # A run of a version that did not store its split has the hashes alone.
+    another_split = not stored and same_data and record.data.split_hash != splits.split_hash
+    if another_split or not held_out.isdisjoint(trained_on):
         raise UserError(
             f"the run {name!r} was trained on photos that are held out here: give the --seed "
             f"({record.config['seed']}), --validation-fraction and --test-fraction that it was trained with"

@@ -128,9 +128,7 @@ class Learner:
 
     def load_best(self, weights: dict[str, torch.Tensor]) -> nn.Module:
         """The network with these weights, as it was before accelerate prepared it."""
-        model: nn.Module = self._accelerator.unwrap_model(
-            self.model, keep_fp32_wrapper=False, keep_torch_compile=False
-        )
+        model: nn.Module = self._accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         model.load_state_dict(weights)
         return model
 

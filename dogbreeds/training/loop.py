@@ -165,7 +165,7 @@ class Loop:
             self._clock.enter("data")
             for step, batch in enumerate(batches, done):
                 self._clock.enter("views")
-                # All randomness is drawn from (seed, epoch, batch), so that a resumed run continues as if never stopped.
+                # All randomness comes from (seed, epoch, batch), so that a resumed run continues as if never stopped.
                 torch.manual_seed(seed_of(self._config.run.seed, epoch, step, context.accelerator.process_index))
                 inputs = self._inputs.of_training(batch)
                 with context.accelerator.accumulate(self._learner.model):

@@ -41,7 +41,7 @@ Logits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def judge(model: nn.Module, inputs: Inputs, context: Context) -> Logits:
-    """The logits of the splits that are held out, in float32, whatever training used, because that is what is served."""
+    """The logits of the splits that are held out, in float32 whatever training used, for that is what is served."""
     logits = {}
     for split in inputs.held_out:
         with photo_errors_as_user_errors(), context.timed(f"evaluation of {split}"):

@@ -114,7 +114,7 @@ class Splits:
 
     def __getitem__(self, split: str) -> Photos:
         """The photos of a split that there is."""
-        photos: Photos = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        photos = {"train": self.train, "validation": self.validation, "test": self.test}[split]
         assert photos is not None, split
         return photos
 
