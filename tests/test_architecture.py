@@ -104,9 +104,3 @@ def test_nothing_heavy_is_imported_for_help():
             f"try: runpy.run_path({script!r}, run_name='__main__')\nexcept SystemExit: pass"
         )
         assert not loaded & {*HEAVY, "gradio"}
-
-
-def test_the_page_needs_a_part_of_the_requirements():
-    everything = (ROOT / "requirements.txt").read_text().splitlines()
-    page = [line for line in (PACKAGE / "serving" / "requirements.txt").read_text().splitlines() if line[:1] != "#"]
-    assert page and set(page) <= set(everything)

@@ -195,10 +195,10 @@ def test_what_came_from_the_hub_is_remembered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tiny_config("someone/dogs", tmp_path / "run", model="google/vit")
     assert from_hub(config) == {"data": "someone/dogs", "model": "google/vit"}
-    assert from_hub(replace(config, from_scratch=True)) == {"data": "someone/dogs"}
+    assert from_hub(config.replace(from_scratch=True)) == {"data": "someone/dogs"}
     (tmp_path / "someone" / "dogs").mkdir(parents=True)
-    assert from_hub(replace(config, model="resnet50"))["model"] == "microsoft/resnet-50"
-    assert from_hub(replace(config, model="vit_nano")) == {}
+    assert from_hub(config.replace(model="resnet50"))["model"] == "microsoft/resnet-50"
+    assert from_hub(config.replace(model="vit_nano")) == {}
 
 
 def test_runs_of_the_hub_are_told_apart(tiny_run):

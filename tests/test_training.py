@@ -87,7 +87,7 @@ def make_open(source):
 
 def test_the_run_says_what_was_done(tiny_run):
     record = json.loads((tiny_run / "run.json").read_text())
-    assert TrainConfig.from_dict(record["config"]).epochs == 8
+    assert TrainConfig.from_dict(record["config"]).optim.epochs == 8
     assert record["data"]["num_train"] == 24 and record["data"]["num_validation"] == 8
     assert (
         record["num_trained_parameters"]
@@ -379,7 +379,7 @@ def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
 
 
 def remove_photos(trainer):
-    shutil.rmtree(trainer.config.data)
+    shutil.rmtree(trainer.config.data.data)
 
 
 def kill_a_worker(trainer):

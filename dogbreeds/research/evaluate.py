@@ -230,7 +230,7 @@ def splits_of(run: RunFolder, data: str) -> Splits:
         UserError: As `dogbreeds.training.datasets.splits.load_data`.
     """
     # Each photo is looked at once or twice here, which is no reason to fill the disk with a pixel cache.
-    config = replace(TrainConfig.from_dict(run.record["config"]), data=data, cache="off")
+    config = TrainConfig.from_dict(run.record["config"]).replace(data=data, cache="off")
     splits = load_data(config, progress=False)
     if splits.split_hash != run.record["data"]["split_hash"]:
         raise OtherData(f"it is not the data that the run {run.name!r} was trained on")

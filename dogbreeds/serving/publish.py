@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dogbreeds import hub
+from dogbreeds.errors import UserError
 from dogbreeds.model_card import card_metadata, model_card
 from dogbreeds.run_folder import CARD, PRETRAINED, RECORD, RunFolder, check_absent, serving_files, whole_or_absent
 
@@ -63,8 +64,11 @@ def publish_space(model: Path, repo_id: str, *, private: bool = False, dry_run: 
         The Space's address, or `dry_run`.
 
     Raises:
-        UserError: The run is damaged, `dry_run` exists, or the Hub refuses; the message says what to do.
+        UserError: The run is damaged, `dry_run` exists, the Hub refuses, or the package was installed, without app.py;
+            the message says what to do.
     """
+    if not (ROOT / "app.py").is_file():
+        raise UserError("a Space is published from a clone of the project: run this command there")
     hub.check_repo_id(repo_id)
     run = RunFolder.open(model)
     metadata = _space_metadata(run)

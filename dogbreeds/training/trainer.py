@@ -64,7 +64,7 @@ from dogbreeds.training.loaders import (
 )
 from dogbreeds.training.models.build import build_model, checkpoint, classifier_of, flops_per_photo, model_view
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
-from dogbreeds.training.options import FREE_OPTIONS, VIEW_OPTIONS, TrainConfig
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
 from dogbreeds.training.profiling import PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.saved_states import SavedStates
 
@@ -139,12 +139,15 @@ def train(config: TrainConfig) -> Path:
     trainer = Trainer(config)
     trainer.fit()
     trainer.finish()
-    return config.output_dir
+    return config.run.output_dir
 
 
 def from_hub(config: TrainConfig) -> dict[str, str]:
     """Which of the data and the model's weights are the Hugging Face Hub's, by their ids, for the model card to say."""
-    named = {"data": config.data, **({} if config.from_scratch else {"model": checkpoint(config.model)})}
+    named = {
+        "data": config.data.data,
+        **({} if config.model.from_scratch else {"model": checkpoint(config.model.model)}),
+    }
     return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).is_dir()}
 
 
@@ -158,7 +161,7 @@ class Trainer:
             UserError: As `train`.
         """
         config.check_options_apply()
-        run_folder.check_output(config.output_dir, overwrite=config.overwrite, resume=config.resume)
+        run_folder.check_output(config.run.output_dir, overwrite=config.run.overwrite, resume=config.run.resume)
         self.config = config
         self.seconds: dict[str, float] = {}
         self.time_spent: dict[str, float] = {}
@@ -167,10 +170,10 @@ class Trainer:
         AcceleratorState._reset_state()
         GradientState._reset_state()
         self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision or _default_precision(),
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with="tensorboard" if config.tensorboard else None,
-            project_dir=run_folder.partial_path(config.output_dir),
+            mixed_precision=config.run.mixed_precision or _default_precision(),
+            gradient_accumulation_steps=config.optim.gradient_accumulation_steps,
+            log_with="tensorboard" if config.run.tensorboard else None,
+            project_dir=run_folder.partial_path(config.run.output_dir),
             step_scheduler_with_optimizer=False,
             dataloader_config=DataLoaderConfiguration(non_blocking=True),
             # Processes wait while the first one downloads and checks the data.
@@ -178,7 +181,7 @@ class Trainer:
         )
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
-        set_seed(config.seed)
+        set_seed(config.run.seed)
         with self._timed("data"), self.accelerator.main_process_first():
             self.splits = self._load_data()
         self._say_data()
@@ -187,24 +190,24 @@ class Trainer:
         self.preprocessing = model_view(config)
         self.partial = self._begin()
         self.num_parameters = sum(parameter.numel() for parameter in self.full_model.parameters())
-        self.flops_per_photo = flops_per_photo(self.full_model, config.image_size)
+        self.flops_per_photo = flops_per_photo(self.full_model, config.preprocessing.image_size)
         self.clock = PhaseClock(self.accelerator.device)
-        self.peak_flops = self._measured_peak() if config.measure_peak else None
+        self.peak_flops = self._measured_peak() if config.run.measure_peak else None
         self._build_loaders()
         self._build_optimiser()
         self.progress = Progress()
         self.checkpoints = SavedStates(self.partial / run_folder.STATE)
         self.saved_at = time.perf_counter()
         self.told_to_end = Event()
-        if config.resume:
+        if config.run.resume:
             self._resume()
 
     def fit(self) -> None:
         """Train the epochs that are left."""
-        if self.config.tensorboard:
+        if self.config.run.tensorboard:
             self.accelerator.init_trackers("logs")
         with _lost_photos_told(), _told_to_end() as self.told_to_end:
-            while self.progress.epoch < self.config.epochs and not self._should_stop():
+            while self.progress.epoch < self.config.optim.epochs and not self._should_stop():
                 started = time.perf_counter()
                 train_loss = self._train_epoch(self.progress.epoch)
                 figures = self._validate()
@@ -240,7 +243,7 @@ class Trainer:
         problem = [""]
         if self.accelerator.is_main_process:
             try:
-                partial = run_folder.begin(config.output_dir, resume=config.resume)
+                partial = run_folder.begin(config.run.output_dir, resume=config.run.resume)
                 identity = partial / run_folder.STATE / "config.json"
                 if not identity.exists():  # killed just after it began, a run is resumed from its beginning
                     identity.parent.mkdir(exist_ok=True)
@@ -251,24 +254,24 @@ class Trainer:
             torch.distributed.broadcast_object_list(problem)
         if problem[0]:
             raise UserError(problem[0])
-        return run_folder.partial_path(config.output_dir)
+        return run_folder.partial_path(config.run.output_dir)
 
     def _base_run(self) -> dict[str, Any] | None:
         """What to remember of the run that this one starts from, where --model names a run folder."""
-        path = Path(self.config.model)
-        if self.config.from_scratch or not (path / run_folder.RECORD).is_file():
+        path = Path(self.config.model.model)
+        if self.config.model.from_scratch or not (path / run_folder.RECORD).is_file():
             return None
         base = run_folder.RunFolder.open(path).record
         same_data = base["data"]["fingerprint"] == self.splits.fingerprint
         if same_data and base["data"]["split_hash"] != self.splits.split_hash:
             raise UserError(
-                f"the run {self.config.model!r} was trained on photos that are held out here: give the --seed "
+                f"the run {self.config.model.model!r} was trained on photos that are held out here: give the --seed "
                 f"({base['config']['seed']}), --validation-fraction and --test-fraction that it was trained with"
             )
         mine = self.config.to_dict()
-        for name in VIEW_OPTIONS:
+        for name in vars(self.config.preprocessing):
             if (theirs := base["config"].get(name, mine[name])) != mine[name]:
-                told = f"{self.config.model!r} was trained with {name} {theirs!r}"
+                told = f"{self.config.model.model!r} was trained with {name} {theirs!r}"
                 self._say(f"note: {told}, this run with {mine[name]!r}")
         return {"command": base["command"], "seconds": base["seconds"], "data": base["data"]["split_hash"]}
 
@@ -279,16 +282,18 @@ class Trainer:
             data["test"] = self._pixels("test")
         self.num_workers = 0
         if not data["train"].is_cached:
-            self.num_workers = min(8, num_cores_each()) if config.num_workers is None else config.num_workers
-        if config.whitening == "zca":
+            self.num_workers = min(8, num_cores_each()) if config.data.num_workers is None else config.data.num_workers
+        if config.preprocessing.whitening == "zca":
             with self._timed("whitening"):
-                zca = fit_zca(data["train"], self.preprocessing, config.seed)
+                zca = fit_zca(data["train"], self.preprocessing, config.run.seed)
             self.preprocessing = dataclasses.replace(self.preprocessing, zca=zca)
         self.normalise = Normalise(self.preprocessing, device)
         self.random_views: RandomAugmentation | None = None
         if config.random_views:
-            self.random_views = RandomAugmentation(config, self.preprocessing, self.splits.sizes["train"], device)
-        self.head_only = config.freeze_backbone and not config.random_views
+            self.random_views = RandomAugmentation(
+                config.augment, config.run.seed, self.preprocessing, self.splits.sizes["train"], device
+            )
+        self.head_only = config.model.freeze_backbone and not config.random_views
         self.feature_seconds: dict[str, float] = {}
         training: Any = data["train"]
         evaluation: dict[str, Any] = {split: dataset for split, dataset in data.items() if split != "train"}
@@ -299,7 +304,7 @@ class Trainer:
             self.num_workers = 0
         else:
             self._keep_on_gpu(list(data.values()))
-        loader = training_loader(training, config.batch_size, config.seed, self.num_workers)
+        loader = training_loader(training, config.optim.batch_size, config.run.seed, self.num_workers)
         assert isinstance(loader.sampler, EpochSampler)
         self.sampler = loader.sampler
         self.training_loader: DataLoader = self.accelerator.prepare(loader)
@@ -322,7 +327,12 @@ class Trainer:
     def _compute_features(self, data: dict[str, PixelDataset]) -> tuple[dict[str, FeatureDataset], dict[str, float]]:
         """The features of each split, and the seconds that took."""
         return compute_features(
-            self.full_model, data, self.normalise, self.accelerator, self.config.image_size, self.num_workers
+            self.full_model,
+            data,
+            self.normalise,
+            self.accelerator,
+            self.config.preprocessing.image_size,
+            self.num_workers,
         )
 
     def _keep_on_gpu(self, datasets: list[PixelDataset]) -> None:
@@ -351,16 +361,16 @@ class Trainer:
         self.trained_model: nn.Module = Head(classifier) if self.head_only else self.full_model
         # Not in fp16, where accelerate then can't tell whether a step was skipped.
         fused = device.type in ("cpu", "cuda") and self.accelerator.mixed_precision != "fp16"
-        optimizer = build_optimizer(self.trained_model, config, fused=fused)
+        optimizer = build_optimizer(self.trained_model, config.optim, fused=fused)
         self.num_trained_parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
         # As accelerate has it, for `accelerate launch` can set it too
         num_accumulated = self.accelerator.gradient_accumulation_steps
-        num_steps = config.epochs * math.ceil(len(self.training_loader) / num_accumulated)
-        self.schedule = Schedule(optimizer, config, num_steps)
+        num_steps = config.optim.epochs * math.ceil(len(self.training_loader) / num_accumulated)
+        self.schedule = Schedule(optimizer, config.optim, num_steps)
         self.average: WeightAverage | None = None
-        if config.ema_decay:
+        if config.optim.ema_decay:
             # Copied before `prepare`, which for mixed precision gives a model a `forward` that a copy would share.
-            self.average = WeightAverage(self.trained_model, config.ema_decay, device)
+            self.average = WeightAverage(self.trained_model, config.optim.ema_decay, device)
         self.model, self.optimizer = self.accelerator.prepare(self.trained_model, optimizer)
         if self._compiles():
             self._say("compiling the network; the first step takes a minute")
@@ -368,9 +378,9 @@ class Trainer:
 
     def _compiles(self) -> bool:
         """Whether the network is compiled, by the options and the size of the run."""
-        if self.config.compile != "auto":
-            return self.config.compile == "on"
-        num_photos = len(self.splits.train) * self.config.epochs
+        if self.config.run.compile != "auto":
+            return self.config.run.compile == "on"
+        num_photos = len(self.splits.train) * self.config.optim.epochs
         return self.accelerator.device.type == "cuda" and not self.head_only and num_photos >= COMPILE_FROM
 
     def _measured_peak(self) -> float:
@@ -394,7 +404,7 @@ class Trainer:
         if saved:
             self._load_state(saved)
         batches = f" and {self.progress.batch} batches" if self.progress.batch else ""
-        self._say(f"resuming after epoch {self.progress.epoch} of {self.config.epochs}{batches}")
+        self._say(f"resuming after epoch {self.progress.epoch} of {self.config.optim.epochs}{batches}")
 
     def _state(self) -> dict[str, Any]:
         """What the run goes on from. Chance is not in it: it is drawn from the seed, the epoch and the batch."""
@@ -453,23 +463,23 @@ class Trainer:
         with tqdm(
             total=len(self.training_loader),
             initial=done,
-            desc=f"epoch {epoch + 1}/{config.epochs}",
+            desc=f"epoch {epoch + 1}/{config.optim.epochs}",
             unit="batch",
             disable=not accelerator.is_main_process,
         ) as bar:
             self.clock.enter("data")
             for step, batch in enumerate(loader, done):
                 self.clock.enter("views")
-                torch.manual_seed(seed_of(config.seed, epoch, step, accelerator.process_index))
+                torch.manual_seed(seed_of(config.run.seed, epoch, step, accelerator.process_index))
                 inputs = self._inputs(batch, self.random_views)
                 with accelerator.accumulate(self.model):
                     self.clock.enter("forward and backward")
-                    targets = target_probabilities(batch.labels, len(self.splits.names), config.label_smoothing)
-                    loss = LOSSES[config.loss](_logits(self.model, inputs), targets)
+                    targets = target_probabilities(batch.labels, len(self.splits.names), config.optim.label_smoothing)
+                    loss = LOSSES[config.optim.loss](_logits(self.model, inputs), targets)
                     accelerator.backward(loss)
                     self.clock.enter("optimiser")
-                    if accelerator.sync_gradients and config.max_grad_norm:
-                        accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+                    if accelerator.sync_gradients and config.optim.max_grad_norm:
+                        accelerator.clip_grad_norm_(self.model.parameters(), config.optim.max_grad_norm)
                     self.optimizer.step()
                     if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
                         self.schedule.after_step()
@@ -504,7 +514,7 @@ class Trainer:
         Raises:
             SystemExit: The run was told to end; its state is saved.
         """
-        minutes = self.config.checkpoint_minutes
+        minutes = self.config.run.checkpoint_minutes
         is_due = bool(minutes) and time.perf_counter() - self.saved_at >= 60 * minutes
         told_to_end = self.told_to_end.is_set()
         if self.accelerator.num_processes > 1:
@@ -543,7 +553,7 @@ class Trainer:
 
     def _train_mode(self) -> None:
         self.model.train()
-        if self.config.freeze_backbone and not self.head_only:
+        if self.config.model.freeze_backbone and not self.head_only:
             self.full_model.eval()  # or the backbone's batch-norm statistics would move
             classifier_of(self.full_model)[1].train()
 
@@ -551,7 +561,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}: lower --learning-rate (now "
-                f"{self.config.learning_rate:g}) or --head-learning-rate ({self.config.head_learning_rate:g}), or use "
+                f"{self.config.optim.learning_rate:g}) or --head-learning-rate ({self.config.optim.head_learning_rate:g}), or use "
                 "--mixed-precision no; the epochs before are kept for --resume"
             )
 
@@ -634,7 +644,7 @@ class Trainer:
             + (" (best so far)" if best is row else "")
         )
         self.accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
-        if progress.epoch < self.config.epochs and any(self._any(self.told_to_end.is_set())):
+        if progress.epoch < self.config.optim.epochs and any(self._any(self.told_to_end.is_set())):
             self._end()
 
     def _any(self, *wishes: bool) -> list[bool]:
@@ -656,7 +666,7 @@ class Trainer:
         }
         if self.peak_flops:
             # A backward pass is two forward passes, one for the inputs' gradients and one for the weights'.
-            flops = self.flops_per_photo * (1 if self.config.freeze_backbone else 3)
+            flops = self.flops_per_photo * (1 if self.config.model.freeze_backbone else 3)
             reached = flops * record["photos_per_second_in_steps"] / self.accelerator.num_processes
             record["measured_peak_flops"] = self.peak_flops
             record["share_of_peak"] = None if self.head_only else reached / self.peak_flops
@@ -677,7 +687,7 @@ class Trainer:
         self._say(record["bottleneck"])
 
     def _should_stop(self) -> bool:
-        patience = self.config.early_stopping_patience
+        patience = self.config.optim.early_stopping_patience
         stop = bool(patience) and self.progress.epoch - self.progress.best_epoch >= patience
         if stop:
             self._say(f"stopping early: epoch {self.progress.best_epoch} is the best of {self.progress.epoch}")
@@ -716,7 +726,9 @@ class Trainer:
         with self._timed("export"):
             model = copy.deepcopy(self.full_model).cpu().float().eval()
             model.save_pretrained(self.partial)
-            differences = export_serving_model(model, self.partial / run_folder.ONNX, self.config.image_size)
+            differences = export_serving_model(
+                model, self.partial / run_folder.ONNX, self.config.preprocessing.image_size
+            )
         milliseconds = self._milliseconds_per_photo()
         image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
         run_folder.write_json(
@@ -751,9 +763,9 @@ class Trainer:
             | {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "onnxruntime")},
         }
         (self.partial / run_folder.CARD).write_text(
-            model_card(self.config.output_dir.name, record, self.splits.names), encoding="utf-8"
+            model_card(self.config.run.output_dir.name, record, self.splits.names), encoding="utf-8"
         )
-        run_folder.commit(self.partial, self.config.output_dir, record)
+        run_folder.commit(self.partial, self.config.run.output_dir, record)
         self._report(figures)
 
     def _milliseconds_per_photo(self) -> dict[str, float]:
@@ -776,7 +788,7 @@ class Trainer:
                 f"top-5 {values['top5']:.1%}, macro F1 {values['macro_f1']:.3f}, log-loss {values['log_loss']:.3f}, "
                 f"ECE {values['ece']:.1%}, {values['photos_per_second']:.0f} photos/s"
             )
-        self._say(f"saved to {self.config.output_dir}")
+        self._say(f"saved to {self.config.run.output_dir}")
 
     def _command(self) -> str:
         num_processes = self.accelerator.num_processes

@@ -60,12 +60,12 @@ FIRST_PRUNED = 2
 
 def space_of(config: TrainConfig) -> dict[str, FloatDistribution]:
     """The options that are searched for a model, with their ranges."""
-    if config.freeze_backbone:
+    if config.model.freeze_backbone:
         kind = "frozen backbone"
-    elif is_plain_cnn(config.model):
+    elif is_plain_cnn(config.model.model):
         kind = "plain CNN"
     else:
-        kind = "from scratch" if config.from_scratch or config.model in ARCHITECTURES else "fine-tuning"
+        kind = "from scratch" if config.model.from_scratch or config.model.model in ARCHITECTURES else "fine-tuning"
     ranges = SPACES[kind]
     given = given_options(config, ranges)
     return {
@@ -79,7 +79,7 @@ def given_options(config: TrainConfig, names: Iterable[str]) -> dict[str, float]
     """What the first trial has of these options: what is given, or else the architecture's own."""
     options = config.to_dict()
     if options["conv_dropout"] is None and "conv_dropout" in names:
-        options["conv_dropout"] = ARCHITECTURES[config.model](config.image_size).conv_dropout
+        options["conv_dropout"] = ARCHITECTURES[config.model.model](config.preprocessing.image_size).conv_dropout
     return {name: options[name] for name in names}
 
 
@@ -108,7 +108,7 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
     if not 0 < fraction <= 1:
         raise UserError(f"--tune-fraction {fraction:g}: must be above 0 and at most 1")
     config.check_options_apply()
-    splits = with_part_of_training(load_data(config), fraction, config.seed)
+    splits = with_part_of_training(load_data(config), fraction, config.run.seed)
     build_model(config, splits.names)  # before there is a study, whose options could not be mended any more
     shared = _Shared(dataclasses.replace(splits, test=None))
     print(
@@ -116,7 +116,7 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
         "validation photos"
     )
 
-    folder, space = study_folder(config.output_dir), space_of(config)
+    folder, space = study_folder(config.run.output_dir), space_of(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -127,7 +127,7 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
         _begin_or_check(study, folder, config, space, {"tune_fraction": fraction, "split_hash": splits.split_hash})
     while True:
         with lock:
-            claimed = _claim(study, folder, space, num_trials, config.seed)
+            claimed = _claim(study, folder, space, num_trials, config.run.seed)
         if claimed is None:
             break
         trial, trial_lock = claimed
@@ -171,7 +171,7 @@ class _TrialRun(Trainer):
         return dict(self._shared.features), {}
 
     def _begin(self) -> Path:
-        return partial_path(self.config.output_dir)
+        return partial_path(self.config.run.output_dir)
 
     def _save_state(self, best: dict[str, torch.Tensor] | None) -> None:
         pass
@@ -248,15 +248,15 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, config: TrainConfig, sh
         history.append(row)
         epoch = int(row["epoch"])
         trial.report(row["validation_loss"], epoch)
-        if epoch < config.epochs and pruner().prune(study, study.trials[trial.number]):
+        if epoch < config.optim.epochs and pruner().prune(study, study.trials[trial.number]):
             raise optuna.TrialPruned
 
     started = time.perf_counter()
-    output_dir = study_folder(config.output_dir) / f"trial-{trial.number}"
+    output_dir = study_folder(config.run.output_dir) / f"trial-{trial.number}"
     of_no_trial = {"tensorboard": False, "measure_peak": False, "checkpoint_minutes": 0.0}
     options: dict[str, Any] = {**trial.params, **of_no_trial, "output_dir": output_dir}
     try:
-        _TrialRun(dataclasses.replace(config, **options), shared, after_epoch).fit()
+        _TrialRun(config.replace(**options), shared, after_epoch).fit()
         state = TrialState.COMPLETE
     except (optuna.TrialPruned, Diverged):  # options with which nothing is learned are tried, and bad
         state = TrialState.PRUNED
@@ -312,4 +312,4 @@ def _write_best(study: optuna.Study, folder: Path, config: TrainConfig) -> None:
         )
     best = study.best_trial
     found = f"Found by --tune: trial {best.number}, validation loss {best.value:.4f}"
-    write_config_file(folder / BEST, dataclasses.replace(config, **best.params), best.params, found)
+    write_config_file(folder / BEST, config.replace(**best.params), best.params, found)

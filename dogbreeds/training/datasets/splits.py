@@ -133,10 +133,10 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
         UserError: The data is missing, empty, has no labels, one breed only, too few photos of a breed, an unknown
             breed is asked for, or more than `MAX_UNREADABLE` of the photos can't be decoded.
     """
-    given = read_dataset(config.data)
-    if config.breeds:
-        wanted = [breed.name for breed in parse_breeds(list(config.breeds))]
-        given = {split: _only(photos, wanted, config.data) for split, photos in given.items()}
+    given = read_dataset(config.data.data)
+    if config.data.breeds:
+        wanted = [breed.name for breed in parse_breeds(list(config.data.breeds))]
+        given = {split: _only(photos, wanted, config.data.data) for split, photos in given.items()}
 
     left_out: list[LeftOut] = []
     seen: dict[str, str] = {}
@@ -169,21 +169,23 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     if num_unreadable > MAX_UNREADABLE * num_checked:
         examples = "; ".join(f"{photo.id}: {photo.reason}" for photo in left_out[:3])
         raise UserError(
-            f"{num_unreadable} of {num_checked} photos in {config.data!r} can't be read, more than "
+            f"{num_unreadable} of {num_checked} photos in {config.data.data!r} can't be read, more than "
             f"{MAX_UNREADABLE:.0%}: mend or remove them ({examples} ...)"
         )
 
     if "train" not in kept:
-        raise UserError(f"{config.data!r} has no training photos, only {' and '.join(kept)}")
+        raise UserError(f"{config.data.data!r} has no training photos, only {' and '.join(kept)}")
     members = _cut(kept, config)
     present = [kept["train"].names[label] for label in np.unique(kept["train"].labels)]
     if len(present) < 2:
-        raise UserError(f"{config.data!r} holds {len(present)} breed(s): at least two are needed to tell them apart")
+        raise UserError(
+            f"{config.data.data!r} holds {len(present)} breed(s): at least two are needed to tell them apart"
+        )
     parts: dict[str, Photos] = {}
     part_digests: dict[str, np.ndarray] = {}
     part_sizes: dict[str, np.ndarray] = {}
     for split, (source, indices) in members.items():
-        parts[split] = _only(kept[source].select(indices), present, config.data)
+        parts[split] = _only(kept[source].select(indices), present, config.data.data)
         part_digests[split], part_sizes[split] = digests[source][indices], sizes[source][indices]
     everything = np.concatenate(list(part_digests.values()))
     assert len(set(everything.tolist())) == len(everything), "a photo is in two splits"
@@ -232,9 +234,9 @@ def kept_view(config: TrainConfig, longest_side: int) -> Preprocessing:
         longest_side: Of all photos, pixels: none is kept larger than it is.
     """
     if not config.random_views:
-        return config.view
-    size = min(round(config.image_size * WHOLE_PHOTO_SCALE), longest_side)
-    return replace(config.view, size=size, fit="squash")
+        return config.preprocessing.build()
+    size = min(round(config.preprocessing.image_size * WHOLE_PHOTO_SCALE), longest_side)
+    return replace(config.preprocessing.build(), size=size, fit="squash")
 
 
 def pixel_cache(
@@ -249,8 +251,8 @@ def pixel_cache(
         view,
         sources,
         digests,
-        folder=config.cache_dir or default_folder(),
-        max_bytes=round(config.max_cache_gigabytes * 1e9),
+        folder=config.data.cache_dir or default_folder(),
+        max_bytes=round(config.data.max_cache_gigabytes * 1e9),
         progress=progress,
     )
 
@@ -475,7 +477,7 @@ def _check(given: dict[str, Photos], config: TrainConfig, progress: bool) -> _Ch
     """Decode every photo once, into the pixel cache or only to see whether it can be."""
     digests: dict[str, list[str]] = {}
     problems: dict[str, str] = {}
-    sides = [config.image_size]
+    sides = [config.preprocessing.image_size]
     for split, photos in given.items():
         digests[split] = []
         headers = _look_at_all(_read_header, photos.sources, f"reading {split} photos", progress)
@@ -494,7 +496,7 @@ def _check(given: dict[str, Photos], config: TrainConfig, progress: bool) -> _Ch
     ]
     sources = _Picked([(column, index) for _, column, index in readable])
     good = [digest for digest, _, _ in readable]
-    if config.cache == "on":
+    if config.data.cache == "on":
         cache = pixel_cache(config, view, sources, good, progress)
         size_of = {digest: tuple(cache.sizes[row].tolist()) for digest, row in cache.row_of.items()}
         return _Checked(digests, {**problems, **cache.problems}, size_of, view, cache)
@@ -559,18 +561,18 @@ def _cut(kept: dict[str, Photos], config: TrainConfig) -> dict[str, tuple[str, n
     Returns:
         For each split: the split of the data that it comes from, and the indices there.
     """
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(config.run.seed)
     parts = {split: (split, np.arange(len(photos))) for split, photos in kept.items()}
-    if config.images_per_breed is not None:
-        numbers = _allot(kept, config.images_per_breed)
+    if config.data.images_per_breed is not None:
+        numbers = _allot(kept, config.data.images_per_breed)
         for split, photos in kept.items():
             parts[split] = (split, _draw(photos, parts[split][1], rng, numbers=numbers[split])[0])
-    for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+    for split, fraction in (("test", config.data.test_fraction), ("validation", config.data.validation_fraction)):
         if split in kept or fraction == 0:
             continue
         available = parts["train"][1]
         if split == "validation" and "test" in parts and "test" not in kept:
-            fraction /= 1 - config.test_fraction  # both are shares of what there was before any cut
+            fraction /= 1 - config.data.test_fraction  # both are shares of what there was before any cut
         held_out, left = _draw(kept["train"], available, rng, share=fraction)
         parts[split], parts["train"] = ("train", held_out), ("train", left)
     for split, (source, indices) in parts.items():
@@ -578,7 +580,7 @@ def _cut(kept: dict[str, Photos], config: TrainConfig) -> dict[str, tuple[str, n
             if split != "train" and label in kept[source].labels[indices]:
                 trained = label in kept["train"].labels[parts["train"][1]]
                 if not trained:
-                    raise UserError(f"{config.data!r} has too few photos of {name!r}: none is left to train on")
+                    raise UserError(f"{config.data.data!r} has too few photos of {name!r}: none is left to train on")
     return parts
 
 
