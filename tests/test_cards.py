@@ -206,7 +206,7 @@ def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run,
         ) == said
 
 
-def test_models_of_the_same_name_are_told_apart_and_the_same_run_twice_is_refused(tiny_run, tmp_path):
+def test_models_of_the_same_name_get_different_names_and_the_same_run_twice_is_refused(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "other" / "tiny")
     models = ModelSet([Predictor(tiny_run), Predictor(tmp_path / "other" / "tiny")])
     assert models.names == [f"{tiny_run.parent.name}/tiny", "other/tiny"]

@@ -122,7 +122,7 @@ POSTS = [
 
 
 class Server:
-    """app.py in a process, asked as raw as an intruder does."""
+    """app.py in a process, with raw requests as an intruder sends them."""
 
     def __init__(self, folder: Path) -> None:
         self.uploads, self.watched = folder / "uploads", folder / "watched"
@@ -184,7 +184,7 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("gateway"))
     with server.running(DEFAULT_RUN):
         yield server
-    assert not server.files()  # who is told to stop leaves no photo behind
+    assert not server.files()  # a server that is terminated leaves no photo behind
 
 
 @pytest.fixture
@@ -368,7 +368,7 @@ def test_an_upload_lands_where_uploads_lie(server, name):
     assert {path for folder in (ROOT, Path("/etc"), Path("/tmp")) for path in folder.glob("x*")} == before
 
 
-def test_an_upload_is_sent_whole_while_it_is_coded_anew_or_deleted(tmp_path):
+def test_an_upload_is_sent_whole_while_it_is_replaced_or_deleted(tmp_path):
     path = tmp_path / "dog.png"
     make_photo(2, 1, (640, 480)).save(path)
     sent, content = upload_response(path), path.read_bytes()

@@ -27,7 +27,7 @@ def predictor(tiny_run):
 
 
 @pytest.mark.parametrize("label", range(4))
-def test_the_breed_is_told(predictor, label):
+def test_the_breed_is_recognised(predictor, label):
     prediction = predictor.predict(make_photo(label, 1234), top_k=3)
     assert prediction.breeds[0].breed == predictor.run.labels[label]
     probabilities = [candidate.probability for candidate in prediction.breeds]
