@@ -245,6 +245,7 @@ def space(tiny_run, tmp_path_factory):
 def test_a_space_is_lean(space):
     names = set(files_of(space))
     assert {"app.py", "README.md", "requirements.txt", "LICENSE", "dogbreeds/pretrained/tiny/run.json"} <= names
+    assert {f"dogbreeds/serving/page/locales/{language}.toml" for language in ("en", "fr")} <= names
     for part in ("training", "research", "mobilenet_v2", "safetensors", "predictions-", ".pyi"):
         assert not [name for name in names if part in name and name != "dogbreeds/predictions.py"], part
     assert (space / "requirements.txt").read_text() == (ROOT / "dogbreeds/serving/requirements.txt").read_text()

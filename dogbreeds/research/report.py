@@ -31,7 +31,7 @@ from dogbreeds.research.document import (
     to_html,
     to_markdown,
 )
-from dogbreeds.serving.ensemble import JOINT, Ensemble
+from dogbreeds.serving.ensemble import ENSEMBLE_FILE, Ensemble
 from dogbreeds.serving.heat_map import overlay
 
 NUM_CONFUSED = 6
@@ -119,7 +119,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
             [entry.run for entry in entries],
             [entry.predictions.probabilities for entry in entries],
             comparison.main.predictions.labels,
-        ).save(unfinished / JOINT)
+        ).save(unfinished / ENSEMBLE_FILE)
         for entry in comparison.main.entries:
             entry.predictions.write_tables(unfinished, f"-{_file_name(comparison.main, entry)}")
 
