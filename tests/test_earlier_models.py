@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 from conftest import make_photo, tiny_config
-from dogbreeds.training.train import fit, set_up, train
 from safetensors.torch import save_file
 from timm.models import register_model, vgg
 from timm.models.vgg import VGG
@@ -41,6 +40,7 @@ from dogbreeds.training.export import ServingModel, explain_dense, export_servin
 from dogbreeds.training.models.build import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
 from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
 from dogbreeds.training.options import LossName, OptimizerName, TrainConfig
+from dogbreeds.training.train import fit, set_up, train
 from dogbreeds.training.tuning import tune
 
 NAMES = ("a", "b", "c")

@@ -13,24 +13,24 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT, make_photo_folder, tiny_config
-from dogbreeds.training.evaluation import predict_logits
-from dogbreeds.training.loop import Loop
-from dogbreeds.training.train import finish, fit, set_up, train
 from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.training import profiling
-from dogbreeds.training import saved_states as saved_states_module
 from dogbreeds.training import inputs as inputs_module
+from dogbreeds.training import profiling
 from dogbreeds.training import save_run as save_run_module
+from dogbreeds.training import saved_states as saved_states_module
+from dogbreeds.training.evaluation import predict_logits
 from dogbreeds.training.loaders import EpochSampler, PixelDataset, training_loader
+from dogbreeds.training.loop import Loop
 from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import PHASES, PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.saved_states import SavedStates
+from dogbreeds.training.train import finish, fit, set_up, train
 
 
 def weights(run):
@@ -304,7 +304,9 @@ def test_the_run_says_what_its_time_went_on(photo_folder, tmp_path, capsys):
     record, progress = run.time_record(), run.loop.progress
     assert set(record["seconds"]) == set(PHASES) and all(seconds > 0 for seconds in progress.time_spent.values())
     in_epochs = sum(row["seconds"] for row in progress.history)
-    assert in_epochs <= sum(progress.time_spent.values()) + 0.02  # the epochs' own seconds are rounded; saving is on top
+    assert (
+        in_epochs <= sum(progress.time_spent.values()) + 0.02
+    )  # the epochs' own seconds are rounded; saving is on top
     num_photos = 2 * len(run.splits.train)
     assert record["photos_per_second"] == pytest.approx(num_photos / sum(progress.time_spent.values()))
     assert record["photos_per_second_in_steps"] > record["photos_per_second"]

@@ -16,12 +16,11 @@ from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
 from dogbreeds.study import BEST, FINISHED, GIVEN, REPORT, open_study, study_folder
-from dogbreeds.training import tuning
+from dogbreeds.training import inputs, tuning
 from dogbreeds.training.config_file import read_config_file, write_config_file
 from dogbreeds.training.datasets.splits import load_data, with_part_of_training
-from dogbreeds.training.options import TrainConfig
-from dogbreeds.training import inputs
 from dogbreeds.training.loop import Loop
+from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.train import train
 from dogbreeds.training_script import run_training_script
 
@@ -108,7 +107,9 @@ def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifie
 ):
     calls = []
     compute = inputs.compute_features
-    monkeypatch.setattr(inputs, "compute_features", lambda model, data, *rest: calls.append(set(data)) or compute(model, data, *rest))
+    monkeypatch.setattr(
+        inputs, "compute_features", lambda model, data, *rest: calls.append(set(data)) or compute(model, data, *rest)
+    )
     config = tiny_config(photo_folder, tmp_path / "head", model=str(tiny_run), freeze_backbone=True)
     assert tuning.tune(config, 3)
     assert calls == [{"train", "validation"}]

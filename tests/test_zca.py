@@ -69,7 +69,8 @@ def test_it_is_fitted_on_training_photos_alone_and_a_function_of_the_seed(tmp_pa
     assert fit_zca(PixelDataset(splits.train, view), view, seed=0) == fitted != trainer_view.zca  # another mean and std
     assert fit_zca(PixelDataset(splits.train, view), view, seed=1) != fitted
     assert (
-        set_up(tiny_config(photos, tmp_path / "other", whitening="zca", augment="off")).inputs.preprocessing == trainer_view
+        set_up(tiny_config(photos, tmp_path / "other", whitening="zca", augment="off")).inputs.preprocessing
+        == trainer_view
     )
     monkeypatch.setattr(zca_module, "NUM_PHOTOS", 5)
     opened.clear()
