@@ -1,11 +1,9 @@
 """From logits to calibrated probabilities and a verdict: one temperature and two thresholds, fitted on validation."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-
-from dogbreeds.errors import UserError
 
 Verdict = Literal["confident", "unsure", "not_a_dog"]
 
@@ -47,18 +45,6 @@ class Calibration:
     def to_dict(self) -> dict[str, float]:
         """For `run.json`."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Calibration":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            UserError: A value is missing or no number.
-        """
-        try:
-            return cls(**{name: float(value) for name, value in values.items()})
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"the calibration in run.json is damaged: {error}") from None
 
     @classmethod
     def fit(cls, logits: np.ndarray, labels: np.ndarray) -> "Calibration":

@@ -10,7 +10,8 @@ import numpy as np
 from dogbreeds.answers import Answer, answers_of
 from dogbreeds.calibration import CONFIDENT_ACCURACY, Verdict, lowest_threshold, softmax
 from dogbreeds.errors import UserError
-from dogbreeds.run_folder import PRETRAINED, RunFolder, serving_files, write_json
+from dogbreeds.files import write_json
+from dogbreeds.run_folder import PRETRAINED, RunFolder
 from dogbreeds.serving.predictor import Prediction
 
 ENSEMBLE_FILE = "ensemble.json"
@@ -132,4 +133,4 @@ def _fit_weights(probabilities: Sequence[np.ndarray], labels: np.ndarray) -> np.
 
 def model_hash(run: RunFolder) -> str:
     """The SHA-256 of the model that answers, from run.json, which was checked when the run was opened."""
-    return str(run.record["sha256"][serving_files(run.record)[-1]])
+    return run.record.sha256[run.record.serving_model]

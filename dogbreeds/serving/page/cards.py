@@ -105,7 +105,7 @@ def side_by_side(answers: ModelAnswers, models: ModelSet, photo: Image.Image, te
 
 def rates(run: RunFolder, name: str, texts: Texts) -> str:
     """How often each kind of a model's answers was wrong when it was evaluated; empty where that was not measured."""
-    figures = run.record["figures"]
+    figures = run.record.figures
     found = figures.get("test") or figures["validation"]
     if not {"top1_confident", "candidates_right"} <= set(found):
         return ""
