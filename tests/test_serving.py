@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder
-from dogbreeds.training.trainer import train
+from dogbreeds.training.train import train
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
