@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder
-from dogbreeds.training.train import train
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -20,6 +19,7 @@ from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.predictor import Predictor, evidence
 from dogbreeds.training.export import MAX_DIFFERENCE, ServingModel, export_serving_model
 from dogbreeds.training.models.build import build_model
+from dogbreeds.training.train import train
 
 
 @pytest.fixture(scope="module")
