@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from conftest import ROOT, make_photo, tiny_config
-from dogbreeds.training.trainer import from_hub
+from dogbreeds.training.save_run import from_hub
 from huggingface_hub import ModelCard, metadata_load
 from packaging.requirements import Requirement
 from stand_in_hub import TOKEN, StandInHub

@@ -75,7 +75,7 @@ def save_run(run: Run, logits: Logits) -> None:
         command=_command(context.num_processes),
         config=config.to_dict(),
         base_run=run.base.record,
-        hub=_from_hub(config),
+        hub=from_hub(config),
         data=run.splits.to_record(),
         num_epochs=run.loop.progress.epoch,
         best_epoch=run.loop.progress.best_epoch,
@@ -152,7 +152,7 @@ def _command(num_processes: int) -> str:
     return shlex.join([*launcher, *sys.argv])
 
 
-def _from_hub(config: TrainConfig) -> dict[str, str]:
+def from_hub(config: TrainConfig) -> dict[str, str]:
     """Which of the data and the model's weights are the Hugging Face Hub's, by their ids, for the model card."""
     named = {"data": config.data.data}
     if not config.model.from_scratch:
