@@ -10,12 +10,8 @@ batch 128, validation and checkpoints included). Its score is not measured yet. 
 minutes on 2 CPU cores and reaches a validation top-1 of 92 to 95 % (two seeds); the README has the command.
 """
 
-from pathlib import Path
-
-from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.presets import VIT
 from dogbreeds.training_script import run_training_script
 
-PRESET = TrainConfig(output_dir=Path("runs/vit"), model="google/vit-base-patch16-224-in21k")
-
 if __name__ == "__main__":
-    run_training_script(PRESET, __doc__)
+    run_training_script(VIT, __doc__)

@@ -1,4 +1,4 @@
-"""Fail if a package of this environment has a known security hole; say so where that can't be found out."""
+"""Fail if a package of this environment has a known vulnerability; report where that can't be found out."""
 
 import json
 import subprocess
@@ -6,27 +6,27 @@ import sys
 
 
 def main() -> None:
-    """Ask pip-audit about the environment that runs this."""
+    """Run pip-audit on the environment that runs this."""
     command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off", "--timeout", "15"]
     audit = subprocess.run(command, capture_output=True, text=True)
     try:
         packages = json.loads(audit.stdout)["dependencies"]
     except (ValueError, KeyError):
-        why = (audit.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        if "No module named" in why:
-            sys.exit(f"audit: {why}")
-        print(f"audit: NOT DONE, the vulnerability service can't be reached ({why})")
+        reason = (audit.stderr.strip().splitlines() or ["no message"])[-1]
+        if "No module named" in reason:
+            sys.exit(f"audit: {reason}")
+        print(f"audit: NOT DONE, the vulnerability service can't be reached ({reason})")
         return
-    holes = [(package, hole) for package in packages for hole in package.get("vulns", [])]
-    for package, hole in holes:
-        mended = ", ".join(hole["fix_versions"]) or "no version yet"
-        print(f"audit: {package['name']} {package['version']} has {hole['id']}, mended in {mended}")
-    unknown = [package["name"] for package in packages if "skip_reason" in package]
-    if unknown:
-        print(f"audit: NOT DONE for {len(unknown)} of {len(packages)} packages, which the service does not tell of")
-    if holes:
+    vulnerabilities = [(package, vulnerability) for package in packages for vulnerability in package.get("vulns", [])]
+    for package, vulnerability in vulnerabilities:
+        fixed_in = ", ".join(vulnerability["fix_versions"]) or "no version yet"
+        print(f"audit: {package['name']} {package['version']} has {vulnerability['id']}, fixed in {fixed_in}")
+    num_unknown = sum("skip_reason" in package for package in packages)
+    if num_unknown:
+        print(f"audit: NOT DONE for {num_unknown} of {len(packages)} packages, which the service does not know")
+    if vulnerabilities:
         sys.exit(1)
-    print(f"audit: {len(packages) - len(unknown)} packages without a known hole")
+    print(f"audit: {len(packages) - num_unknown} packages without a known vulnerability")
 
 
 if __name__ == "__main__":

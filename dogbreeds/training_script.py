@@ -1,119 +1,126 @@
 """The command line of the training scripts: read the options, then train one run or several, or tune."""
 
-import argparse
 import dataclasses
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import tyro
 
 from dogbreeds.errors import UserError, one_line_errors
-from dogbreeds.training.options import TrainConfig
 
-SeedList = Annotated[tuple[str, ...], tyro.conf.arg(metavar="0,1,...")]
-ConfigFile = Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")]
-
-
-def run_training_script(preset: TrainConfig, description: str | None) -> None:
-    """What train_vit.py and train_cnn_baseline.py do: read the options over a preset, and train or tune."""
-    with one_line_errors():
-        given = _over_preset(preset, _config_file(sys.argv[1:]))
-
-        def main(
-            options: Annotated[TrainConfig, tyro.conf.arg(name="")] = given,
-            config: ConfigFile = None,
-            seeds: SeedList = (),
-            tune: int | None = None,
-            tune_fraction: float | None = None,
-        ) -> None:
-            """Train one run, or one for each of several seeds, or search for better options.
-
-            Args:
-                options: The options.
-                config: A TOML file of options, such as tuning writes; those on the command line go before.
-                seeds: Train once with each of these seeds, separated by commas, into OUTPUT_DIR-seed0 and so on, so
-                    that `python -m dogbreeds compare` can tell the recipe from the luck of its seed.
-                tune: Train this many short trials with other rates and regularisation (weight decay only if there is
-                    one), and write the options of the best, by validation loss, with a report into OUTPUT_DIR.study.
-                    The same command goes on where it was, and can be given several times at once.
-                tune_fraction: Share of the training photos that each trial uses; all by default.
-            """
-            del config  # read above, as what the options are read over
-            if tune is not None:
-                _tune(options, tune, tune_fraction, seeds)
-            elif tune_fraction is not None:
-                raise UserError(f"--tune-fraction {tune_fraction:g}: give it with --tune")
-            else:
-                _train(options, seeds)
-
-        tyro.cli(main, description=description)
+if TYPE_CHECKING:
+    from dogbreeds.training.options import TrainConfig
 
 
-def _config_file(arguments: list[str]) -> Path | None:
-    """The file that --config names: it must be read before the other options, which are read over it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, nargs="?")  # without a file, it is tyro that complains
-    config: Path | None = parser.parse_known_args(arguments)[0].config
-    return config
+def _task_flag(kind: Any, metavar: str, description: str) -> Any:
+    return Annotated[kind, tyro.conf.arg(metavar=metavar, help=description, help_behavior_hint="")]
 
 
-def _over_preset(preset: TrainConfig, path: Path | None) -> TrainConfig:
-    """What the command line is read over.
+_TASK = {
+    "config": _task_flag(
+        Path, "FILE", "A TOML file of options, such as tuning writes; those on the command line take precedence."
+    ),
+    "seeds": _task_flag(
+        tuple[str, ...],
+        "0,1,...",
+        "Train once with each of these seeds, separated by commas, into OUTPUT_DIR-seed0 and so on, so that `python -m "
+        "dogbreeds compare` can tell the recipe from the luck of its seed.",
+    ),
+    "tune": _task_flag(
+        int,
+        "TRIALS",
+        "Train this many short trials with other rates and regularisation (weight decay only if there is one), and "
+        "write the options of the best, by validation loss, with a report into OUTPUT_DIR.study. The same command "
+        "continues the study, and several processes may run it at once.",
+    ),
+    "tune_fraction": _task_flag(float, "SHARE", "Share of the training photos that each trial uses; all by default."),
+}
+"""What to do with the options: flags of the command line that are none of `TrainConfig`."""
 
-    Whether its options go together is not checked yet, because the command line may change some of them.
+
+def run_training_script(preset: Mapping[str, Any], description: str | None) -> None:
+    """What train_vit.py and train_cnn_baseline.py do: read the options over a preset, and train or tune.
+
+    Args:
+        preset: Options that hold unless a file or the command line gives others.
+        description: What `--help` says above the options.
     """
-    if path is None:
-        return preset
-    from dogbreeds.training.config_file import read_config_file
+    with one_line_errors():
+        from dogbreeds.training.config_file import read_config_file
+        from dogbreeds.training.options import resolve
 
-    values = {**vars(preset), **read_config_file(path)}
-    unchecked: TrainConfig = object.__new__(TrainConfig)
-    for name, value in values.items():
-        object.__setattr__(unchecked, name, value)
-    return unchecked
+        given: dict[str, Any] = tyro.cli(
+            _command_line(preset), description=description, config=(tyro.conf.OmitArgPrefixes,)
+        )
+        task = {name: given.pop(name) for name in _TASK if name in given}
+        from_file = read_config_file(task["config"]) if "config" in task else {}
+        config = resolve(preset, from_file, given)
+        seeds = task.get("seeds", ())
+        if "tune" in task:
+            _tune(config, task["tune"], task.get("tune_fraction"), seeds)
+        elif "tune_fraction" in task:
+            raise UserError(f"--tune-fraction {task['tune_fraction']:g}: give it with --tune")
+        else:
+            _train(config, seeds)
 
 
-def _train(options: TrainConfig, seeds: tuple[str, ...]) -> None:
-    configs = one_for_each_seed(options, seeds)
-    from dogbreeds.run_folder import check_output, partial_path
-    from dogbreeds.training.trainer import train  # takes seconds, which --help and a mistyped option need not wait
+def _command_line(preset: Mapping[str, Any]) -> Any:
+    """All flags as a dictionary type, whose values are those that were given and no others."""
+    from dogbreeds.training.options import OPTIONS
 
-    if seeds and options.resume:  # a series goes on where it was interrupted
+    def flag(name: str, kind: Any, default: Any) -> Any:
+        shown = "" if default in (dataclasses.MISSING, None, ()) else f"(default: {default})"
+        return Annotated[kind, tyro.conf.arg(help=OPTIONS[name].description, help_behavior_hint=shown)]
+
+    flags = {each.name: flag(each.name, each.type, preset.get(each.name, each.default)) for each in OPTIONS.values()}
+    return TypedDict("Options", {**_TASK, **flags}, total=False)  # type: ignore[operator]
+
+
+def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
+    configs = one_for_each_seed(config, seeds)
+    from dogbreeds.files import partial_path
+    from dogbreeds.run_folder import RECORD, check_output
+    from dogbreeds.training.train import train  # takes seconds, which --help and a mistyped option need not wait
+
+    if seeds and config.run.resume:  # a series is continued where it was interrupted
+        done = [each for each in configs if (each.run.output_dir / RECORD).is_file()]
+        for each in done:
+            print(f"the run {str(each.run.output_dir)!r} is complete")
         configs = [
-            dataclasses.replace(each, resume=partial_path(each.output_dir).is_dir())
-            for each in configs
-            if not each.output_dir.exists()
+            each.replace(resume=partial_path(each.run.output_dir).is_dir()) for each in configs if each not in done
         ]
     for each in configs:  # nothing is trained if one of them can't be
-        check_output(each.output_dir, overwrite=each.overwrite, resume=each.resume)
+        check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
     for each in configs:
         train(each)
 
 
-def _tune(options: TrainConfig, num_trials: int, fraction: float | None, seeds: tuple[str, ...]) -> None:
-    for flag, is_given in (("--seeds", seeds), ("--resume", options.resume), ("--overwrite", options.overwrite)):
+def _tune(config: "TrainConfig", num_trials: int, fraction: float | None, seeds: tuple[str, ...]) -> None:
+    given = {"--seeds": bool(seeds), "--resume": config.run.resume, "--overwrite": config.run.overwrite}
+    for flag, is_given in given.items():
         if is_given:
-            raise UserError(f"--tune and {flag} exclude each other: leave {flag} out; a study goes on by itself")
+            raise UserError(f"--tune and {flag} exclude each other: leave {flag} out; a study is continued by itself")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--tune trains in one process: instead of accelerate launch, start the command several times")
     from dogbreeds.study import BEST, REPORT, study_folder
     from dogbreeds.training.tuning import tune
 
-    if not tune(options, num_trials, 1.0 if fraction is None else fraction):
+    if not tune(config, num_trials, 1.0 if fraction is None else fraction):
         return
     from dogbreeds.research.tuning_report import summary, write_tuning_report
 
-    folder = study_folder(options.output_dir)
+    folder = study_folder(config.run.output_dir)
     write_tuning_report(folder, folder / REPORT)
     print(summary(folder))
-    command = ["python", sys.argv[0], "--config", str(folder / BEST), "--output-dir", str(options.output_dir)]
+    command = ["python", sys.argv[0], "--config", str(folder / BEST), "--output-dir", str(config.run.output_dir)]
     print(f"report: {folder / REPORT}\ntrain with what was found:\n    {shlex.join(command)}")
 
 
-def one_for_each_seed(config: TrainConfig, seeds: tuple[str, ...]) -> list[TrainConfig]:
+def one_for_each_seed(config: "TrainConfig", seeds: tuple[str, ...]) -> list["TrainConfig"]:
     """The same options with each of several seeds, each in a run folder of its own; without seeds the options alone.
 
     Raises:
@@ -125,9 +132,7 @@ def one_for_each_seed(config: TrainConfig, seeds: tuple[str, ...]) -> list[Train
     numbers = [int(text) for text in listed]
     if len(set(numbers)) < len(numbers):
         raise UserError(f"--seeds {','.join(listed)}: names a seed twice")
+    output_dir = config.run.output_dir
     return [
-        dataclasses.replace(
-            config, seed=seed, output_dir=config.output_dir.with_name(f"{config.output_dir.name}-seed{seed}")
-        )
-        for seed in numbers
+        config.replace(seed=seed, output_dir=output_dir.with_name(f"{output_dir.name}-seed{seed}")) for seed in numbers
     ] or [config]

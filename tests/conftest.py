@@ -93,7 +93,7 @@ def tiny_config(data: Path, output_dir: Path, **options: object):
         "test_fraction": 0.2,
         "num_workers": 0,
     }
-    return TrainConfig(data=str(data), output_dir=output_dir, **{**defaults, **options})
+    return TrainConfig.from_options(data=str(data), output_dir=output_dir, **{**defaults, **options})
 
 
 @pytest.fixture(scope="session")

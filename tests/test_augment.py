@@ -30,8 +30,10 @@ def smooth_photo(width, height):
 
 def ours(photo, num_views, tmp_path, **options):
     """Views of one photo, as training makes them."""
+    config = tiny_config("data", tmp_path / "run", image_size=SIZE, **options)
     views = RandomAugmentation(
-        tiny_config("data", tmp_path / "run", image_size=SIZE, **options),
+        config.augment,
+        config.run.seed,
         VIEW,
         np.array([photo.size] * num_views),
         torch.device("cpu"),
@@ -143,7 +145,7 @@ def test_fixed_views_come_again_in_turn(tmp_path):
     config = tiny_config("data", tmp_path / "run", augmentation="mild", fixed_views=3)
     photo = smooth_photo(48, 36)
     whole = torch.from_numpy(Preprocessing(64, "squash").cut(photo).copy())[None]
-    views = RandomAugmentation(config, VIEW, np.array([photo.size]), torch.device("cpu"))
+    views = RandomAugmentation(config.augment, config.run.seed, VIEW, np.array([photo.size]), torch.device("cpu"))
     shown = []
     for epoch in range(7):
         views.draw(epoch)
@@ -157,8 +159,8 @@ def test_fixed_views_come_again_in_turn(tmp_path):
 def test_a_named_augmentation_is_its_options(name, tmp_path):
     config = tiny_config("data", tmp_path / "run", augmentation=name, freeze_backbone=True)
     assert config.random_views  # though a frozen backbone alone has none
-    assert (config.crop_scale, config.flip) == (1.0, 0.5)
-    assert all(getattr(config, option) == value for option, value in AUGMENTATIONS[name].items())
+    assert (config.augment.crop_scale, config.augment.flip) == (1.0, 0.5)
+    assert all(getattr(config.augment, option) == value for option, value in AUGMENTATIONS[name].items())
     spelled = tiny_config("data", tmp_path / "run", crop_scale=1.0, **AUGMENTATIONS[name])
     photo = smooth_photo(48, 36)
     assert torch.equal(
@@ -168,7 +170,7 @@ def test_a_named_augmentation_is_its_options(name, tmp_path):
         spelled != config and {**spelled.to_dict(), "augmentation": name, "freeze_backbone": True} == config.to_dict()
     )
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
-    assert [each.augmentation for each in one_for_each_seed(config, ("1,2",))] == [name, name]
+    assert [each.augment.augmentation for each in one_for_each_seed(config, ("1,2",))] == [name, name]
 
 
 def test_a_named_augmentation_takes_no_other_values(tmp_path):
@@ -204,7 +206,7 @@ def test_views_are_a_function_of_seed_epoch_and_photo(tmp_path):
     pixels = torch.randint(0, 256, (12, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     def views(config, epoch, photos):
-        made = RandomAugmentation(config, VIEW, sizes, torch.device("cpu"))
+        made = RandomAugmentation(config.augment, config.run.seed, VIEW, sizes, torch.device("cpu"))
         made.draw(epoch)
         return made(torch.tensor(photos), pixels[photos])
 
@@ -220,7 +222,7 @@ def test_without_random_changes_the_training_view_is_the_view(fit, tmp_path):
     view = Preprocessing(SIZE, fit)
     photo = smooth_photo(64, 48)
     config = tiny_config("data", tmp_path / "run", crop_scale=1.0, flip=0.0, augment="on", fit=fit)
-    views = RandomAugmentation(config, view, np.array([photo.size]), torch.device("cpu"))
+    views = RandomAugmentation(config.augment, config.run.seed, view, np.array([photo.size]), torch.device("cpu"))
     views.draw(0)
     whole = torch.from_numpy(Preprocessing(64, "squash").cut(photo).copy())[None]
     np.testing.assert_allclose(views(torch.tensor([0]), whole)[0].numpy(), view(photo), atol=0.08)
@@ -254,7 +256,7 @@ def test_random_views_are_whitened_after_they_are_made(tmp_path):
     whole = torch.from_numpy(Preprocessing(64, "squash").cut(photo).copy())[None]
     config = tiny_config("data", tmp_path / "run", rotation=20.0)
     plain, whitened = (
-        RandomAugmentation(config, view, np.array([photo.size]), device)
+        RandomAugmentation(config.augment, config.run.seed, view, np.array([photo.size]), device)
         for view in (Preprocessing(SIZE), Preprocessing(SIZE, zca=a_zca()))
     )
     for views in (plain, whitened):
@@ -269,7 +271,7 @@ def test_views_on_a_gpu_are_those_on_the_cpu(tmp_path):
     pixels = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8)
     made = []
     for device in (torch.device("cpu"), torch.device("cuda")):
-        views = RandomAugmentation(config, VIEW, np.array([(50, 40)] * 8), device)
+        views = RandomAugmentation(config.augment, config.run.seed, VIEW, np.array([(50, 40)] * 8), device)
         views.draw(0)
         made.append(views(torch.arange(8, device=device), pixels.to(device)).cpu())
     torch.testing.assert_close(made[0], made[1], atol=1e-3, rtol=1e-3)

@@ -2,13 +2,13 @@
 
 import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
 from conftest import make_photo, tiny_config
+from dogbreeds.training.trainer import Trainer, train
 from safetensors.torch import save_file
 from timm.models import register_model, vgg
 from timm.models.vgg import VGG
@@ -41,7 +41,6 @@ from dogbreeds.training.export import ServingModel, explain_dense, export_servin
 from dogbreeds.training.models.build import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
 from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
 from dogbreeds.training.options import LossName, OptimizerName, TrainConfig
-from dogbreeds.training.trainer import Trainer, train
 from dogbreeds.training.tuning import tune
 
 NAMES = ("a", "b", "c")
@@ -117,7 +116,7 @@ def config(tmp_path, model, **options) -> TrainConfig:
 
 def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Predictor:
     run = RunFolder.open(train(options))
-    assert np.isfinite(run.record["figures"]["validation"]["log_loss"])
+    assert np.isfinite(run.record.figures["validation"]["log_loss"])
     model = AutoModelForImageClassification.from_pretrained(run.path).eval()
     predictor, photo = Predictor(run), make_photo(1, 99)
     with torch.no_grad():
@@ -344,9 +343,11 @@ def num_wrong(optimizer: OptimizerName, loss: LossName, rate: float) -> int:
     model, labels = torch.nn.Sequential(torch.nn.Linear(2, 3)), torch.arange(60) % 3
     points = torch.tensor([[2.0, 0.0], [-1.0, 2.0], [-1.0, -2.0]])[labels] + 0.3 * torch.randn(60, 2)
     steady = {"schedule": "constant", "warmup_fraction": 0.0} if optimizer == "ftrl" else {}
-    options = TrainConfig(Path("run"), "lenet5", optimizer=optimizer, head_learning_rate=rate, **steady)
-    steps = build_optimizer(model, options, fused=True)
-    schedule = Schedule(steps, options, num_steps=100)
+    options = TrainConfig.from_options(
+        output_dir="run", model="lenet5", optimizer=optimizer, head_learning_rate=rate, **steady
+    )
+    steps = build_optimizer(model, options.optim, fused=True)
+    schedule = Schedule(steps, options.optim, num_steps=100)
     for _ in range(100):
         LOSSES[loss](model(points), target_probabilities(labels, 3, 0.0)).backward()
         steps.step()
@@ -367,22 +368,26 @@ def test_weight_decay_makes_weights_smaller_and_is_adamws_alone_by_default(name)
         torch.manual_seed(0)
         layer = torch.nn.Sequential(torch.nn.Linear(8, 3))
         steady = {"schedule": "constant", "warmup_fraction": 0.0, "head_learning_rate": 0.1}
-        options = TrainConfig(Path("run"), "lenet5", optimizer=name, weight_decay=decay, **steady)
-        steps = build_optimizer(layer, options, fused=False)
+        options = TrainConfig.from_options(
+            output_dir="run", model="lenet5", optimizer=name, weight_decay=decay, **steady
+        )
+        steps = build_optimizer(layer, options.optim, fused=False)
         for _ in range(20):
             layer(torch.ones(2, 8)).square().sum().backward()
             steps.step()
             steps.zero_grad()
         sums.append(float(layer[0].weight.detach().abs().sum()))
     assert sums[1] < sums[0]
-    assert TrainConfig(Path("run"), "lenet5", optimizer=name, **steady).decay == (0.05 if name == "adamw" else 0.0)
+    assert TrainConfig.from_options(output_dir="run", model="lenet5", optimizer=name, **steady).optim.decay == (
+        0.05 if name == "adamw" else 0.0
+    )
 
 
 def test_ftrl_wants_a_rate_that_does_not_change():
     """It would shrink the weights to nothing with a rate that falls to nothing."""
     for start in (train, lambda config: tune(config, 2)):
         with pytest.raises(UserError, match="add --schedule constant --warmup-fraction 0"):
-            start(TrainConfig(Path("run"), "lenet5", optimizer="ftrl"))
+            start(TrainConfig.from_options(output_dir="run", model="lenet5", optimizer="ftrl"))
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -173,7 +173,7 @@ def test_decay_spares_biases_and_norms(name, tmp_path):
     model = build_model(config(tmp_path, name, weight_decay=0.1), NAMES)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     spared, decayed = set(), set()
-    for group in parameter_groups(model, config(tmp_path, name, weight_decay=0.1)):
+    for group in parameter_groups(model, config(tmp_path, name, weight_decay=0.1).optim):
         (decayed if group["weight_decay"] else spared).update(names[id(p)] for p in group["params"])
         heads = {names[id(p)].startswith("classifier.") for p in group["params"]}
         assert len(heads) == 1
@@ -197,14 +197,14 @@ def test_decay_spares_biases_and_norms(name, tmp_path):
 
 def test_a_frozen_backbone_leaves_the_classifier(checkpoints, tmp_path):
     options = config(tmp_path, checkpoints / "vit_nano", freeze_backbone=True)
-    groups = parameter_groups(build_model(options, NAMES), options)
+    groups = parameter_groups(build_model(options, NAMES), options.optim)
     assert sum(p.numel() for group in groups for p in group["params"]) == 13 * 32 + 13
 
 
 def rates(tmp_path, num_steps=100, losses=(), **options):
     parameter = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.AdamW([parameter], lr=1.0)
-    schedule = Schedule(optimizer, config(tmp_path, "vit_nano", warmup_fraction=0.1, **options), num_steps)
+    schedule = Schedule(optimizer, config(tmp_path, "vit_nano", warmup_fraction=0.1, **options).optim, num_steps)
     found = []
     for step in range(num_steps):
         found.append(optimizer.param_groups[0]["lr"])

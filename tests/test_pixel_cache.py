@@ -153,7 +153,7 @@ def test_two_at_a_time_make_it_once(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize("steps", [{}, {"grayscale": True, "equalize": True, "whitening": "zca"}], ids=str)
 def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment, steps, monkeypatch):
     def model_view(config):  # with what a checkpoint may bring
-        return replace(config.view, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+        return replace(config.preprocessing.build(), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 
     monkeypatch.setattr(trainer_module, "model_view", model_view)
     batches = []

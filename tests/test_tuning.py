@@ -1,7 +1,6 @@
 """The search for better options: a study is whole whatever happens to its trials, and what it finds can be trained."""
 
 import csv
-import dataclasses
 import json
 import re
 import signal
@@ -28,6 +27,7 @@ from dogbreeds.training_script import run_training_script
 def script(monkeypatch, preset, *arguments):
     """What a training script does with these arguments; the exit status if it is not 0."""
     monkeypatch.setattr(sys, "argv", ["train_vit.py", *arguments])
+    preset = preset.to_dict() if isinstance(preset, TrainConfig) else preset
     try:
         run_training_script(preset, None)
     except SystemExit as stop:
@@ -36,7 +36,7 @@ def script(monkeypatch, preset, *arguments):
 
 
 def finished(config):
-    return open_study(study_folder(config.output_dir)).get_trials(states=FINISHED)
+    return open_study(study_folder(config.run.output_dir)).get_trials(states=FINISHED)
 
 
 class Prune(optuna.pruners.BasePruner):
@@ -64,14 +64,14 @@ def test_a_study_goes_on_where_it_was_and_its_best_trial_is_what_training_gives(
     assert len(after) == 5 and [trial.params for trial in after[:3]] == [trial.params for trial in before]
     assert set(asked_for) == {"train", "validation"}, "a trial has nothing to do with test photos"
 
-    study = study_folder(config.output_dir)
+    study = study_folder(config.run.output_dir)
     assert {path.name for path in study.parent.iterdir()} == {study.name}, "no trial leaves a run folder"
     assert {path.name for path in study.iterdir()} == {"journal.log", "study.lock", BEST, REPORT}
     best = min(after, key=lambda trial: trial.value)
-    found = dataclasses.replace(config, **read_config_file(study / BEST))
-    assert found.to_dict() == dataclasses.replace(config, **best.params).to_dict()
+    found = config.replace(**read_config_file(study / BEST))
+    assert found.to_dict() == config.replace(**best.params).to_dict()
     printed = capsys.readouterr().out
-    assert f"train_vit.py --config {study / BEST} --output-dir {config.output_dir}\n" in printed
+    assert f"train_vit.py --config {study / BEST} --output-dir {config.run.output_dir}\n" in printed
     assert f"5 trials, 0 of them pruned: the best has a validation loss of {best.value:.4f}" in printed
 
     page = (study / REPORT).read_text()
@@ -89,7 +89,7 @@ def test_the_first_trial_has_the_options_as_they_were_given_and_all_are_in_range
     assert tuning.tune(config, 3)
     first, *others = finished(config)
     assert first.params["learning_rate"] == 2e-3 and first.params["dropout"] == 0.25
-    assert first.params == open_study(study_folder(config.output_dir)).user_attrs[GIVEN]
+    assert first.params == open_study(study_folder(config.run.output_dir)).user_attrs[GIVEN]
     for trial in others:
         assert trial.params != first.params
         for name, value in trial.params.items():
@@ -108,7 +108,7 @@ def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifie
     trials = finished(config)
     assert "learning_rate" not in trials[0].params and "head_learning_rate" in trials[0].params
     monkeypatch.undo()
-    run = train(dataclasses.replace(config, **trials[2].params))
+    run = train(config.replace(**trials[2].params))
     with (run / "history.csv").open() as file:
         assert min(float(row["validation_loss"]) for row in csv.DictReader(file)) == pytest.approx(trials[2].value)
 
@@ -117,12 +117,12 @@ def test_the_first_trial_of_a_plain_cnn_is_as_given_whatever_the_ranges(photo_fo
     """Its rate is below the range, its decay is 0, and the dropout after its poolings is the architecture's own."""
     options = {"model": "cnn3v2", "learning_rate": 5e-5, "head_learning_rate": 0.1, "optimizer": "adam", "dropout": 0.6}
     config = tiny_config(photo_folder, tmp_path / "plain", epochs=1, **options)
-    assert config.decay == 0 and tuning.tune(config, 2)
+    assert config.optim.decay == 0 and tuning.tune(config, 2)
     first, second = finished(config)
     given = {"learning_rate": 5e-5, "head_learning_rate": 0.1, "dropout": 0.6, "label_smoothing": 0.0}
     assert first.params == {**given, "conv_dropout": 0.2}
     assert second.params.keys() == first.params.keys() and second.params["conv_dropout"] != 0.2
-    best = read_config_file(study_folder(config.output_dir) / BEST)
+    best = read_config_file(study_folder(config.run.output_dir) / BEST)
     assert "weight_decay" not in best and best["conv_dropout"] in (0.2, second.params["conv_dropout"])
 
 
@@ -132,7 +132,7 @@ def test_pruned_trials_and_those_that_learn_nothing_count(photo_folder, tmp_path
     check = Trainer._check_finite
 
     def no_number(self, loss, epoch, step):
-        check(self, float("nan") if self.config.output_dir.name == "trial-2" else loss, epoch, step)
+        check(self, float("nan") if self.config.run.output_dir.name == "trial-2" else loss, epoch, step)
 
     monkeypatch.setattr(Trainer, "_check_finite", no_number)
     assert script(monkeypatch, config, "--tune", "4") == 0
@@ -163,8 +163,8 @@ def test_the_pruner_waits_for_trials_to_compare_with_and_for_the_warm_up():
 
 def command(config, *arguments):
     options = {
-        "--model": "vit_nano", "--image-size": "32", "--epochs": "2", "--batch-size": "8", "--data": config.data,
-        "--output-dir": str(config.output_dir),
+        "--model": "vit_nano", "--image-size": "32", "--epochs": "2", "--batch-size": "8", "--data": config.data.data,
+        "--output-dir": str(config.run.output_dir),
     }  # fmt: skip
     words = [word for pair in options.items() for word in pair]
     return [sys.executable, "train_vit.py", *words, *arguments]
@@ -172,7 +172,7 @@ def command(config, *arguments):
 
 def test_several_processes_share_a_study_and_one_that_is_killed_loses_nothing(photo_folder, tmp_path):
     config = tiny_config(photo_folder, tmp_path / "tiny")
-    study = study_folder(config.output_dir)
+    study = study_folder(config.run.output_dir)
     long = subprocess.Popen(command(config, "--tune", "500"), cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(study.glob("trial-*.lock")):
@@ -205,7 +205,7 @@ def test_an_interrupted_trial_is_tried_again(photo_folder, tmp_path, monkeypatch
     note = Trainer._note_epoch
 
     def interrupted(self, *arguments):
-        if self.config.output_dir.name == "trial-1":
+        if self.config.run.output_dir.name == "trial-1":
             raise KeyboardInterrupt
         note(self, *arguments)
 
@@ -214,7 +214,7 @@ def test_an_interrupted_trial_is_tried_again(photo_folder, tmp_path, monkeypatch
         assert script(patch, config, "--tune", "3") == 130
     assert len(finished(config)) == 1 and {path.name for path in tmp_path.iterdir()} == {"tiny.study"}
     assert script(monkeypatch, config, "--tune", "3") == 0
-    trials = open_study(study_folder(config.output_dir)).trials
+    trials = open_study(study_folder(config.run.output_dir)).trials
     complete, fail = TrialState.COMPLETE, TrialState.FAIL
     assert [trial.state for trial in trials] == [complete, fail, complete, complete]
     assert trials[2].params == trials[1].params != trials[3].params
@@ -223,13 +223,13 @@ def test_an_interrupted_trial_is_tried_again(photo_folder, tmp_path, monkeypatch
 def test_a_trial_has_its_share_of_each_breed(photo_folder, tmp_path):
     config = tiny_config(photo_folder, tmp_path / "tiny")
     splits = load_data(config, progress=False)
-    part = with_part_of_training(splits, 0.5, config.seed)
+    part = with_part_of_training(splits, 0.5, config.run.seed)
     assert np.bincount(part.train.labels).tolist() == [count // 2 for count in np.bincount(splits.train.labels)]
     assert set(part.train.ids) < set(splits.train.ids) and part.validation is splits.validation
     by_id = dict(zip(splits.train.ids, splits.digests["train"], strict=True))
     assert [by_id[photo] for photo in part.train.ids] == part.digests["train"].tolist()
     assert len(part.sizes["train"]) == len(part.train)
-    assert with_part_of_training(splits, 0.5, config.seed).train.ids == part.train.ids
+    assert with_part_of_training(splits, 0.5, config.run.seed).train.ids == part.train.ids
     assert with_part_of_training(splits, 0.5, 9).train.ids != part.train.ids
     assert np.bincount(with_part_of_training(splits, 0.001, 0).train.labels).tolist() == [1] * 4
 
@@ -237,9 +237,9 @@ def test_a_trial_has_its_share_of_each_breed(photo_folder, tmp_path):
 def test_a_study_is_of_the_same_options(photo_folder, tmp_path):
     config = tiny_config(photo_folder, tmp_path / "tiny", epochs=1)
     assert tuning.tune(config, 1)
-    assert tuning.tune(dataclasses.replace(config, num_workers=1), 1), "that changes no result"
+    assert tuning.tune(config.replace(num_workers=1), 1), "that changes no result"
     with pytest.raises(UserError, match="has another epochs: it was 1, now it is 3; give another --output-dir"):
-        tuning.tune(dataclasses.replace(config, epochs=3), 2)
+        tuning.tune(config.replace(epochs=3), 2)
     with pytest.raises(UserError, match=r"has another tune_fraction: it was 1\.0, now it is 0\.5"):
         tuning.tune(config, 2, 0.5)
     assert len(finished(config)) == 1
@@ -282,8 +282,8 @@ def test_a_config_file_holds_every_option(tmp_path):
     path = tmp_path / "options.toml"
     write_config_file(path, config, ["learning_rate", "dropout"], "found")
     assert path.read_text().startswith("# found\nlearning_rate = 1.25e-05\ndropout = 0.1\n\n")
-    preset = TrainConfig(output_dir=config.output_dir, model="other", freeze_backbone=True)
-    assert dataclasses.replace(preset, **read_config_file(path)).to_dict() == config.to_dict()
+    preset = TrainConfig.from_options(output_dir=config.run.output_dir, model="other", freeze_backbone=True)
+    assert preset.replace(**read_config_file(path)).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
@@ -311,7 +311,7 @@ def test_options_need_to_go_together_only_with_the_command_line(lines, arguments
     trained = []
     monkeypatch.setattr("dogbreeds.training.trainer.train", lambda config: trained.append(config.to_dict()))
     (tmp_path / "options.toml").write_text(lines)
-    preset = TrainConfig(output_dir=tmp_path / "run", model="vit_tiny", freeze_backbone=True)
+    preset = TrainConfig.from_options(output_dir=tmp_path / "run", model="vit_tiny", freeze_backbone=True)
     assert script(monkeypatch, preset, "--config", str(tmp_path / "options.toml"), *arguments) == 0
     assert {name: trained[0][name] for name in expected} == expected
 

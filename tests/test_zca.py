@@ -92,13 +92,17 @@ def test_training_and_answers_see_the_same(photo_folder, checkpoints, tmp_path, 
     config = tiny_config(photo_folder, tmp_path / "run", epochs=1, **steps)
     predictor = Predictor(train(config))
     view = predictor.run.preprocessing
-    assert (view.grayscale, view.equalize) == (config.grayscale, config.equalize)
-    assert view.blur == (config.whitening == "blur") and (view.zca is not None) == (config.whitening == "zca")
+    assert (view.grayscale, view.equalize) == (config.preprocessing.grayscale, config.preprocessing.equalize)
+    assert view.blur == (config.preprocessing.whitening == "blur") and (view.zca is not None) == (
+        config.preprocessing.whitening == "zca"
+    )
     saved = Predictions.load(tmp_path / "run" / "predictions-validation.parquet")
     answered = np.stack([predictor.predict(photo_folder / name).probabilities for name in saved.ids])
     np.testing.assert_allclose(answered, saved.probabilities, atol=1e-4)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert f"equalize, whitening {config.whitening}" in card and "`transformers.pipeline` does not" in card
+    assert (
+        f"equalize, whitening {config.preprocessing.whitening}" in card and "`transformers.pipeline` does not" in card
+    )
     photo = open_image(photo_folder / saved.ids[0]).filter(ImageFilter.SHARPEN)
     plain = Preprocessing(view.size, view.fit, view.shortest_edge, view.mean, view.std)
     assert np.abs(view(photo) - plain(photo)).max() > 0.1

@@ -1,26 +1,29 @@
 """The five earlier systems for this task, row by row, and what our training reached with the same models.
 
-Each row is a run folder that one command makes. All are trained on the same data with the same seed, so on the same
-split; those on four breeds share theirs.
+Each row is a recipe in `dogbreeds/recipes`, and a run folder that one command makes of it. All are trained on the same
+data with the same seed, so on the same split; those on four breeds share theirs.
 """
 
 import csv
 import io
 import json
 import shlex
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dogbreeds.errors import UserError
+from dogbreeds.record import RunRecord
 from dogbreeds.research.document import Block, Heading, Table, Text, to_html, to_markdown
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
+from dogbreeds.training.config_file import ABOUT, read_config_file
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, resolve
+from dogbreeds.training.presets import SCRIPTS
 
-CNN = "train_cnn_baseline.py"
-VIT = "train_vit.py"
+RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class EarlierRow:
     published: str
     """What was published: the figure with its conditions."""
     script: str
-    """`CNN` or `VIT`."""
-    options: dict[str, Any]
+    """The training script, a key of `dogbreeds.training.presets.SCRIPTS`."""
+    options: Mapping[str, Any]
     """What the command says beyond the script's preset."""
 
     def config(self, runs: Path) -> TrainConfig:
-        """What the command trains with; `CNN` and `VIT` differ in what is trained unless told."""
-        return TrainConfig(runs / self.name, **{"freeze_backbone": self.script == CNN, **self.options})
+        """What the command trains with."""
+        return resolve(SCRIPTS[self.script], self.options, {"output_dir": runs / self.name})
 
     def command(self, runs: Path, data: str | None) -> str:
         """What trains the model into its folder below `runs`, on the project's data set or on `data`."""
@@ -54,80 +57,15 @@ class EarlierRow:
         return shlex.join(words)
 
 
-FOUR_BREEDS = ("Scottish terrier", "Soft-coated wheaten terrier", "Siberian husky", "Standard poodle")
-"""System C's, by the names of `dogbreeds.breeds`."""
+def earlier_rows() -> Iterator[EarlierRow]:
+    """The rows of the table, read from their recipes: the systems in their order, ours at the end."""
+    for file in sorted(RECIPES.rglob("*.toml"), key=lambda file: (file.parent.name == "ours", file)):
+        about = tomllib.loads(file.read_text(encoding="utf-8"))[ABOUT]
+        system = file.parent.name.removeprefix("system_")
+        yield EarlierRow(
+            system if system == "ours" else system.upper(), file.stem, **about, options=read_config_file(file)
+        )
 
-_NEW_WEIGHTS = {"freeze_backbone": False, "learning_rate": 1e-3}
-"""Adam's customary rate, for a network whose weights are all new."""
-_A = {"optimizer": "adam"}
-_B = {
-    "image_size": 299, "optimizer": "adam", "augmentation": "ninefold",
-    # 20 epochs and a patience of 8 with nine images of each photo, of which one of our epochs shows one
-    "epochs": 180, "early_stopping_patience": 72,
-}  # fmt: skip
-_C = {"breeds": FOUR_BREEDS, "equalize": True, "whitening": "blur", "augmentation": "turns"}
-_D = {"optimizer": "rmsprop", "schedule": "plateau", "early_stopping_patience": 5, "epochs": 20, "equalize": True}
-_D_NEW = {**_D, **_NEW_WEIGHTS}
-_WHOLE = {"learning_rate": 5e-4, "epochs": 20}
-
-ROWS = (
-    EarlierRow(
-        "A",
-        "cnn_32_64_64_64",
-        "0.4",
-        CNN,
-        {"model": "cnn_32_64_64_64", **_A, **_NEW_WEIGHTS, "epochs": 20, "augmentation": "mild"},
-    ),
-    EarlierRow("A", "vgg16", "0.8, the best of its four", CNN, {"model": "vgg16", **_A}),
-    EarlierRow("A", "vgg19", "below VGG16's 0.8", CNN, {"model": "vgg19", **_A}),
-    EarlierRow("A", "resnet50", "below VGG16's 0.8", CNN, {"model": "resnet50", **_A}),
-    EarlierRow("A", "mobilenet_v1", "below VGG16's 0.8", CNN, {"model": "mobilenet_v1", **_A}),
-    EarlierRow("B", "cnn1", "learns nothing", CNN, {"model": "cnn1", **_B, **_NEW_WEIGHTS}),
-    EarlierRow("B", "cnn3", "learns nothing", CNN, {"model": "cnn3", **_B, **_NEW_WEIGHTS}),
-    EarlierRow("B", "cnn3v2", "25 %", CNN, {"model": "cnn3v2", **_B, **_NEW_WEIGHTS}),
-    EarlierRow("B", "cnn3v2_tuned", "30 %, tuned", CNN, {"model": "cnn3v2_tuned", **_B, **_NEW_WEIGHTS}),
-    EarlierRow("B", "resnet50v2", "12 %, frozen", CNN, {"model": "resnet50v2", **_B}),
-    EarlierRow("B", "xception", "> 93 %, frozen, validation", CNN, {"model": "xception", **_B}),
-    EarlierRow(
-        "C",
-        "lenet5",
-        "0.52 on four breeds, 131 photos, 32x32 grayscale; 1 min to train",
-        CNN,
-        {
-            "model": "lenet5",
-            **_C,
-            **_NEW_WEIGHTS,
-            "image_size": 32,
-            "grayscale": True,
-            "batch_size": 60,
-            "epochs": 250,
-        },
-    ),
-    EarlierRow("C", "vgg16_four_breeds", "0.82 on four breeds; 1.5 min an epoch", CNN, {"model": "vgg16", **_C}),
-    EarlierRow("C", "resnet50_four_breeds", "0.87 on four breeds; 1 min an epoch", CNN, {"model": "resnet50", **_C}),
-    EarlierRow(
-        "D",
-        "inception_resnet_v2",
-        "0.888, frozen; 4,140 test photos",
-        CNN,
-        {"model": "inception_resnet_v2", "image_size": 299, **_D},
-    ),
-    EarlierRow(
-        "D",
-        "inception_resnet_v2_augmented",
-        "0.9135, frozen, with random views; 4,140 test photos",
-        CNN,
-        {"model": "inception_resnet_v2", "image_size": 299, **_D, "augmentation": "strong"},
-    ),
-    EarlierRow("D", "my_vgg16", "learns nothing: log-loss 4.787", CNN, {"model": "my_vgg16", **_D_NEW}),
-    EarlierRow("D", "my_xception", "learns nothing: log-loss 4.787", CNN, {"model": "my_xception", **_D_NEW}),
-    EarlierRow("E", "vit", "on 13 and 28 breeds alone", VIT, {"model": "google/vit-base-patch16-224-in21k"}),
-    EarlierRow("E", "mobilenet_v2", "frozen; on 13 and 28 breeds alone", CNN, {"model": "google/mobilenet_v2_1.0_224"}),
-    EarlierRow("ours", "vit_scratch", "asked for: a ViT built whole", VIT, {"model": "vit", **_WHOLE}),
-    EarlierRow("ours", "vit_tiny", "likewise, a small one", VIT, {"model": "vit_tiny", **_WHOLE}),
-    EarlierRow("ours", "mobilevit", "asked for: a hybrid of ViT and CNN", VIT, {"model": "mobilevit"}),
-    EarlierRow("ours", "levit", "likewise", VIT, {"model": "levit"}),
-)
 
 NOT_COMPARED = {*FREE_OPTIONS, "data", "seed", "validation_fraction", "test_fraction"}
 """Options of which a run that has others than its row's command is not told: what they change of the split is."""
@@ -188,20 +126,20 @@ class EarlierSystems:
         ]
 
 
-def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierRow] = ROWS) -> EarlierSystems:
+def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierRow] | None = None) -> EarlierSystems:
     """Fill the table.
 
     Args:
         runs: Where the run folders are.
         data: What the commands train on; by default the project's data set.
-        rows: The table.
+        rows: The table; by default that of `earlier_rows`.
 
     Raises:
         UserError: A run folder that is there is damaged.
     """
     cells, remarks = [], []
     done: list[tuple[EarlierRow, RunFolder]] = []
-    for row in rows:
+    for row in earlier_rows() if rows is None else rows:
         command = row.command(runs, data)
         if not (runs / row.name).is_dir():
             cells.append(
@@ -210,29 +148,26 @@ def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierR
             continue
         run = RunFolder.open(runs / row.name)
         done.append((row, run))
-        try:
-            cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
-            changed = _changed(row.config(runs).to_dict(), run.record["config"])
-        except KeyError as error:
-            raise UserError(f"the run folder {str(run.path)!r} is damaged: run.json has no {error}") from None
+        cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
+        changed = _changed(row.config(runs).to_dict(), run.record.config)
         if changed:
             told = ", ".join(f"{name} {value!r}" for name, value in changed.items())
             remarks.append(f"{row.name} was not trained as its command says, but with {told}.")
     return EarlierSystems(cells, [*_split_remarks([run for _, run in done]), *remarks])
 
 
-def _figures(record: dict[str, Any]) -> list[str]:
+def _figures(record: RunRecord) -> list[str]:
     """The cells of a run, from `HEADER`'s validation top-1 to its hardware."""
-    figures, seconds = record["figures"], record["seconds"]
+    figures, seconds = record.figures, record.seconds
     top1 = [f"{figures[split]['top1']:.1%}" if split in figures else "–" for split in ("validation", "test")]
     training = seconds["training"] + seconds.get("features", 0.0)
     return [
         *top1,
-        str(record["num_epochs"]),
+        str(record.num_epochs),
         f"{training:,.0f}",
-        f"{record['milliseconds_per_photo']['median']:.1f}",
-        f"{record['num_parameters']:,}",
-        record["hardware"],
+        f"{record.milliseconds_per_photo['median']:.1f}" if record.milliseconds_per_photo else "–",
+        f"{record.num_parameters:,}",
+        record.hardware,
     ]
 
 
@@ -257,7 +192,7 @@ def _split_remarks(runs: Sequence[RunFolder]) -> list[str]:
     remarks = []
     by_breeds: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for run in runs:
-        by_breeds.setdefault(run.labels, {}).setdefault(run.record["data"]["split_hash"], []).append(run.name)
+        by_breeds.setdefault(run.labels, {}).setdefault(run.record.data.split_hash, []).append(run.name)
     for breeds, splits in by_breeds.items():
         usual = max(splits.values(), key=len)
         for names in splits.values():

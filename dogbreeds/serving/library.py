@@ -16,8 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import atomic_write, check_absent, partial_path, temporary_path
 from dogbreeds.machine import num_cores, on_all_cores
-from dogbreeds.run_folder import RunFolder, check_absent, partial_path, serving_files
+from dogbreeds.run_folder import RunFolder, serving_files
 from dogbreeds.serving.journal import Journal, journal_files, open_journal
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.rows import Row, batches, classify, columns, write_table
@@ -61,8 +62,7 @@ def index_library(
     _check(folder, output)
     folder, output = folder.resolve(), output.parent.resolve() / output.name
     partial = partial_path(output)
-    temporary = partial_path(partial)
-    own_files = {output, temporary, *journal_files(partial)}
+    own_files = {output, temporary_path(output), *journal_files(partial)}
 
     def files() -> Iterator[str]:
         return (path for path in _walk(folder) if folder / path not in own_files)
@@ -74,10 +74,9 @@ def index_library(
     try:
         with open_journal(partial, columns(top_k), _made_from(predictor.run, folder, top_k)) as journal:
             _add_missing_rows(journal, predictor, folder, files, top_k, progress)
-            with closing(iter(journal)) as rows:  # the database is not closed while a query is open
+            with closing(iter(journal)) as rows, atomic_write(output) as temporary:  # an open query blocks closing
                 write_table(temporary, rows, columns(top_k), output.suffix.lower())
             counts = journal.counts()
-        temporary.replace(output)
         for file in journal_files(partial):
             file.unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:
@@ -139,7 +138,7 @@ def _listed_name(entry: os.DirEntry[str]) -> str:
 
 def _made_from(run: RunFolder, folder: Path, top_k: int) -> dict[str, Any]:
     """What determines the rows; where any of it differs, rows must not be mixed."""
-    hashes = {name: run.record["sha256"][name] for name in serving_files(run.record)}
+    hashes = {name: run.record.sha256[name] for name in serving_files(run.record)}
     return {"format": FORMAT, "folder": str(folder), "top_k": top_k, **hashes, **run.calibration.to_dict()}
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.loaders import seed_of
-from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.options import AugmentOptions
 
 NUM_TRIES = 10
 """How often the proportions of a random crop are drawn until it lies within the photo, as torchvision does."""
@@ -53,31 +53,39 @@ class RandomAugmentation:
     drawn beforehand, on the CPU, so it does not depend on batches, processes or the device.
     """
 
-    def __init__(self, config: TrainConfig, view: Preprocessing, sizes: np.ndarray, device: torch.device) -> None:
+    def __init__(
+        self, options: AugmentOptions, seed: int, preprocessing: Preprocessing, sizes: np.ndarray, device: torch.device
+    ) -> None:
         """Prepare for one split.
 
         Args:
-            config: The options on augmentation, and the seed.
-            view: What the model sees.
+            options: What is drawn.
+            seed: Of the run.
+            preprocessing: What the model sees without random changes.
             sizes: `(N, 2)`, width and height of each photo, whose whole is in the pixels.
             device: Where the views are made.
         """
-        self._config, self._view, self._device = config, view, device
+        self._options, self._seed = options, seed
+        self._preprocessing, self._device = preprocessing, device
         self._sizes = sizes.astype(np.float64)
-        self._moves = bool(config.rotation or config.zoom or config.shift or config.shear or any(config.turns))
-        self._normalise = Normalise(view, device)
+        self._moves = bool(options.rotation or options.zoom or options.shift or options.shear or any(options.turns))
+        self._normalise = Normalise(preprocessing, device)
         self._grey = torch.tensor(GREY, device=device)[:, None, None]
-        self._fill = torch.tensor([round(255 * mean) for mean in view.mean], dtype=torch.float32, device=device)
+        self._fill = torch.tensor(
+            [round(255 * mean) for mean in preprocessing.mean], dtype=torch.float32, device=device
+        )
         # The centres of the view's pixels, where its left, right, top and bottom edges are at -1 and 1
-        centres = (torch.arange(view.size, device=device, dtype=torch.float32) + 0.5) * (2 / view.size) - 1
+        centres = (torch.arange(preprocessing.size, device=device, dtype=torch.float32) + 0.5) * (
+            2 / preprocessing.size
+        ) - 1
         self._centres = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).flatten(0, 1)
 
     def draw(self, epoch: int) -> None:
         """Draw what happens to each photo in this epoch."""
-        config = self._config
+        options = self._options
         num_photos = len(self._sizes)
-        number = epoch % config.fixed_views if config.fixed_views else epoch
-        rng = np.random.default_rng(seed_of(config.seed, number, 1))
+        number = epoch % options.fixed_views if options.fixed_views else epoch
+        rng = np.random.default_rng(seed_of(self._seed, number, 1))
 
         def either_way(largest: float) -> np.ndarray:
             return rng.uniform(-largest, largest, num_photos)
@@ -86,17 +94,17 @@ class RandomAugmentation:
         photo_width, photo_height = self._sizes.T
         centre = np.stack([(2 * left + width) / photo_width - 1, (2 * top + height) / photo_height - 1], axis=1)
         half = np.stack([width / photo_width, height / photo_height], axis=1)
-        half[rng.random(num_photos) < config.flip, 0] *= -1
-        angle, shear = np.radians(either_way(config.rotation)), np.radians(either_way(config.shear))
-        scale = 1 + either_way(config.zoom)
-        shift = np.stack([either_way(2 * config.shift), either_way(2 * config.shift)], axis=1)  # the view is 2 wide
-        brightness = 1 + either_way(config.brightness)
+        half[rng.random(num_photos) < options.flip, 0] *= -1
+        angle, shear = np.radians(either_way(options.rotation)), np.radians(either_way(options.shear))
+        scale = 1 + either_way(options.zoom)
+        shift = np.stack([either_way(2 * options.shift), either_way(2 * options.shift)], axis=1)  # the view is 2 wide
+        brightness = 1 + either_way(options.brightness)
         first = rng.random(num_photos) < 0.5  # brightness before contrast, or after it
         light = np.stack(
-            [np.where(first, brightness, 1), 1 + either_way(config.contrast), np.where(first, 1, brightness)]
+            [np.where(first, brightness, 1), 1 + either_way(options.contrast), np.where(first, 1, brightness)]
         )
-        half[rng.random(num_photos) < config.vertical_flip, 1] *= -1
-        turn = np.radians(rng.choice(config.turns, num_photos))
+        half[rng.random(num_photos) < options.vertical_flip, 1] *= -1
+        turn = np.radians(rng.choice(options.turns, num_photos))
         # From the view to the crop: the inverse of torchvision's rotation, shear in x and scale about the centre, and
         # then of the turn, which comes before them, and is counter-clockwise as `RandomRotation`
         tan, cos, sin = np.tan(shear), np.cos(angle), np.sin(angle)
@@ -117,7 +125,7 @@ class RandomAugmentation:
         Returns:
             float32 `(B, 3, size, size)`, normalised.
         """
-        size = self._view.size
+        size = self._preprocessing.size
         places = self._centres.expand(len(indices), -1, -1)  # (B, size * size, 2), in the view
         if self._moves:
             places = (places - self._shift[indices, None]) @ self._inverse[indices].mT
@@ -129,7 +137,7 @@ class RandomAugmentation:
         if self._moves:
             outside = (places.abs() > 1).any(-1).unflatten(1, (size, size))[:, None]
             views = torch.where(outside, self._fill[:, None, None], views)
-        if self._config.brightness or self._config.contrast:
+        if self._options.brightness or self._options.contrast:
             views = self._lit(views, self._light[:, indices, None, None, None])
         return self._normalise(views.permute(0, 2, 3, 1))
 
@@ -142,12 +150,12 @@ class RandomAugmentation:
 
     def _draw_crops(self, rng: np.random.Generator) -> np.ndarray:
         """Of each photo the part that is seen: left, top, width, height `(N, 4)`, in the photo's pixels."""
-        if self._config.crop_scale == 1:
-            regions = np.array([self._view.region(int(width), int(height)) for width, height in self._sizes])
+        if self._options.crop_scale == 1:
+            regions = np.array([self._preprocessing.region(int(width), int(height)) for width, height in self._sizes])
             return np.concatenate([regions[:, :2], regions[:, 2:] - regions[:, :2]], axis=1)
         num_photos = len(self._sizes)
         width, height = self._sizes.T
-        area = (width * height)[:, None] * rng.uniform(self._config.crop_scale, 1, (num_photos, NUM_TRIES))
+        area = (width * height)[:, None] * rng.uniform(self._options.crop_scale, 1, (num_photos, NUM_TRIES))
         limit = math.log(MAX_PROPORTION)
         proportion = np.exp(rng.uniform(-limit, limit, (num_photos, NUM_TRIES)))
         widths, heights = np.sqrt(area * proportion), np.sqrt(area / proportion)

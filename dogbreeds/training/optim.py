@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from dogbreeds.training.models.build import classifier_of
-from dogbreeds.training.options import OptimizerName, TrainConfig
+from dogbreeds.training.options import OptimizerName, OptimOptions
 
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 2
@@ -42,21 +42,21 @@ FUSED = ("adamw", "adam", "sgd")
 """Those whose whole step PyTorch does in a few kernels, on CPUs and Nvidia's GPUs."""
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, options: OptimOptions, *, fused: bool) -> torch.optim.Optimizer:
     """The optimiser of a run, with the parameters to train.
 
     Args:
         model: Of its parameters those are trained that want gradients.
-        config: `optimizer`, the rates and `decay` are used.
+        options: `optimizer`, the rates and `decay` are used.
         fused: Take the fused implementation, if there is one.
     """
-    make, options = OPTIMIZERS[config.optimizer]
-    if fused and config.optimizer in FUSED:
-        options = {**options, "fused": True}
-    return make(parameter_groups(model, config), **options)
+    make, constants = OPTIMIZERS[options.optimizer]
+    if fused and options.optimizer in FUSED:
+        constants = {**constants, "fused": True}
+    return make(parameter_groups(model, options), **constants)
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, Any]]:
     """The parameters to train, by learning rate and weight decay.
 
     Matrices and convolution kernels decay; whatever has one dimension (biases, the scales of normalisation layers)
@@ -71,8 +71,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     return [
         {
             "params": parameters,
-            "lr": config.head_learning_rate if head else config.learning_rate,
-            "weight_decay": config.decay if decay else 0.0,
+            "lr": options.head_learning_rate if head else options.learning_rate,
+            "weight_decay": options.decay if decay else 0.0,
         }
         for (head, decay), parameters in groups.items()
     ]
@@ -86,16 +86,16 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
 class Schedule:
     """The learning rate over a run: a linear warm-up, then cosine to 0, constant, or falling on a plateau."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, num_steps: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, options: OptimOptions, num_steps: int) -> None:
         """Set the rate of the first step.
 
         Args:
             optimizer: Its groups' learning rates are the largest ones.
-            config: `schedule` and `warmup_fraction` are used.
+            options: `schedule` and `warmup_fraction` are used.
             num_steps: Steps of the optimiser in the whole run.
         """
-        self._num_warmup = round(config.warmup_fraction * num_steps)
-        self._kind, self._num_steps, self._step = config.schedule, max(1, num_steps), 0
+        self._num_warmup = round(options.warmup_fraction * num_steps)
+        self._kind, self._num_steps, self._step = options.schedule, max(1, num_steps), 0
         self._by_step = LambdaLR(optimizer, self._factor)
         self._by_epoch = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
 

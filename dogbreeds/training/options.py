@@ -1,11 +1,20 @@
-"""Every option of a training run, in one frozen dataclass: the command line, run.json and Python share it."""
+"""Every option of a training run, in groups; each part of training takes the groups that it needs.
+
+An option has the same name everywhere: the field here, the flag (`learning_rate` is `--learning-rate`), the key in
+run.json and in a TOML file for `--config`. A field's docstring is its help on the command line and its line in
+docs/training.md.
+"""
 
 import dataclasses
-from dataclasses import dataclass
+import difflib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from dogbreeds.errors import UserError
 from dogbreeds.preprocessing import Fit, Preprocessing
@@ -13,8 +22,217 @@ from dogbreeds.preprocessing import Fit, Preprocessing
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
 ActivationName = Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"]
 LossName = Literal["cross-entropy", "kl-divergence", "poisson", "hinge", "squared-hinge"]
-
 AugmentationName = Literal["mild", "strong", "turns", "ninefold"]
+
+CONFIG = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _listed(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in entries that may each hold several, separated by commas."""
+    names = tuple(name.strip() for entry in entries for name in entry.split(",") if name.strip())
+    if len(names) == 1:
+        raise ValueError("two or more")
+    return names
+
+
+def _is_a_name(folder: Path) -> Path:
+    if folder.name in ("", ".."):
+        raise ValueError("the name of a folder to make")
+    return folder
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class DataOptions:
+    """Which photos, how they are split, and where their pixels are kept."""
+
+    data: str = "amaye15/stanford-dogs"
+    """A Hub dataset; or a folder: of Parquet files, with one sub-folder a breed (or train/ and test/ that hold them),
+    or with Stanford's extracted archives (Images/ and lists/)."""
+    breeds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B,..."), AfterValidator(_listed)] = ()
+    """Use only these breeds, separated by commas. All by default."""
+    images_per_breed: Annotated[int, Field(ge=3)] | None = None
+    """Use at most this many photos of each breed, over all splits, drawn with the seed."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training photos held out for validation where the data has no validation split."""
+    test_fraction: Share = 0.1
+    """Share of the photos held out for test where the data has no test split; 0 for none."""
+    cache: Literal["on", "off"] = "on"
+    """Decode every photo once, into a pixel cache on disk that later runs use again; off: decode in every epoch."""
+    cache_dir: Path | None = None
+    """Where pixel caches are kept; by default $XDG_CACHE_HOME/dogbreeds or ~/.cache/dogbreeds."""
+    max_cache_gigabytes: Positive = 20.0
+    """Size limit of all pixel caches together; the least recently used are removed first."""
+    num_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that decode photos with --cache off; by default the machine's cores, 8 at most, shared among the
+    training processes."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class PreprocessingOptions:
+    """What the model sees of a photo."""
+
+    image_size: Annotated[int, Field(ge=32)] = 224
+    """Height and width of the model's input, pixels."""
+    fit: Fit = "crop"
+    """How a photo becomes square: its centre is cut out (crop), or it is squashed."""
+    grayscale: bool = False
+    """Remove the colour of photos, in training and in serving: three equal channels (ITU-R BT.601)."""
+    equalize: bool = False
+    """Equalise the histogram of each photo's brightness (luma), in training and in serving."""
+    whitening: Literal["none", "blur", "zca"] = "none"
+    """Remove what neighbouring pixels have in common, in training and in serving. zca: by a convolution fitted on the
+    training photos. blur: what an earlier system called whitening, a Gaussian blur of 2 pixels of 224."""
+
+    def build(self) -> Preprocessing:
+        """The preprocessing without what the checkpoint (mean, std) and the training photos (zca) add to it."""
+        return Preprocessing(
+            self.image_size,
+            self.fit,
+            grayscale=self.grayscale,
+            equalize=self.equalize,
+            blur=self.whitening == "blur",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class AugmentOptions:
+    """How training photos are changed at random."""
+
+    augment: Literal["auto", "on", "off"] = "auto"
+    """Random views in training. auto: on, unless the backbone is frozen, whose features are then computed only once,
+    and no --augmentation is named."""
+    augmentation: AugmentationName | None = None
+    """A recipe of an earlier system for random views, without random crops, flipped half of the time; it sets the
+    options below. mild: rotation 20, zoom 0.15, contrast 0.1. strong: rotation 30, shift 0.1, shear 0.01, zoom 0.1,
+    brightness 0.5. turns: turns 0 180 270, vertical flip 0.5. ninefold: rotation 20, 9 fixed views."""
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.35
+    """Smallest share of the photo's area that a random resized crop keeps; 1 for no crop."""
+    flip: Probability = 0.5
+    """Probability of a horizontal flip."""
+    vertical_flip: Probability = 0.0
+    """Probability of a vertical flip."""
+    turns: Annotated[tuple[Literal[0, 90, 180, 270], ...], Field(min_length=1)] = (0,)
+    """One of these rotations is drawn, degrees counter-clockwise."""
+    rotation: NotNegative = 0.0
+    """Largest rotation either way, degrees."""
+    zoom: Share = 0.0
+    """Largest change of scale either way; 0.15 for 0.85 to 1.15."""
+    shift: Share = 0.0
+    """Largest shift either way, share of the size."""
+    shear: NotNegative = 0.0
+    """Largest shear either way, degrees."""
+    brightness: Probability = 0.0
+    """Largest change of brightness either way; 0.5 for 0.5 to 1.5."""
+    contrast: Probability = 0.0
+    """Largest change of contrast either way; 0.1 for 0.9 to 1.1."""
+    fixed_views: Annotated[int, Field(ge=0)] = 0
+    """Draw this many views of each photo once, of which each epoch shows the next; 0 for new ones in every epoch. N
+    times as many --epochs show as much as one epoch of a set that is N times as large."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class ModelOptions:
+    """Which network, and what of it is trained."""
+
+    model: str
+    """A Hub id, a local folder with the same files, or a name from dogbreeds/training/models/registry.py."""
+    from_scratch: bool = False
+    """Build the architecture of --model with random weights."""
+    freeze_backbone: bool = False
+    """Train the classifier alone and leave the pre-trained backbone as it is."""
+    keep_known_breeds: bool = False
+    """Initialise the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its
+    rows. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and
+    is no fair start beside a checkpoint without a classifier."""
+    dropout: Share = 0.0
+    """Share of the features dropped before the classifier in training."""
+    activation: ActivationName | None = None
+    """Of plain CNNs built from nothing; by default the architecture's own, as for the next three."""
+    batch_norm: Literal["on", "off"] | None = None
+    """Of plain CNNs: normalise after each convolution."""
+    pooling: Literal["flatten", "average"] | None = None
+    """Of plain CNNs: what the dense layers get, all places or their mean."""
+    conv_dropout: Share | None = None
+    """Of plain CNNs: share of the values dropped after each pooling."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class OptimOptions:
+    """How the weights are learned."""
+
+    epochs: Count = 5
+    """Passes over the training photos."""
+    batch_size: Count = 32
+    """Photos in a batch, for each process."""
+    gradient_accumulation_steps: Count = 1
+    """Batches summed up before each step of the optimiser."""
+    optimizer: OptimizerName = "adamw"
+    """The optimiser. SGD has momentum 0.9, RMSprop Keras's constants, ftrl (with --schedule constant
+    --warmup-fraction 0) the rate alone, the others PyTorch's. Adadelta wants a rate of about 1."""
+    loss: LossName = "cross-entropy"
+    """What is minimised; see dogbreeds/training/earlier/losses.py. The validation loss is cross-entropy always."""
+    learning_rate: Positive = 5e-5
+    """Largest learning rate of the backbone."""
+    head_learning_rate: Positive = 1e-3
+    """Largest learning rate of the classifier, which starts from nothing unless known breeds are kept."""
+    weight_decay: NotNegative | None = None
+    """Decoupled weight decay of AdamW, by default 0.05; with the other optimisers a penalty on the squared weights, by
+    default none. Biases and normalisation layers are spared."""
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    """Learning rate after the warm-up. plateau: times 0.5 after 3 epochs without a better validation loss."""
+    warmup_fraction: Share = 0.1
+    """Share of all steps over which the learning rate rises from 0."""
+    label_smoothing: Share = 0.0
+    """Share of the target's probability that is spread over all breeds."""
+    max_grad_norm: NotNegative = 1.0
+    """Gradients with a larger norm are scaled down to it; 0 for no limit."""
+    ema_decay: Share = 0.0
+    """Decay for each step of an exponential moving average of the weights, which then is what is validated and saved;
+    0 for none. 0.999 averages about the last 1,000 steps."""
+    early_stopping_patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after this many epochs without a better validation; 0 for never."""
+
+    @property
+    def decay(self) -> float:
+        """The weight decay: `weight_decay`, or the optimiser's default."""
+        if self.weight_decay is None:
+            return 0.05 if self.optimizer == "adamw" else 0.0
+        return self.weight_decay
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class RunOptions:
+    """Where the run goes, its seed, and how the machine is used."""
+
+    output_dir: Annotated[Path, AfterValidator(_is_a_name)]
+    """The run folder to make."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides the split, the order of the photos, the augmentation and the new weights."""
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    """Arithmetic of the forward and backward pass; by default what `accelerate launch` says (no, unless configured);
+    started without it, bf16 on a GPU that has it, else no."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the network (torch.compile), which takes a minute and a C++ compiler. auto: on a GPU, in runs long enough
+    for it to pay."""
+    measure_peak: bool = False
+    """Time a large matrix product first, and report how much of that speed training reaches."""
+    checkpoint_minutes: NotNegative = 10.0
+    """How often what --resume needs is saved within an epoch, besides after each: the most that a crash can cost. 0:
+    only after each epoch, and when the process gets SIGTERM."""
+    tensorboard: bool = False
+    """Write TensorBoard logs to OUTPUT_DIR/logs."""
+    overwrite: bool = False
+    """Replace a run that exists already, once the new one is complete."""
+    resume: bool = False
+    """Continue an unfinished run after its last checkpoint."""
+
+
 AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
     "mild": {"rotation": 20.0, "zoom": 0.15, "contrast": 0.1},
     "strong": {"rotation": 30.0, "shift": 0.1, "shear": 0.01, "zoom": 0.1, "brightness": 0.5},
@@ -27,299 +245,239 @@ FREE_OPTIONS = {
     "output_dir", "overwrite", "resume", "num_workers", "tensorboard", "measure_peak", "cache", "cache_dir",
     "max_cache_gigabytes", "checkpoint_minutes",
 }  # fmt: skip
-"""Options that change nothing of a run's result: it may be continued with others."""
+"""Options that do not change the result of a run: it may be continued with others."""
 
 WITHOUT_VIEWS: dict[str, Any] = {
     "crop_scale": 1.0, "flip": 0.0, "vertical_flip": 0.0, "turns": (0,), "rotation": 0.0, "zoom": 0.0, "shift": 0.0,
     "shear": 0.0, "brightness": 0.0, "contrast": 0.0, "fixed_views": 0,
 }  # fmt: skip
-"""The options of random views, each with the value with which it does nothing."""
-
-VIEW_OPTIONS = ("image_size", "fit", "grayscale", "equalize", "whitening")
-"""The options of a run that decide what its model sees of a photo."""
+"""The options of random views, each with the value with which it has no effect."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train one model. Checked on construction.
+    """How to train one model: the groups of options, checked on construction.
 
-    Raises:
-        UserError: A value is out of its range; the message names the option.
+    `TrainConfig.from_options(output_dir="runs/mine", model="vit_tiny", epochs=1)` makes one of single options.
     """
 
-    output_dir: Path
-    """The run folder to make."""
-    model: str
-    """A Hub id, a local folder with the same files, or a name from the table in dogbreeds/training/models.py."""
-
-    data: str = "amaye15/stanford-dogs"
-    """A Hub dataset; or a folder: of Parquet files, with one sub-folder a breed (or train/ and test/ that hold them),
-    or with Stanford's extracted archives (Images/ and lists/)."""
-    breeds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B,...")] = ()
-    """Use only these breeds, separated by commas. All by default."""
-    images_per_breed: int | None = None
-    """Use at most this many photos of each breed, over all splits, drawn with the seed."""
-    validation_fraction: float = 0.1
-    """Share of the training photos held out for validation where the data has no validation split."""
-    test_fraction: float = 0.1
-    """Share of the photos held out for test where the data has no test split; 0 for none."""
-
-    from_scratch: bool = False
-    """Build the architecture of --model with random weights."""
-    freeze_backbone: bool = False
-    """Train the classifier alone and leave the pre-trained backbone as it is."""
-    keep_known_breeds: bool = False
-    """Start the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its rows, not
-    anew. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and
-    is no fair start beside a checkpoint without a classifier."""
-    dropout: float = 0.0
-    """Share of the features dropped before the classifier in training."""
-    activation: ActivationName | None = None
-    """Of plain CNNs built from nothing; by default the architecture's own, as for the next three."""
-    batch_norm: Literal["on", "off"] | None = None
-    """Of plain CNNs: normalise after each convolution."""
-    pooling: Literal["flatten", "average"] | None = None
-    """Of plain CNNs: what the dense layers get, all places or their mean."""
-    conv_dropout: float | None = None
-    """Of plain CNNs: share of the values dropped after each pooling."""
-
-    image_size: int = 224
-    """Height and width of what the model sees, pixels."""
-    fit: Fit = "crop"
-    """How a photo becomes square: its centre is cut out (crop), or it is squashed."""
-    grayscale: bool = False
-    """Show the model, here and wherever it answers, photos without colour: three equal channels (ITU-R BT.601)."""
-    equalize: bool = False
-    """Likewise photos whose brightness (luma) has an equalised histogram."""
-    whitening: Literal["none", "blur", "zca"] = "none"
-    """Likewise photos without what neighbouring pixels tell of each other. zca: by a convolution fitted on the training
-    photos. blur: what an earlier system called whitening, a Gaussian blur of 2 pixels of 224."""
-    augment: Literal["auto", "on", "off"] = "auto"
-    """Random views in training. auto: on, unless the backbone is frozen, whose features are then computed only once,
-    and no --augmentation is named."""
-    augmentation: AugmentationName | None = None
-    """A recipe of an earlier system for random views, without random crops, flipped half of the time; it sets the
-    options below. mild: rotation 20, zoom 0.15, contrast 0.1. strong: rotation 30, shift 0.1, shear 0.01, zoom 0.1,
-    brightness 0.5. turns: turns 0 180 270, vertical flip 0.5. ninefold: rotation 20, 9 fixed views."""
-    crop_scale: float = 0.35
-    """Augmentation: smallest share of the photo's area that a random resized crop keeps; 1 for no crop."""
-    flip: float = 0.5
-    """Augmentation: probability of a horizontal flip."""
-    vertical_flip: float = 0.0
-    """Augmentation: probability of a vertical flip."""
-    turns: tuple[Literal[0, 90, 180, 270], ...] = (0,)
-    """Augmentation: one of these rotations is drawn, degrees counter-clockwise."""
-    rotation: float = 0.0
-    """Augmentation: largest rotation either way, degrees."""
-    zoom: float = 0.0
-    """Augmentation: largest change of scale either way; 0.15 for 0.85 to 1.15."""
-    shift: float = 0.0
-    """Augmentation: largest shift either way, share of the size."""
-    shear: float = 0.0
-    """Augmentation: largest shear either way, degrees."""
-    brightness: float = 0.0
-    """Augmentation: largest change of brightness either way; 0.5 for 0.5 to 1.5."""
-    contrast: float = 0.0
-    """Augmentation: largest change of contrast either way; 0.1 for 0.9 to 1.1."""
-    fixed_views: int = 0
-    """Augmentation: draw this many views of each photo once, of which each epoch shows the next; 0 for new ones in
-    every epoch. N times as many --epochs show as much as one epoch of a set that is N times as large."""
-
-    epochs: int = 5
-    """Passes over the training photos."""
-    batch_size: int = 32
-    """Photos in a batch, for each process."""
-    gradient_accumulation_steps: int = 1
-    """Batches summed up before each step of the optimiser."""
-    optimizer: OptimizerName = "adamw"
-    """What takes the steps. SGD has momentum 0.9, RMSprop Keras's constants, ftrl (with --schedule constant
-    --warmup-fraction 0) the rate alone, the others PyTorch's. Adadelta wants a rate of about 1."""
-    loss: LossName = "cross-entropy"
-    """What is minimised; see dogbreeds/training/losses.py. The validation loss is cross-entropy always."""
-    learning_rate: float = 5e-5
-    """Largest learning rate of the backbone."""
-    head_learning_rate: float = 1e-3
-    """Largest learning rate of the classifier, which starts from nothing unless known breeds are kept."""
-    weight_decay: float | None = None
-    """Decoupled weight decay of AdamW, by default 0.05; with the other optimisers a penalty on the squared weights, by
-    default none. Biases and normalisation layers are spared."""
-    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
-    """Learning rate after the warm-up. plateau: times 0.5 after 3 epochs without a better validation loss."""
-    warmup_fraction: float = 0.1
-    """Share of all steps over which the learning rate rises from 0."""
-    label_smoothing: float = 0.0
-    """Share of the target's probability that is spread over all breeds."""
-    max_grad_norm: float = 1.0
-    """Gradients with a larger norm are scaled down to it; 0 for no limit."""
-    ema_decay: float = 0.0
-    """Decay for each step of an exponential moving average of the weights, which then is what is validated and saved;
-    0 for none. 0.999 averages about the last 1,000 steps."""
-    early_stopping_patience: int = 0
-    """Stop after this many epochs without a better validation; 0 for never."""
-    seed: int = 0
-    """Decides the split, the order of the photos, the augmentation and the new weights."""
-
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
-    """Arithmetic of the forward and backward pass; by default what `accelerate launch` says (no, unless told), and
-    started without it bf16 on a GPU that has it, else no."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the network (torch.compile), which takes a minute and a C++ compiler. auto: on a GPU, in runs long enough
-    for it to pay."""
-    cache: Literal["on", "off"] = "on"
-    """Decode every photo once, into a pixel cache on disk that later runs find again; off: decode in every epoch."""
-    cache_dir: Path | None = None
-    """Where pixel caches are kept; by default $XDG_CACHE_HOME/dogbreeds or ~/.cache/dogbreeds."""
-    max_cache_gigabytes: float = 20.0
-    """What all pixel caches may take; those not used for longest make room."""
-    measure_peak: bool = False
-    """Time a large matrix product first, and say how much of that speed training reaches."""
-    num_workers: int | None = None
-    """Processes that decode photos with --cache off; by default the machine's cores, 8 at most, shared among the
-    training processes."""
-    checkpoint_minutes: float = 10.0
-    """How often what --resume needs is saved within an epoch, besides after each: what a crash can cost at most. 0:
-    only after each epoch, and when the run is told to end (SIGTERM)."""
-    tensorboard: bool = False
-    """Write TensorBoard logs to OUTPUT_DIR/logs."""
-    overwrite: bool = False
-    """Replace a run that exists already, once the new one is complete."""
-    resume: bool = False
-    """Continue an unfinished run after its last checkpoint."""
+    data: DataOptions
+    preprocessing: PreprocessingOptions
+    augment: AugmentOptions
+    model: ModelOptions
+    optim: OptimOptions
+    run: RunOptions
 
     def __post_init__(self) -> None:
-        listed = tuple(name.strip() for entry in self.breeds for name in entry.split(",") if name.strip())
-        object.__setattr__(self, "breeds", listed)
-        if self.augmentation is not None:
-            self._apply_augmentation(self.augmentation)
+        """Check what concerns several options.
 
-        def check(ok: bool, option: str, must: str) -> None:
-            if not ok:
-                flag = option.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, option)}: must be {must}")
-
-        for option in ("epochs", "batch_size", "gradient_accumulation_steps"):
-            check(getattr(self, option) >= 1, option, "1 or more")
-        for option in ("learning_rate", "head_learning_rate"):
-            check(getattr(self, option) > 0, option, "above 0")
-        check(self.decay >= 0, "weight_decay", "0 or more")
-        for option in (
-            "max_grad_norm",
-            "early_stopping_patience",
-            "rotation",
-            "shear",
-            "fixed_views",
-            "seed",
-            "checkpoint_minutes",
-        ):
-            check(getattr(self, option) >= 0, option, "0 or more")
-        for option in ("test_fraction", "dropout", "label_smoothing", "ema_decay", "warmup_fraction", "zoom", "shift"):
-            check(0 <= getattr(self, option) < 1, option, "from 0 to below 1")
-        for option in ("flip", "vertical_flip", "brightness", "contrast"):
-            check(0 <= getattr(self, option) <= 1, option, "from 0 to 1")
-        check(self.conv_dropout is None or 0 <= self.conv_dropout < 1, "conv_dropout", "from 0 to below 1")
-        check(0 < self.crop_scale <= 1, "crop_scale", "above 0 and at most 1")
-        check(bool(self.turns) and {*self.turns} <= {0, 90, 180, 270}, "turns", "some of 0, 90, 180 and 270")
-        check(0 < self.validation_fraction < 1, "validation_fraction", "above 0 and below 1")
-        check(
-            self.validation_fraction + self.test_fraction < 1, "test_fraction", "small enough to leave photos to train"
-        )
-        check(self.image_size >= 32, "image_size", "32 or more")
-        check(self.images_per_breed is None or self.images_per_breed >= 3, "images_per_breed", "3 or more")
-        check(self.seed < 2**32, "seed", "below 2**32")
-        check(self.output_dir.name not in ("", ".."), "output_dir", "the name of a folder to make")
-        check(self.max_cache_gigabytes > 0, "max_cache_gigabytes", "above 0")
-        check(self.num_workers is None or self.num_workers >= 0, "num_workers", "0 or more")
-        check(len(self.breeds) != 1, "breeds", "two or more")
-        if self.from_scratch and self.freeze_backbone:
+        Raises:
+            UserError: Two options exclude each other.
+        """
+        if self.data.validation_fraction + self.data.test_fraction >= 1:
+            raise UserError(f"--test-fraction {self.data.test_fraction}: must be small enough to leave photos to train")
+        if self.augment.augmentation and self.augment.augment == "off":
+            raise UserError(
+                f"--augment off leaves nothing of --augmentation {self.augment.augmentation}: leave one of them out"
+            )
+        if self.model.from_scratch and self.model.freeze_backbone:
             raise UserError("--from-scratch has no backbone worth freezing: add --no-freeze-backbone")
-        if self.from_scratch and self.keep_known_breeds:
+        if self.model.from_scratch and self.model.keep_known_breeds:
             raise UserError(
                 "--from-scratch leaves no classifier whose breeds could be kept: leave --keep-known-breeds out"
             )
 
+    @classmethod
+    def from_options(cls, **options: Any) -> "TrainConfig":
+        """A config of single options, named as on the command line; the others have their defaults.
+
+        Args:
+            options: `output_dir` and `model` at least. `augmentation` sets the options of its recipe.
+
+        Raises:
+            UserError: An option is unknown or out of its range, or two exclude each other.
+        """
+        for name in options:
+            if name not in OPTIONS:
+                raise UserError(f"unknown option {name!r}: {nearest_option(name)}")
+        return resolve(options)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`; options that this version does not know are left out.
+
+        Raises:
+            UserError: An option is out of its range, or two exclude each other.
+        """
+        return cls(**{group: _build(kind, values) for group, kind in GROUPS.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options by their names, as plain values for JSON, with the weight decay that applies."""
+        return {**_plain(self._values()), "weight_decay": self.optim.decay}
+
+    def replace(self, **changes: Any) -> "TrainConfig":
+        """The same with other values of single options."""
+        return self.from_dict({**self._values(), **changes})
+
     def check_options_apply(self) -> None:
-        """See that what is given can have an effect; before training, and not of runs that there are.
+        """Check that every option that is given has an effect; before training, not when a run is opened.
 
         Raises:
             UserError: An option of random views is given and there will be none; or FTRL's rate would change.
         """
-        if self.optimizer == "ftrl" and not (self.schedule == "constant" and self.warmup_fraction == 0):
+        optim = self.optim
+        if optim.optimizer == "ftrl" and not (optim.schedule == "constant" and optim.warmup_fraction == 0):
             raise UserError(
-                "--optimizer ftrl makes the weights anew from the present rate in each step, so the rate must not "
+                "--optimizer ftrl computes the weights from the present rate in each step, so the rate must not "
                 "change: add --schedule constant --warmup-fraction 0"
             )
         for option, nothing in ({} if self.random_views else WITHOUT_VIEWS).items():
-            given = getattr(self, option)
-            if given not in (nothing, getattr(type(self), option)):
-                why = "--augment off" if self.augment == "off" else "a frozen backbone"
-                flag = option.replace("_", "-")
-                raise UserError(f"--{flag} {_as_typed(given)}: {why} leaves nothing of it; add --augment on")
-
-    def _apply_augmentation(self, name: AugmentationName) -> None:
-        """Set the options of a named recipe.
-
-        Raises:
-            UserError: There is no such recipe, or an option was given another value than its default and the recipe's.
-        """
-        if name not in AUGMENTATIONS:
-            raise UserError(f"--augmentation {name}: must be one of {', '.join(AUGMENTATIONS)}")
-        if self.augment == "off":
-            raise UserError(f"--augment off leaves nothing of --augmentation {name}: leave one of them out")
-        for option, value in {"crop_scale": 1.0, "flip": 0.5, **AUGMENTATIONS[name]}.items():
-            given = getattr(self, option)
-            if given not in (value, getattr(type(self), option)):  # the dataclass keeps its defaults as attributes
-                flag = option.replace("_", "-")
-                raise UserError(
-                    f"--{flag} {_as_typed(given)}: --augmentation {name} sets it to {_as_typed(value)}; leave one out"
-                )
-            object.__setattr__(self, option, value)
-
-    @property
-    def decay(self) -> float:
-        """The weight decay: `weight_decay`, or the optimiser's default."""
-        if self.weight_decay is None:
-            return 0.05 if self.optimizer == "adamw" else 0.0
-        return self.weight_decay
+            given = getattr(self.augment, option)
+            if given not in (nothing, OPTIONS[option].default):
+                why = "--augment off" if self.augment.augment == "off" else "a frozen backbone"
+                raise UserError(f"{_flag(option, given)}: {why} leaves nothing of it; add --augment on")
 
     @property
     def random_views(self) -> bool:
         """Whether the model is trained on random views."""
-        if self.augment == "auto":
-            return not self.freeze_backbone or self.augmentation is not None
-        return self.augment == "on"
+        if self.augment.augment == "auto":
+            return not self.model.freeze_backbone or self.augment.augmentation is not None
+        return self.augment.augment == "on"
+
+    def _values(self) -> dict[str, Any]:
+        return {name: value for group in GROUPS for name, value in vars(getattr(self, group)).items()}
+
+
+GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+"""The groups of options, by their names in `TrainConfig`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What is known of one option."""
+
+    name: str
+    group: str
+    type: Any
+    """With its range, as annotated."""
+    default: Any
+    """`dataclasses.MISSING` where there is none."""
+    description: str
+    """In one line."""
+    schema: dict[str, Any]
+    """JSON schema of its value, from pydantic."""
 
     @property
-    def view(self) -> Preprocessing:
-        """The view that the options ask for, without what the checkpoint (mean, std) and the training photos (zca) add.
+    def must_be(self) -> str:
+        """The type and range in words, as for a flag."""
+        choices = [choice for kind in self.schema.get("anyOf", [self.schema]) for choice in kind.get("enum", ())]
+        return f"one of {', '.join(choices)}" if choices else _in_words(self.schema)
 
-        Evaluation sees it; for random views, `dogbreeds.training.datasets.splits.kept_view` makes of it what is kept of a photo.
-        """
-        return Preprocessing(
-            self.image_size,
-            self.fit,
-            grayscale=self.grayscale,
-            equalize=self.equalize,
-            blur=self.whitening == "blur",
-        )
+    @property
+    def type_in_words(self) -> str:
+        """The type alone, in the words of a TOML file."""
+        ranges = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+        kinds = self.schema.get("anyOf", [self.schema])
+        return _in_words({"anyOf": [{key: kind[key] for key in kind if key not in ranges} for kind in kinds]})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with the weight decay that holds."""
-        cache_dir = None if self.cache_dir is None else str(self.cache_dir)
-        plain = {"output_dir": str(self.output_dir), "cache_dir": cache_dir, "weight_decay": self.decay}
-        return {**dataclasses.asdict(self), **plain, "breeds": list(self.breeds), "turns": list(self.turns)}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `to_dict`, but that a default weight decay is as if it had been given."""
-        cache_dir = values.get("cache_dir")
-        typed = {
-            "output_dir": Path(values["output_dir"]),
-            "breeds": tuple(values.get("breeds", ())),
-            "turns": tuple(values.get("turns", (0,))),  # runs of earlier versions had none
-            "cache_dir": None if cache_dir is None else Path(cache_dir),
-        }
-        return cls(**{**values, **typed})
+def _options() -> Iterator[Option]:
+    for group, kind in GROUPS.items():
+        schemas = TypeAdapter(kind).json_schema()["properties"]
+        hints = {field.name: field for field in dataclasses.fields(kind)}
+        for name, field in kind.__pydantic_fields__.items():
+            description = " ".join((field.description or "").split())
+            yield Option(name, group, hints[name].type, hints[name].default, description, schemas[name])
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    """What a value must be, from its JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(_in_words(kind) for kind in schema["anyOf"] if kind.get("type") != "null")
+    if "enum" in schema:
+        return " or ".join(json.dumps(choice) for choice in schema["enum"])
+    if schema["type"] == "array":
+        return f"a list, each {_in_words(schema['items'])}"
+    at_least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    at_most, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    low = f"from {at_least:g}" if at_least is not None else f"above {above:g}" if above is not None else ""
+    high = f"at most {at_most:g}" if at_most is not None else f"below {below:,g}" if below is not None else ""
+    if low and high:
+        return f"{low} to {high.removeprefix('at most ')}" if at_least is not None else f"{low} and {high}"
+    if low or high:
+        return f"{at_least:g} or more" if at_least is not None else low or high
+    plain = {"boolean": "true or false", "integer": "a whole number", "number": "a number"}
+    return plain.get(schema["type"], "a text in quotes")
+
+
+def nearest_option(name: str) -> str:
+    """A hint for who mistyped an option's name."""
+    near = difflib.get_close_matches(name, OPTIONS, n=1)
+    return f"did you mean {near[0]}?" if near else "--help lists all options"
+
+
+def resolve(*layers: Mapping[str, Any]) -> TrainConfig:
+    """Combine options from several places, such as a preset, a file and the command line.
+
+    Args:
+        layers: Options that were given, by their names; later ones take precedence. A layer that names an
+            `augmentation` also takes precedence over the random views of an earlier layer's recipe.
+
+    Raises:
+        UserError: An option is out of its range, excludes another, or contradicts the recipe named beside it.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        if values.get("augmentation") and "augmentation" in layer:
+            values = {name: value for name, value in values.items() if name not in WITHOUT_VIEWS}
+        values |= _with_recipe(layer)
+    return TrainConfig.from_dict(values)
+
+
+def _with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with those of the recipe that `augmentation` names among them."""
+    name = given.get("augmentation")
+    if name is None or name not in AUGMENTATIONS:  # an unknown name is refused with the other values
+        return dict(given)
+    recipe = {"crop_scale": 1.0, "flip": 0.5, **AUGMENTATIONS[name]}
+    for option, value in recipe.items():
+        if option in given and _plain(given[option]) != _plain(value):
+            raise UserError(
+                f"{_flag(option, given[option])}: --augmentation {name} sets it to {_as_typed(value)}; leave one out"
+            )
+    return {**given, **recipe}
+
+
+def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A group of its options among these."""
+    mine = {name: values[name] for name in kind.__pydantic_fields__ if name in values}
+    try:
+        return kind(**mine)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = OPTIONS[str(problem["loc"][0])]
+        if problem["type"] == "missing":
+            raise UserError(f"--{option.name.replace('_', '-')} is missing: name one") from None
+        must = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else option.must_be
+        raise UserError(f"{_flag(option.name, mine[option.name])}: must be {must}") from None
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flag(option: str, value: Any) -> str:
+    return f"--{option.replace('_', '-')} {_as_typed(value)}"
 
 
 def _as_typed(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if value and isinstance(value, tuple | list) else str(value)
+
+
+OPTIONS: dict[str, Option] = {option.name: option for option in _options()}
+"""Every option by its name."""

@@ -21,11 +21,16 @@ from dogbreeds.training.options import TrainConfig
 def main(model: str, num_batches: int = 10, num_rounds: int = 3) -> None:
     """Print photos a second of both, their ratio and the largest difference."""
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(output_dir=Path(folder) / "run", model=model, freeze_backbone=True)
+        config = TrainConfig.from_options(output_dir=Path(folder) / "run", model=model, freeze_backbone=True)
         network = build_model(config, ("a", "b")).eval()
     normalise = Normalise(model_view(config), torch.device("cpu"))
-    encode = encoder(network, normalise, Accelerator(cpu=True), config.image_size)
-    pixels = torch.randint(0, 256, (BATCH_SIZE["cpu"], config.image_size, config.image_size, 3), dtype=torch.uint8)
+    encode = encoder(network, normalise, Accelerator(cpu=True), config.preprocessing.image_size)
+    pixels = torch.randint(
+        0,
+        256,
+        (BATCH_SIZE["cpu"], config.preprocessing.image_size, config.preprocessing.image_size, 3),
+        dtype=torch.uint8,
+    )
     ratios = []
     with torch.no_grad():
         difference = (encode(pixels) - features_of(network, normalise(pixels))).abs().max()

@@ -22,7 +22,7 @@ from dogbreeds.training.options import TrainConfig
 def main(data: str, image_size: int = 224, num_photos: int = 2000, num_rounds: int = 3) -> None:
     """Print photos a second of each way, and ratios to the cache with their spread."""
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
+        config = TrainConfig.from_options(
             output_dir=Path(folder) / "run", model="", data=data, image_size=image_size, cache_dir=Path(folder)
         )
         started = time.perf_counter()

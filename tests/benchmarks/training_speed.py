@@ -11,7 +11,6 @@ backbone's classifier on all by us and on a part by the other; both are scaled t
 with its validation, on our side with the pixel cache made anew. Start-up and export are left out on both sides.
 """
 
-import dataclasses
 import math
 import multiprocessing
 import shutil
@@ -58,11 +57,11 @@ class ExamplesWay:
         self.accelerator = Accelerator()
         names = splits.names
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.run.seed)
         model = AutoModelForImageClassification.from_pretrained(
-            config.model, **labels, ignore_mismatched_sizes=True, use_safetensors=True
+            config.model.model, **labels, ignore_mismatched_sizes=True, use_safetensors=True
         )
-        if config.freeze_backbone:
+        if config.model.freeze_backbone:
             model.base_model.requires_grad_(False)
         end = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(view.mean), list(view.std))]
         crop = v2.Compose([v2.RandomResizedCrop(view.size), v2.RandomHorizontalFlip(), *end])
@@ -72,19 +71,19 @@ class ExamplesWay:
         no_decay = ("bias", "LayerNorm.weight")
         groups = [
             {"params": [p for n, p in model.named_parameters() if p.requires_grad and not n.endswith(no_decay)],
-             "weight_decay": config.weight_decay},
+             "weight_decay": config.optim.weight_decay},
             {"params": [p for n, p in model.named_parameters() if p.requires_grad and n.endswith(no_decay)],
              "weight_decay": 0.0},
         ]  # fmt: skip
-        rate = config.head_learning_rate if config.freeze_backbone else config.learning_rate
+        rate = config.optim.head_learning_rate if config.model.freeze_backbone else config.optim.learning_rate
         optimizer = torch.optim.AdamW(groups, lr=rate)
         self.model, self.optimizer, self.training, self.validation = self.accelerator.prepare(
             model,
             optimizer,
-            DataLoader(training, batch_size=config.batch_size, shuffle=True),
-            DataLoader(validation, batch_size=config.batch_size),
+            DataLoader(training, batch_size=config.optim.batch_size, shuffle=True),
+            DataLoader(validation, batch_size=config.optim.batch_size),
         )
-        num_steps = config.epochs * len(self.training)
+        num_steps = config.optim.epochs * len(self.training)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / num_steps))
         )
@@ -132,7 +131,7 @@ def train_the_other(config: TrainConfig) -> tuple[float, float]:
     """Seconds of all epochs, and top-1 on the validation photos at their end."""
     other = ExamplesWay(config)
     started, accuracy = time.perf_counter(), 0.0
-    for _ in range(config.epochs):
+    for _ in range(config.optim.epochs):
         other.train()
         accuracy = other.evaluate()[1]
     return time.perf_counter() - started, accuracy
@@ -171,7 +170,7 @@ def main(
     """
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
+        config = TrainConfig.from_options(
             output_dir=Path(folder) / "run",
             data=data,
             model=model,
@@ -194,7 +193,7 @@ def main(
             part = config
             if not (freeze_backbone or to_the_end):
                 of_each = max(3, num_photos // len(splits.names))
-                part = dataclasses.replace(config, epochs=1, images_per_breed=of_each)
+                part = config.replace(epochs=1, images_per_breed=of_each)
             trainer = Trainer(part)
             trainer.fit()
             seconds = dict(trainer.time_spent)

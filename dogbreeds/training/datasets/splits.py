@@ -20,6 +20,7 @@ from dogbreeds.hub import announce
 from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.machine import on_all_cores
 from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.record import DataRecord
 from dogbreeds.training.datasets.pixel_cache import PixelCache, default_folder, open_pixel_cache
 from dogbreeds.training.options import TrainConfig
 
@@ -106,16 +107,36 @@ class Splits:
         """The name of each class."""
         return self.train.names
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def held_out(self) -> list[str]:
+        """The splits that are not trained on."""
+        return ["validation", "test"] if self.test else ["validation"]
+
+    def __getitem__(self, split: str) -> Photos:
+        """The photos of a split that there is."""
+        photos = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        assert photos is not None, split
+        return photos
+
+    def to_record(self) -> DataRecord:
         """What run.json says of the data."""
-        return {
-            "num_train": len(self.train),
-            "num_validation": len(self.validation),
-            "num_test": len(self.test) if self.test else 0,
-            "left_out": [{"id": photo.id, "reason": photo.reason} for photo in self.left_out],
-            "fingerprint": self.fingerprint,
-            "split_hash": self.split_hash,
-        }
+        return DataRecord(
+            num_train=len(self.train),
+            num_validation=len(self.validation),
+            num_test=len(self.test) if self.test else 0,
+            left_out=[{"id": photo.id, "reason": photo.reason} for photo in self.left_out],
+            fingerprint=self.fingerprint,
+            split_hash=self.split_hash,
+        )
+
+    def in_words(self) -> list[str]:
+        """Lines that say how many photos there are, and name those that are left out."""
+        sizes = f"{len(self.train)} training, {len(self.validation)} validation"
+        sizes += f" and {len(self.test)} test photos" if self.test else " photos"
+        lines = [f"{len(self.names)} breeds: {sizes}"]
+        if self.left_out:
+            lines.append(f"left out {len(self.left_out)} photos:")
+        return lines + [f"  {photo.id}: {photo.reason}" for photo in self.left_out]
 
 
 def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
@@ -133,10 +154,10 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
         UserError: The data is missing, empty, has no labels, one breed only, too few photos of a breed, an unknown
             breed is asked for, or more than `MAX_UNREADABLE` of the photos can't be decoded.
     """
-    given = read_dataset(config.data)
-    if config.breeds:
-        wanted = [breed.name for breed in parse_breeds(list(config.breeds))]
-        given = {split: _only(photos, wanted, config.data) for split, photos in given.items()}
+    given = read_dataset(config.data.data)
+    if config.data.breeds:
+        wanted = [breed.name for breed in parse_breeds(list(config.data.breeds))]
+        given = {split: _only(photos, wanted, config.data.data) for split, photos in given.items()}
 
     left_out: list[LeftOut] = []
     seen: dict[str, str] = {}
@@ -169,21 +190,23 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     if num_unreadable > MAX_UNREADABLE * num_checked:
         examples = "; ".join(f"{photo.id}: {photo.reason}" for photo in left_out[:3])
         raise UserError(
-            f"{num_unreadable} of {num_checked} photos in {config.data!r} can't be read, more than "
+            f"{num_unreadable} of {num_checked} photos in {config.data.data!r} can't be read, more than "
             f"{MAX_UNREADABLE:.0%}: mend or remove them ({examples} ...)"
         )
 
     if "train" not in kept:
-        raise UserError(f"{config.data!r} has no training photos, only {' and '.join(kept)}")
+        raise UserError(f"{config.data.data!r} has no training photos, only {' and '.join(kept)}")
     members = _cut(kept, config)
     present = [kept["train"].names[label] for label in np.unique(kept["train"].labels)]
     if len(present) < 2:
-        raise UserError(f"{config.data!r} holds {len(present)} breed(s): at least two are needed to tell them apart")
+        raise UserError(
+            f"{config.data.data!r} holds {len(present)} breed(s): at least two are needed to tell them apart"
+        )
     parts: dict[str, Photos] = {}
     part_digests: dict[str, np.ndarray] = {}
     part_sizes: dict[str, np.ndarray] = {}
     for split, (source, indices) in members.items():
-        parts[split] = _only(kept[source].select(indices), present, config.data)
+        parts[split] = _only(kept[source].select(indices), present, config.data.data)
         part_digests[split], part_sizes[split] = digests[source][indices], sizes[source][indices]
     everything = np.concatenate(list(part_digests.values()))
     assert len(set(everything.tolist())) == len(everything), "a photo is in two splits"
@@ -232,9 +255,9 @@ def kept_view(config: TrainConfig, longest_side: int) -> Preprocessing:
         longest_side: Of all photos, pixels: none is kept larger than it is.
     """
     if not config.random_views:
-        return config.view
-    size = min(round(config.image_size * WHOLE_PHOTO_SCALE), longest_side)
-    return replace(config.view, size=size, fit="squash")
+        return config.preprocessing.build()
+    size = min(round(config.preprocessing.image_size * WHOLE_PHOTO_SCALE), longest_side)
+    return replace(config.preprocessing.build(), size=size, fit="squash")
 
 
 def pixel_cache(
@@ -249,8 +272,8 @@ def pixel_cache(
         view,
         sources,
         digests,
-        folder=config.cache_dir or default_folder(),
-        max_bytes=round(config.max_cache_gigabytes * 1e9),
+        folder=config.data.cache_dir or default_folder(),
+        max_bytes=round(config.data.max_cache_gigabytes * 1e9),
         progress=progress,
     )
 
@@ -475,7 +498,7 @@ def _check(given: dict[str, Photos], config: TrainConfig, progress: bool) -> _Ch
     """Decode every photo once, into the pixel cache or only to see whether it can be."""
     digests: dict[str, list[str]] = {}
     problems: dict[str, str] = {}
-    sides = [config.image_size]
+    sides = [config.preprocessing.image_size]
     for split, photos in given.items():
         digests[split] = []
         headers = _look_at_all(_read_header, photos.sources, f"reading {split} photos", progress)
@@ -494,7 +517,7 @@ def _check(given: dict[str, Photos], config: TrainConfig, progress: bool) -> _Ch
     ]
     sources = _Picked([(column, index) for _, column, index in readable])
     good = [digest for digest, _, _ in readable]
-    if config.cache == "on":
+    if config.data.cache == "on":
         cache = pixel_cache(config, view, sources, good, progress)
         size_of = {digest: tuple(cache.sizes[row].tolist()) for digest, row in cache.row_of.items()}
         return _Checked(digests, {**problems, **cache.problems}, size_of, view, cache)
@@ -559,18 +582,18 @@ def _cut(kept: dict[str, Photos], config: TrainConfig) -> dict[str, tuple[str, n
     Returns:
         For each split: the split of the data that it comes from, and the indices there.
     """
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(config.run.seed)
     parts = {split: (split, np.arange(len(photos))) for split, photos in kept.items()}
-    if config.images_per_breed is not None:
-        numbers = _allot(kept, config.images_per_breed)
+    if config.data.images_per_breed is not None:
+        numbers = _allot(kept, config.data.images_per_breed)
         for split, photos in kept.items():
             parts[split] = (split, _draw(photos, parts[split][1], rng, numbers=numbers[split])[0])
-    for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+    for split, fraction in (("test", config.data.test_fraction), ("validation", config.data.validation_fraction)):
         if split in kept or fraction == 0:
             continue
         available = parts["train"][1]
         if split == "validation" and "test" in parts and "test" not in kept:
-            fraction /= 1 - config.test_fraction  # both are shares of what there was before any cut
+            fraction /= 1 - config.data.test_fraction  # both are shares of what there was before any cut
         held_out, left = _draw(kept["train"], available, rng, share=fraction)
         parts[split], parts["train"] = ("train", held_out), ("train", left)
     for split, (source, indices) in parts.items():
@@ -578,7 +601,7 @@ def _cut(kept: dict[str, Photos], config: TrainConfig) -> dict[str, tuple[str, n
             if split != "train" and label in kept[source].labels[indices]:
                 trained = label in kept["train"].labels[parts["train"][1]]
                 if not trained:
-                    raise UserError(f"{config.data!r} has too few photos of {name!r}: none is left to train on")
+                    raise UserError(f"{config.data.data!r} has too few photos of {name!r}: none is left to train on")
     return parts
 
 

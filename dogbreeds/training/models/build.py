@@ -151,13 +151,13 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
     """
     transformers_logging.set_verbosity_error()  # what matters of its report on missing weights is checked below
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    source = checkpoint(config.model)
+    source = checkpoint(config.model.model)
     if source in ARCHITECTURES:
-        if config.keep_known_breeds:
+        if config.model.keep_known_breeds:
             raise UserError(f"--model {source} is built without weights: leave --keep-known-breeds out")
-        if config.freeze_backbone:
+        if config.model.freeze_backbone:
             raise UserError(f"--model {source} is built without weights: add --no-freeze-backbone")
-        architecture = ARCHITECTURES[source](config.image_size)
+        architecture = ARCHITECTURES[source](config.preprocessing.image_size)
         architecture.update({**labels, **_convnet_options(config)})
         model = AutoModelForImageClassification.from_config(architecture)
     else:
@@ -169,11 +169,11 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
             given.architectures = [kind.removesuffix("WithTeacher") for kind in given.architectures or []] or None
             architecture = AutoConfig.from_pretrained(source, num_labels=len(names), **labels)
             architecture.architectures = given.architectures
-            architecture.image_size = config.image_size
+            architecture.image_size = config.preprocessing.image_size
             if hasattr(architecture, "label_names"):  # in which timm's configurations keep them
                 architecture.label_names = list(names)
             _convnet_options(config)
-            if config.from_scratch:
+            if config.model.from_scratch:
                 model = AutoModelForImageClassification.from_config(architecture)
             else:
                 model = _load(source, architecture)
@@ -181,7 +181,7 @@ def build_model(config: TrainConfig, names: tuple[str, ...]) -> PreTrainedModel:
                     _turn_channels(model)
                 if given.id2label != architecture.id2label and given.num_labels == architecture.num_labels:
                     classifier_of(model)[1].reset_parameters()  # as many classes, but others
-                if config.keep_known_breeds:
+                if config.model.keep_known_breeds:
                     _keep_known_breeds(model, source, given, names)
         except UserError:
             raise
@@ -205,10 +205,10 @@ def model_view(config: TrainConfig) -> Preprocessing:
     Raises:
         UserError: The checkpoint's preprocessor_config.json is not understood.
     """
-    if config.model in ARCHITECTURES:
-        return config.view
+    if config.model.model in ARCHITECTURES:
+        return config.preprocessing.build()
     seen = _what_it_sees(config)
-    return replace(config.view, mean=seen.mean, std=seen.std)
+    return replace(config.preprocessing.build(), mean=seen.mean, std=seen.std)
 
 
 @dataclass(frozen=True)
@@ -226,9 +226,9 @@ def _what_it_sees(config: TrainConfig) -> _Seen:
     What its file says is not enough: some processors normalise twice (EfficientNet's), or not at all and turn the
     channels round (MobileViT's).
     """
-    source = checkpoint(config.model)
+    source = checkpoint(config.model.model)
     if _has_file(source, PREPROCESSOR):
-        size = config.image_size
+        size = config.preprocessing.image_size
         photos = [np.full((size, size, 3), colour, np.uint8) for colour in ((0, 0, 0), (255, 255, 255), (255, 0, 0))]
         try:
             # By its name, because transformers would take the config.json of a run on timm's network for it.
@@ -360,8 +360,8 @@ def is_plain_cnn(model: str) -> bool:
 
 def _convnet_options(config: TrainConfig) -> dict[str, Any]:
     """What the run's options change of a `ConvNet`'s architecture."""
-    given = {name: value for name in CONVNET_OPTIONS if (value := getattr(config, name)) is not None}
-    if given and not is_plain_cnn(config.model):
+    given = {name: value for name in CONVNET_OPTIONS if (value := getattr(config.model, name)) is not None}
+    if given and not is_plain_cnn(config.model.model):
         option = next(iter(given)).replace("_", "-")
         plain = ", ".join(filter(is_plain_cnn, ARCHITECTURES))
         raise UserError(f"--{option} is for networks built from nothing: --model {plain}")
@@ -373,7 +373,7 @@ def _convnet_options(config: TrainConfig) -> dict[str, Any]:
 def _adapt(model: Any, config: TrainConfig) -> None:
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1].out_features != model.config.num_labels:
-        raise UserError(f"{config.model!r} ({type(model).__name__}) has no linear layer at its end to train")
+        raise UserError(f"{config.model.model!r} ({type(model).__name__}) has no linear layer at its end to train")
     model.to(memory_format=torch.channels_last)  # convolutions are half as fast again, on two CPU cores
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -388,15 +388,15 @@ def _adapt(model: Any, config: TrainConfig) -> None:
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, config.image_size, config.image_size))
+            model.eval()(torch.zeros(1, 3, config.preprocessing.image_size, config.preprocessing.image_size))
     except Exception as error:  # each architecture raises its own
-        where = f"{config.model!r} can't be run at --image-size {config.image_size}"
+        where = f"{config.model.model!r} can't be run at --image-size {config.preprocessing.image_size}"
         raise UserError(f"{where}: {_first_line(error)}") from None
     model.train(was_training)
     classifier = classifier_of(model)[1]
-    if config.dropout:
-        classifier.register_forward_pre_hook(_FeatureDropout(config.dropout))
-    if config.freeze_backbone:
+    if config.model.dropout:
+        classifier.register_forward_pre_hook(_FeatureDropout(config.model.dropout))
+    if config.model.freeze_backbone:
         model.requires_grad_(False)
         classifier.requires_grad_(True)
 

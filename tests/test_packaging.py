@@ -1,0 +1,118 @@
+"""The package that `pip install .` makes, and the lists of what it needs."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, make_photo
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PACKAGE = ROOT / "dogbreeds"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BASE = PROJECT["dependencies"]
+EXTRAS = PROJECT["optional-dependencies"]
+UNLOCKED = {"torch", "torchvision"}  # which of their builds exists depends on the platform
+BROUGHT_BY_OTHERS = {"gradio-client", "starlette", "markupsafe"}  # by gradio and jinja2, which return their types
+
+
+def lines(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines() if line and line[0] != "#"]
+
+
+def name(requirement: str) -> str:
+    return canonicalize_name(Requirement(requirement).name)
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        ("dogbreeds/serving/requirements.txt", BASE + EXTRAS["serve"]),
+        ("requirements.txt", BASE + EXTRAS["serve"] + EXTRAS["train"]),
+        ("requirements-dev.txt", ["-r requirements.txt", *EXTRAS["dev"][1:]]),
+    ],
+)
+def test_requirements_files_repeat_the_lists_of_the_project(file, wanted):
+    assert sorted(lines(ROOT / file)) == sorted(wanted)
+
+
+def test_development_needs_everything():
+    assert EXTRAS["dev"][0] == "dogbreeds[serve,train]"
+
+
+def test_every_import_is_declared():
+    declared = {name(requirement) for requirement in BASE + EXTRAS["serve"] + EXTRAS["train"]} | BROUGHT_BY_OTHERS
+    declared.add("spaces")  # there on ZeroGPU only
+    distributions = packages_distributions()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - {"dogbreeds"}:
+                found = {canonicalize_name(distribution) for distribution in distributions.get(module, [module])}
+                assert found & declared, f"{file.name} imports {module}"
+
+
+def test_the_lock_holds_a_version_of_everything_that_is_asked_for():
+    locked = {name(line): Requirement(line) for line in lines(ROOT / ".ci" / "constraints.txt")}
+    assert not UNLOCKED & set(locked)
+    for requirement in map(Requirement, [*BASE, *EXTRAS["serve"], *EXTRAS["train"], *EXTRAS["dev"][1:]]):
+        if requirement.name in UNLOCKED:
+            continue
+        (pin,) = locked[canonicalize_name(requirement.name)].specifier
+        assert pin.operator == "==" and pin.version in requirement.specifier, requirement
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder into which the package was built and installed, from a copy, for building leaves files behind."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for text in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / text, source)
+    shutil.copytree(PACKAGE, source / "dogbreeds", ignore=shutil.ignore_patterns("__pycache__", "*.pyi"))
+    (source / "dogbreeds" / "stub.pyi").touch()  # gradio writes such files beside its components
+    offline = ["--no-index", "--no-deps", "--no-build-isolation"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *offline, "--target", target, source]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def run(installed: Path, folder: Path, *command: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_everything_but_stubs_is_installed(installed):
+    def files(folder: Path) -> set[str]:
+        found = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+        return {str(file) for file in found if "__pycache__" not in file.parts}
+
+    wanted = {file for file in files(PACKAGE) if not file.endswith(".pyi")}
+    assert files(installed / "dogbreeds") == wanted
+
+
+def test_the_installed_package_answers_from_any_folder(installed, tmp_path):
+    make_photo(0, 0).save(tmp_path / "photo.png")
+    where = run(installed, tmp_path, "-c", "import dogbreeds; print(dogbreeds.__file__)")
+    assert Path(where.stdout.strip()) == installed / "dogbreeds" / "__init__.py", where.stderr
+    for program in (["-m", "dogbreeds"], [installed / "bin" / "dogbreeds"]):
+        answer = run(installed, tmp_path, *program, "predict", "photo.png")
+        assert answer.returncode == 0 and answer.stdout.startswith("photo.png: "), answer.stderr
+
+
+def test_a_space_can_be_published_from_a_clone_only(installed, tmp_path):
+    done = run(
+        installed, tmp_path, "-m", "dogbreeds", "publish", "space", "--repo-id", "me/space", "--dry-run", "space"
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "clone" in done.stderr
+    assert not (tmp_path / "space").exists()
