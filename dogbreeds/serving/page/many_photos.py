@@ -22,7 +22,7 @@ from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder
 from dogbreeds.serving.page.texts import ENGLISH, Texts, texts_for
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import answer_cells, columns, write_csv
+from dogbreeds.serving.rows import answer_columns, columns, write_csv
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
@@ -212,5 +212,5 @@ def _csv_cells(row: Row) -> dict[str, str | float]:
     if row.error:
         cells["error"] = ENGLISH.problem(row.error)
     if row.answer:
-        cells |= answer_cells(row.answer)
+        cells |= answer_columns(row.answer)
     return cells
