@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_header, open_image
 from dogbreeds.machine import on_all_cores
-from dogbreeds.training.datasets.splits import NUM_AHEAD, read_dataset
+from dogbreeds.training.datasets.sources import read_dataset
 
 KINDS = {
     "unreadable": "can't be read: mend or remove them",
@@ -149,7 +149,7 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
     Near duplicates are found whatever their size, format and compression, not mirrored, turned or cut.
 
     Args:
-        data: As for `dogbreeds.training.datasets.splits.read_dataset`.
+        data: As for `dogbreeds.training.datasets.sources.read_dataset`.
         image_size: Sides of what the model sees, pixels.
         progress: Show a progress bar.
 
@@ -168,7 +168,7 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
         sources, index = places[number]
         return _look(sources[index], named[number].id, image_size)
 
-    looked = on_all_cores(look, range(len(places)), NUM_AHEAD)
+    looked = on_all_cores(look, range(len(places)), num_ahead=64)
     seen = list(tqdm(looked, total=len(places), unit="photo", disable=not progress))
     findings = [
         Finding(kind, (photo,), detail)

@@ -48,7 +48,9 @@ from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
 from dogbreeds.training.augment import Normalise, RandomAugmentation
 from dogbreeds.training.breed_metrics import BreedMetrics
-from dogbreeds.training.datasets.splits import Photos, Splits, load_data, pixel_cache
+from dogbreeds.training.datasets.pixel_cache import open_pixel_cache
+from dogbreeds.training.datasets.sources import Photos
+from dogbreeds.training.datasets.splits import Splits, load_data
 from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
 from dogbreeds.training.earlier.zca import fit_zca
 from dogbreeds.training.export import export_serving_model
@@ -291,7 +293,7 @@ class Trainer:
         self.random_views: RandomAugmentation | None = None
         if config.random_views:
             self.random_views = RandomAugmentation(
-                config.augment, config.run.seed, self.preprocessing, self.splits.sizes["train"], device
+                config.augment, config.run.seed, self.preprocessing, self.splits.train.sizes, device
             )
         self.head_only = config.model.freeze_backbone and not config.random_views
         self.feature_seconds: dict[str, float] = {}
@@ -315,14 +317,13 @@ class Trainer:
 
     def _pixels(self, split: str) -> PixelDataset:
         """The photos of a split: for training as they are kept for it, otherwise as the model sees them."""
-        photos, digests = getattr(self.splits, split), self.splits.digests[split].tolist()
-        view, cache = self.splits.kept_view if split == "train" else self.preprocessing, self.splits.cache
-        if cache is None:
-            return PixelDataset(photos, view)
-        if cache.preprocessing.geometry != view.geometry:
+        photos, cache = self.splits.by_name[split], self.splits.cache
+        preprocessing = self.splits.stored_preprocessing if split == "train" else self.preprocessing
+        if cache is not None and cache.preprocessing.geometry != preprocessing.geometry:
+            digests, options = photos.digests.tolist(), self.config.data
             with self.accelerator.main_process_first():
-                cache = pixel_cache(self.config, view, photos.sources, digests, self._is_main)
-        return PixelDataset(photos, view, cache, cache.rows(digests))
+                cache = open_pixel_cache(preprocessing, photos.sources, digests, options, progress=self._is_main)
+        return PixelDataset(photos, preprocessing, cache)
 
     def _compute_features(self, data: dict[str, PixelDataset]) -> tuple[dict[str, FeatureDataset], dict[str, float]]:
         """The features of each split, and the seconds that took."""
@@ -716,7 +717,7 @@ class Trainer:
             assert figures[split]["n"] == len(self._photos(split))
             predictions = Predictions(
                 self._photos(split).ids,
-                tuple(self.splits.digests[split].tolist()),
+                tuple(self.splits.by_name[split].digests.tolist()),
                 labels,
                 self.splits.names,
                 probabilities,
