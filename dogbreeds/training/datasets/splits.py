@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from dogbreeds.breeds import parse_breeds
 from dogbreeds.errors import UserError
 from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.record import DataRecord
 from dogbreeds.training.datasets.checks import CheckedPhotos, LeftOut, check_photos
 from dogbreeds.training.datasets.pixel_cache import PixelCache
 from dogbreeds.training.datasets.sources import Photos, read_dataset
@@ -34,26 +34,40 @@ class Splits:
     """All photos after `stored_preprocessing`; None if they are decoded in every epoch."""
 
     @property
-    def by_name(self) -> dict[str, CheckedPhotos]:
-        """The splits that there are: "train", "validation", "test"."""
-        splits = {"train": self.train, "validation": self.validation}
-        return splits if self.test is None else {**splits, "test": self.test}
-
-    @property
     def names(self) -> tuple[str, ...]:
         """The name of each class."""
         return self.train.names
 
-    def to_dict(self) -> dict[str, Any]:
-        """The description of the data for run.json."""
-        return {
-            "num_train": len(self.train),
-            "num_validation": len(self.validation),
-            "num_test": len(self.test) if self.test else 0,
-            "left_out": [asdict(photo) for photo in self.left_out],
-            "fingerprint": self.fingerprint,
-            "split_hash": self.split_hash,
-        }
+    @property
+    def held_out(self) -> list[str]:
+        """The names of the splits that are not trained on."""
+        return ["validation", "test"] if self.test else ["validation"]
+
+    def __getitem__(self, split: str) -> CheckedPhotos:
+        """The photos of a split that is present, by its name."""
+        photos = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        assert photos is not None, split
+        return photos
+
+    def to_record(self) -> DataRecord:
+        """The description of the data in run.json."""
+        return DataRecord(
+            num_train=len(self.train),
+            num_validation=len(self.validation),
+            num_test=len(self.test) if self.test else 0,
+            left_out=[asdict(photo) for photo in self.left_out],
+            fingerprint=self.fingerprint,
+            split_hash=self.split_hash,
+        )
+
+    def in_words(self) -> list[str]:
+        """Lines that give the number of photos, and name those that are left out."""
+        sizes = f"{len(self.train)} training, {len(self.validation)} validation"
+        sizes += f" and {len(self.test)} test photos" if self.test else " photos"
+        lines = [f"{len(self.names)} breeds: {sizes}"]
+        if self.left_out:
+            lines.append(f"left out {len(self.left_out)} photos:")
+        return lines + [f"  {photo.id}: {photo.reason}" for photo in self.left_out]
 
 
 def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
