@@ -110,8 +110,8 @@ def _save_predictions(
 ) -> dict[str, float]:
     """Write a split's probabilities with their tables; its figures."""
     probabilities = calibration.probabilities(logits)
-    photos, digests = run.splits[split], run.splits.digests[split]
-    predictions = Predictions(photos.ids, tuple(digests.tolist()), labels, run.splits.names, probabilities)
+    photos = run.splits[split]
+    predictions = Predictions(photos.ids, tuple(photos.digests.tolist()), labels, photos.names, probabilities)
     predictions.save(run.partial / run_folder.predictions_file(split))
     predictions.write_tables(run.partial, f"-{split}")
     # Of the photos, even where their features were computed long before
@@ -126,7 +126,7 @@ def _save_predictions(
 
 def _save_splits(run: Run) -> None:
     """Write which photo is in which split, with those that only the run it started from was trained on."""
-    digests = {split: found.tolist() for split, found in run.splits.digests.items()}
+    digests = {split: run.splits[split].digests.tolist() for split in ("train", *run.splits.held_out)}
     labels = {split: [run.splits.names[label] for label in run.splits[split].labels] for split in digests}
     here = {digest for found in digests.values() for digest in found}
     before = {digest: label for digest, label in run.base.trained_on.items() if digest not in here}
