@@ -12,7 +12,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from dogbreeds.errors import UserError, one_line_errors
-from dogbreeds.run_folder import DEFAULT_RUN, check_absent
+from dogbreeds.files import check_absent
+from dogbreeds.run_folder import DEFAULT_RUN
 
 if TYPE_CHECKING:
     from dogbreeds.answers import Answer
@@ -52,7 +53,7 @@ def predict(
 ) -> int:
     """Name the breed of the dog on each photo.
 
-    The exit status is 1 if a photo could not be read; the others are answered all the same.
+    The exit status is 1 if a photo could not be read; the others are still answered.
 
     Args:
         photos: Image files.
@@ -64,7 +65,6 @@ def predict(
         raise UserError("no photo is named: python -m dogbreeds predict PHOTO [PHOTO ...]")
     if top_k < 1:
         raise UserError(f"--top-k {top_k}: must be 1 or more")
-    from dogbreeds.breeds import GROUPS
     from dogbreeds.images import BadImage
     from dogbreeds.serving.predictor import Predictor
 
@@ -84,14 +84,7 @@ def predict(
         if json:
             _print_json(path, prediction, prediction.seconds, None)
         else:
-            named = ", ".join(f"{c.breed} {c.probability:.0%}" for c in prediction.breeds)
-            kind = f"a {GROUPS[prediction.group][0]}, " if prediction.group else ""
-            words = {
-                "confident": named,
-                "unsure": f"{kind}not sure which: {named}" if kind else f"not sure: {named}",
-                "not_a_dog": f"does not look like one of my {len(predictor.run.labels)} breeds (nearest: {named})",
-            }
-            print(f"{path}: {words[prediction.verdict]}", flush=True)
+            print(f"{path}: {_sentence(prediction, len(predictor.run.labels))}", flush=True)
     return 1 if num_failed else 0
 
 
@@ -103,7 +96,7 @@ def index(
 ) -> int:
     """Name the breed on every photo of a folder and its sub-folders, in a table with one row for each file.
 
-    Interrupted, it goes on where it was when the same command is given again. The exit status is 1 if a file could not
+    If it is interrupted, the same command continues it. The exit status is 1 if a file could not
     be read; the table says why.
 
     Args:
@@ -114,7 +107,8 @@ def index(
     """
     if top_k < 1:
         raise UserError(f"--top-k {top_k}: must be 1 or more")
-    from dogbreeds.serving.library import UNREADABLE, index_library
+    from dogbreeds.serving.library import index_library
+    from dogbreeds.serving.rows import UNREADABLE
 
     counts = index_library(run_dir, folder, output, top_k=top_k, progress=sys.stderr.isatty())
     named = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
@@ -139,7 +133,7 @@ def evaluate(
         run_dir: The run folder to judge, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
         split: The split to use; one that the data does not bring is cut as in training. By default test, else
             validation, else all there is.
-        output: A folder to make with all that was found: figures (JSON), each breed and both confusion matrices (CSV),
+        output: A folder to make with all results: figures (JSON), each breed and both confusion matrices (CSV),
             and the probabilities of every photo (Parquet).
         json: Print one JSON object.
     """
@@ -150,54 +144,15 @@ def evaluate(
     if output:
         check_absent(output)
     predictor = Predictor(run_dir)
-    photos = photos_of(predictor, data, split)
-    result = evaluate_run(predictor, photos, progress=sys.stderr.isatty())
+    result = evaluate_run(predictor, photos_of(predictor, data, split), progress=sys.stderr.isatty())
     for photo in result.unreadable:
         print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
     if output:
         result.save(output)
     if json:
         _dump({**result.figures, **result.cost, "num_unreadable": len(result.unreadable)})
-        return 1 if result.unreadable else 0
-    figures, cost = result.figures, result.cost
-    print(f"n               {figures['n']}" + (f" of {len(photos)}" if result.unreadable else ""))
-    for name, key in (
-        ("top-1", "top1"),
-        ("top-3", "top3"),
-        ("top-5", "top5"),
-        ("macro precision", "macro_precision"),
-        ("macro recall", "macro_recall"),
-        ("macro F1", "macro_f1"),
-        ("ECE", "ece"),
-        ("  uncalibrated", "ece_uncalibrated"),
-        ("top-1 confident", "top1_confident"),
-        ("confident", "share_confident"),
-        ("unsure", "share_unsure"),
-        ("  in candidates", "candidates_right"),
-        ("  group named", "share_group"),
-        ("  group right", "group_right"),
-        ("not a dog", "share_not_a_dog"),
-    ):
-        if key in figures:
-            print(f"{name:<15} {figures[key]:.1%}")
-    for name, key in (
-        ("cross-entropy", "cross_entropy"),
-        ("log-loss", "log_loss"),
-        ("Brier score", "brier"),
-        ("  uncalibrated", "brier_uncalibrated"),
-    ):
-        print(f"{name:<15} {figures[key]:.3f}")
-    print(f"seconds         {cost['seconds']:.1f} ({cost['photos_per_second']:.0f} photos a second)")
-    print("ms a photo      {median:.1f} median, {p95:.1f} p95".format(**cost["milliseconds_per_photo"]))
-    print(f"parameters      {cost['num_parameters']:,}, of which trained {cost['num_trained_parameters']:,}")
-    print(f"model, MB       {cost['model_megabytes']:.1f}")
-    if cost["flops_per_photo"]:
-        print(f"GFLOPs a photo  {cost['flops_per_photo'] / 1e9:.2f}")
-    print(f"hardware        {cost['hardware']}")
-    print("\nbreeds told worst")
-    for breed in sorted(result.breeds, key=lambda breed: (breed.recall, breed.mean_probability))[:5]:
-        taken_for = ", ".join(f"{other.breed} {other.count}" for other in breed.mistaken_for if other.count)
-        print(f"  {breed.breed}: {breed.recall:.0%} of {breed.n}" + (f"; taken for {taken_for}" if taken_for else ""))
+    else:
+        print(result)
     return 1 if result.unreadable else 0
 
 
@@ -217,7 +172,7 @@ def compare(
             its mean and standard deviation.
         output: The folder to make; its comparison.html is one self-contained page.
         split: Which of the predictions that the runs hold; by default test where all have it, else validation.
-        data: Judge the runs anew on this labelled set, instead of by the predictions that they hold.
+        data: Evaluate the runs on this labelled set, instead of by the predictions that they hold.
         photos: Where the photos of the predictions are, to show some; by default the data that the runs were trained
             on, where it is a folder here.
         without_photos: Show none, for a report that can be published whatever the photos' licence.
@@ -244,7 +199,7 @@ def compare(
 
 
 def table(runs: Path = Path("runs"), data: str | None = None, output: Path | None = None) -> int:
-    """Set the earlier systems' published figures beside ours, and print the commands that train what is not there yet.
+    """Compare the earlier systems' published figures with ours, and print the commands that train the missing runs.
 
     Args:
         runs: The folder of the run folders.
@@ -269,19 +224,19 @@ def table(runs: Path = Path("runs"), data: str | None = None, output: Path | Non
 
 
 def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
-    """Say what is wrong with a data set, and name examples.
+    """List what is wrong with a data set, with examples.
 
     Photos that can't be read, are cut short, in another format than their name says, films, too small or with bad EXIF;
     the same photo, or nearly the same, twice, in two splits or in two breeds; breeds with few photos. The exit status
-    is 1 if there is something to mend.
+    is 1 if anything is wrong.
 
     Args:
         data: A folder of Parquet files, a folder with one sub-folder a breed, Stanford's extracted archives, or a Hub
             data set.
         output: A JSON file to make that names every photo.
-        image_size: Sides of what the model sees, pixels: smaller photos are told.
+        image_size: Sides of what the model sees, pixels: smaller photos are listed.
     """
-    from dogbreeds.training.doctor import examine, write_json
+    from dogbreeds.training.doctor import examine
 
     if output:
         check_absent(output)
@@ -291,7 +246,7 @@ def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
         raise UserError(f"--image-size {image_size}: must be 1 or more")
     diagnosis = examine(data, image_size=image_size, progress=sys.stderr.isatty())
     if output:
-        write_json(diagnosis, output)
+        diagnosis.save(output)
     print(diagnosis)
     return 1 if diagnosis.findings else 0
 
@@ -304,8 +259,8 @@ def export(
 ) -> int:
     """Copy what serving needs of a run, by default with 8-bit arithmetic where that is worth it.
 
-    8-bit arithmetic makes a model less than a third of the size, and on most CPUs faster. The copy is measured on the
-    run's validation photos and calibrated anew; where its top-1 is more than 0.3 points below the run's own, or an
+    8-bit arithmetic makes a model less than a third of the size, and on most CPUs faster. The copy is measured and
+    calibrated on the run's validation photos; where its top-1 is more than 0.3 points below the run's own, or an
     answer takes no less time, it is float32.
 
     Args:
@@ -370,6 +325,17 @@ def breeds() -> int:
     for breed in all_breeds():
         print(f"{breed.wordnet_id}  {breed.name} ({GROUPS[breed.group][0]})")
     return 0
+
+
+def _sentence(answer: "Answer", num_breeds: int) -> str:
+    from dogbreeds.breeds import GROUPS
+
+    named = ", ".join(f"{candidate.breed} {candidate.probability:.0%}" for candidate in answer.breeds)
+    if answer.verdict == "confident":
+        return named
+    if answer.verdict == "not_a_dog":
+        return f"does not look like one of my {num_breeds} breeds (nearest: {named})"
+    return f"a {GROUPS[answer.group][0]}, not sure which: {named}" if answer.group else f"not sure: {named}"
 
 
 def _print_json(path: str, answer: "Answer | None", seconds: float, error: str | None) -> None:

@@ -1,4 +1,4 @@
-"""How long an answer takes: one photo at a time, as a person waits for it."""
+"""How long the answer to a single photo takes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ import numpy as np
 from dogbreeds.images import PhotoSource
 
 NUM_PHOTOS = 50
-"""Photos that are timed; enough for a 95th percentile of two or three photos above it."""
+"""Photos that are timed: two or three of them are above the 95th percentile."""
 NUM_WARM_UP = 3
 
 
 def milliseconds_per_photo(
     answers: Sequence[Callable[[PhotoSource], Any]], photos: Sequence[PhotoSource]
 ) -> list[dict[str, float]]:
-    """Time each way of answering on the same photos, in turns, so that what disturbs the machine disturbs all alike.
+    """Time several functions on the same photos, in turns, so that other load on the machine affects all alike.
 
     Args:
         answers: Functions from a photo, not yet opened, to its answer.

@@ -1,5 +1,6 @@
 """Probabilities and labels in, figures out; pure. NumPy, and scikit-learn where it has the figure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,18 +8,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mistaken:
-    """A breed that photos of another breed are taken for."""
+    """A breed that photos of another breed are mistaken for."""
 
     breed: str
     count: int
     """Photos whose most probable class it is."""
     mean_probability: float
-    """Mean probability it is given on all photos of the true breed."""
+    """Its mean probability over all photos of the true breed."""
 
 
 @dataclass(frozen=True)
 class BreedFigures:
-    """How one breed is told by a model."""
+    """How well a model recognises one breed."""
 
     breed: str
     n: int
@@ -26,11 +27,11 @@ class BreedFigures:
     recall: float
     """The share of them whose most probable class is the breed."""
     precision: float | None
-    """The share of the photos called this breed that are of it; None if none is called so."""
+    """The share of the photos predicted as this breed that are of it; None if there are none."""
     mean_probability: float
     """Mean probability of the breed on its own photos."""
     mistaken_for: tuple[Mistaken, ...]
-    """The three breeds its photos are most given to, by count, then by mean probability."""
+    """The breeds that its photos are mistaken for most, by count, then by mean probability."""
 
 
 def summary(probabilities: np.ndarray, labels: np.ndarray, uncalibrated: np.ndarray) -> dict[str, float]:
@@ -38,7 +39,7 @@ def summary(probabilities: np.ndarray, labels: np.ndarray, uncalibrated: np.ndar
 
     `cross_entropy` is the loss that training minimises, so it is that of the uncalibrated probabilities. `log_loss` is
     the score of Kaggle's Dog Breed Identification (https://www.kaggle.com/competitions/dog-breed-identification), of
-    the probabilities that are given to people. The macro figures are means over the classes that occur in the labels.
+    the calibrated probabilities. The macro figures are means over the classes that occur in the labels.
 
     Args:
         probabilities: `(N, C)`, calibrated, rows summing to 1.
@@ -163,11 +164,11 @@ def breed_figures(
         probabilities: `(N, C)`, calibrated.
         labels: `(N,)`, integers in 0..C-1.
         names: The C breeds.
-        num_mistaken: How many of the breeds that a breed's photos are taken for to name.
+        num_mistaken: How many of the breeds that a breed's photos are mistaken for to name.
     """
     counts = confusion_counts(probabilities, labels)
     means = confusion_probabilities(probabilities, labels)
-    called = counts.sum(axis=0)
+    predicted = counts.sum(axis=0)
     figures = []
     for label in np.unique(labels):
         others = [other for other in range(len(names)) if other != label]
@@ -177,7 +178,7 @@ def breed_figures(
                 breed=names[label],
                 n=int(counts[label].sum()),
                 recall=float(counts[label, label] / counts[label].sum()),
-                precision=float(counts[label, label] / called[label]) if called[label] else None,
+                precision=float(counts[label, label] / predicted[label]) if predicted[label] else None,
                 mean_probability=float(means[label, label]),
                 mistaken_for=tuple(
                     Mistaken(names[other], int(counts[label, other]), float(means[label, other]))
@@ -186,3 +187,8 @@ def breed_figures(
             )
         )
     return figures
+
+
+def most_confused(breeds: Sequence[BreedFigures], num_breeds: int) -> list[BreedFigures]:
+    """The breeds with the lowest recall, and of equals those with the lowest mean probability; the lowest first."""
+    return sorted(breeds, key=lambda breed: (breed.recall, breed.mean_probability))[:num_breeds]

@@ -21,7 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 from dogbreeds import cli
 from dogbreeds.errors import UserError
 from dogbreeds.predictions import Predictions
-from dogbreeds.research.compare import compare, look_alikes_together
+from dogbreeds.research.compare import compare, order_by_similarity
 from dogbreeds.research.report import write_report
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 
@@ -290,6 +290,16 @@ def test_runs_of_the_same_name_keep_their_recipes(tiny_run, names, tmp_path):
     assert [entry.name for entry in entries] == ["one/runs/vit", "two/runs/vit"] == [entry.recipe for entry in entries]
 
 
+def test_options_of_other_versions_are_compared_as_they_are_recorded(tiny_run, names, tmp_path):
+    runs = [
+        run_like(tiny_run, tmp_path / name, invented(names, 2, seed), **options)
+        for seed, (name, options) in enumerate(
+            {"now": {}, "newer": {"learned_warmup": 3}, "newer-still": {"schedule": "not one of ours"}}.items()
+        )
+    ]
+    assert [entry.recipe for entry in compare(runs, show_photos=False).main.entries] == ["now", "newer", "newer-still"]
+
+
 def test_names_that_are_alike_get_files_of_their_own(tiny_run, names, tmp_path):
     runs = [
         run_like(tiny_run, tmp_path / name, invented(names, 2, seed), model=name)
@@ -339,7 +349,7 @@ def test_look_alikes_stand_together(names):
     probabilities[np.arange(40), labels] = 0.5
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     ids = tuple(map(str, range(40)))
-    order = look_alikes_together([Predictions(ids, ids, labels, names, probabilities)]).tolist()
+    order = order_by_similarity([Predictions(ids, ids, labels, names, probabilities)]).tolist()
     assert abs(order.index(0) - order.index(2)) == abs(order.index(1) - order.index(3)) == 1
 
 
@@ -347,7 +357,7 @@ def test_the_two_that_come_with_the_project_can_be_compared():
     comparison = compare(SHIPPED_RUNS, show_photos=False, progress=False)
     assert len(comparison.main.predictions) == 1200
     assert {entry.run.config["model_type"] for entry in comparison.main.entries} == {"vit", "mobilenet_v2"}
-    assert comparison.main.together["top1"] > max(entry.figures["top1"] for entry in comparison.main.entries)
+    assert comparison.main.ensemble["top1"] > max(entry.figures["top1"] for entry in comparison.main.entries)
 
 
 # The report
@@ -520,8 +530,8 @@ def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5"])
     run_training_script(preset, None)
     runs = [RunFolder.open(tmp_path / f"vit-seed{seed}") for seed in (3, 5)]
-    assert [run.record["config"]["seed"] for run in runs] == [3, 5]
-    assert runs[0].record["data"]["split_hash"] != runs[1].record["data"]["split_hash"]
+    assert [run.record.config["seed"] for run in runs] == [3, 5]
+    assert runs[0].record.data.split_hash != runs[1].record.data.split_hash
     for argument, words in (("3,x", "whole numbers"), ("3,3", "twice"), ("7,3", "exists already")):
         monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", argument])
         with pytest.raises(SystemExit) as stop:
@@ -533,7 +543,7 @@ def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5,7", "--resume"])
     run_training_script(preset, None)
     assert (tmp_path / "vit-seed3" / "run.json").read_text() == before
-    assert RunFolder.open(tmp_path / "vit-seed7").record["config"]["seed"] == 7
+    assert RunFolder.open(tmp_path / "vit-seed7").record.config["seed"] == 7
 
 
 def test_evaluate_writes_all_that_it_found(tiny_run, photo_folder, tmp_path, monkeypatch, capsys):
@@ -553,7 +563,7 @@ def test_evaluate_writes_all_that_it_found(tiny_run, photo_folder, tmp_path, mon
         "evaluation.json", "breeds.csv", "confusion-counts.csv", "confusion-probabilities.csv", "predictions.parquet"
     }  # fmt: skip
     printed = capsys.readouterr().out
-    assert all(words in printed for words in ("top-5", "macro precision", "Brier", "p95", "told worst"))
+    assert all(words in printed for words in ("top-5", "macro precision", "Brier", "p95", "most confused"))
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2

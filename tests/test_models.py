@@ -5,11 +5,21 @@ import pytest
 import torch
 from conftest import tiny_config
 from safetensors.torch import load_file, save_file
-from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, ViTConfig, ViTModel
+from stand_in_hub import StandInHub, use_hub
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    ViTConfig,
+    ViTModel,
+)
 
 from dogbreeds.errors import UserError
+from dogbreeds.hub import upload
 from dogbreeds.training.models.adapters import known_breeds
 from dogbreeds.training.models.build import build_model, model_preprocessing
+from dogbreeds.training.models.checkpoint import base_run_folder, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of, features_of
 from dogbreeds.training.models.registry import ARCHITECTURES
 from dogbreeds.training.optim import Schedule, parameter_groups
@@ -167,6 +177,50 @@ def test_a_model_out_of_reach_is_named_with_the_remedies(tmp_path, monkeypatch):
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no image classifier"):
         build(config(tmp_path, tmp_path), NAMES)
+
+
+def test_the_run_that_training_starts_from_is_found_on_the_hub_too(tmp_path, monkeypatch):
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    for folder, files in ((run, ("run.json", "splits.parquet", "model.safetensors")), (plain, ("model.safetensors",))):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_bytes(name.encode())
+    assert base_run_folder(str(run)) == run
+    with StandInHub() as hub:
+        use_hub(hub.address, tmp_path / "cache", monkeypatch)
+        for folder in (run, plain):
+            upload(folder, f"me/{folder.name}", "model", private=False, mark="run.json")
+        downloaded = base_run_folder("me/run")
+        assert downloaded is not None
+        assert {file.name for file in downloaded.iterdir()} == {"run.json", "splits.parquet"}
+        assert (downloaded / "splits.parquet").read_bytes() == b"splits.parquet"
+        assert base_run_folder("me/plain") is None
+        with pytest.raises(UserError, match="neither a folder 'me/nothing' here nor such a model"):
+            base_run_folder("me/nothing")
+        assert hub.downloads == ["run.json", "splits.parquet"]
+    # Without a network, what is in the cache counts.
+    assert base_run_folder("me/run") == downloaded
+    assert base_run_folder("me/plain") is None
+
+
+def test_a_name_or_a_folder_without_a_run_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("dogbreeds.training.models.checkpoint.download", None)  # nothing is looked up
+    for model in ("vit_nano", "mobilenet_v2", str(tmp_path), str(tmp_path / "missing")):
+        assert base_run_folder(model) is None
+
+
+def test_a_checkpoint_is_read_once(in21k, tmp_path, monkeypatch):
+    read = []
+    for loader in (AutoConfig, AutoImageProcessor):
+        original = loader.from_pretrained
+        monkeypatch.setattr(
+            loader, "from_pretrained", lambda *args, f=original, **options: read.append(f) or f(*args, **options)
+        )
+    options = config(tmp_path, in21k[0])
+    checkpoint = open_checkpoint(options.model.model)
+    build_model(options.model, 32, NAMES, checkpoint)
+    assert model_preprocessing(options.model, options.preprocessing, checkpoint).mean == (0.4, 0.4, 0.4)
+    assert len(read) == len(set(read)) == 2
 
 
 @pytest.mark.parametrize("name", ["vit_nano", "mobilenet_v2_nano"])

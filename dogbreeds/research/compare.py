@@ -13,6 +13,7 @@ import platform
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from dogbreeds.research.photo_finder import PhotoFinder
 from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, wilson_interval
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
@@ -50,23 +52,27 @@ class Entry:
     name: str
     recipe: str
     """The name of the recipe; runs that differ in nothing but the seed share it."""
-    run: RunFolder
     predictor: Predictor
     predictions: Predictions
     figures: dict[str, float]
-    """`dogbreeds.metrics.summary`, and `top1_low` and `top1_high`, its 95 % interval for other photos like these."""
+    """`dogbreeds.metrics.summary`, and `top1_low` and `top1_high`, the 95 % interval of top-1."""
     breeds: tuple[metrics.BreedFigures, ...]
     cost: dict[str, Any]
-    """`dogbreeds.research.evaluate.fixed_cost`; `training_seconds`, those of the run that it started from included, and
-    the `training_hardware`; `milliseconds_per_photo` from one file to its answer, measured here in turns with the other
-    runs."""
+    """`dogbreeds.research.evaluate.fixed_cost`; `training_seconds`, including those of the run that it started from;
+    the `training_hardware`; and `milliseconds_per_photo` from one file to its answer, measured here in turns with the
+    other runs."""
     history: tuple[dict[str, float], ...]
     """history.csv: one row an epoch."""
 
     @property
+    def run(self) -> RunFolder:
+        """The run folder."""
+        return self.predictor.run
+
+    @property
     def seed(self) -> int:
         """The seed of its training."""
-        return int(self.run.record["config"]["seed"])
+        return int(self.run.record.config["seed"])
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,11 @@ class Pair:
     only_second_right: int
     both_wrong: int
     same_answer: float
-    """The share of photos to which both give the same breed, right or wrong."""
+    """The share of photos for which both predict the same breed, right or wrong."""
     kappa: float
-    """Cohen's kappa of their answers: 1 for always the same, 0 for no more often than by chance."""
+    """Cohen's kappa of their predictions: 1 where all agree, 0 where no more agree than by chance."""
     top1_difference: float
-    """The first's top-1 accuracy less the second's."""
+    """The first's top-1 accuracy minus the second's."""
     top1_interval: tuple[float, float]
     log_loss_difference: float
     log_loss_interval: tuple[float, float]
@@ -102,14 +108,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that were judged on the same photos: one of each recipe."""
+    """Runs that were evaluated on the same photos: one of each recipe."""
 
     entries: tuple[Entry, ...]
-    together: dict[str, float]
-    """The figures of all of them together: the mean of their calibrated probabilities."""
+    ensemble: dict[str, float]
+    """The figures of the mean of the runs' calibrated probabilities."""
     pairs: tuple[Pair, ...]
     order: np.ndarray
-    """The breeds that occur, so that look-alikes stand together: indices into the classes."""
+    """The breeds that occur, with similar ones side by side: indices into the classes."""
 
     @property
     def predictions(self) -> Predictions:
@@ -118,10 +124,37 @@ class Group:
 
     @property
     def photos_hash(self) -> str:
-        """The SHA-256 of the photos that were judged, by their contents and labels."""
+        """The SHA-256 of the contents and labels of the photos."""
         named = zip(self.predictions.digests, self.predictions.labels, strict=True)
         lines = sorted(f"{digest} {self.predictions.names[label]}" for digest, label in named)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def recipe_of(self, name: str) -> str:
+        """The recipe of the run of this name."""
+        return next(entry.recipe for entry in self.entries if entry.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for comparison.json."""
+        return {
+            "n": len(self.predictions),
+            "photos_sha256": self.photos_hash,
+            "runs": {
+                entry.name: {
+                    "recipe": entry.recipe,
+                    "seed": entry.seed,
+                    "figures": entry.figures,
+                    "cost": entry.cost,
+                    "breeds": [dataclasses.asdict(breed) for breed in entry.breeds],
+                    "history": list(entry.history),
+                    "command": entry.run.record.command,
+                    "split_hash": entry.run.record.data.split_hash,
+                    "versions": entry.run.record.versions,
+                }
+                for entry in self.entries
+            },
+            "together": self.ensemble,
+            "pairs": [dataclasses.asdict(pair) for pair in self.pairs],
+        }
 
 
 @dataclass(frozen=True)
@@ -131,16 +164,16 @@ class Comparison:
     split: str | None
     """The split of the photos; None for all of `data`."""
     data: str | None
-    """The labelled set on which the runs were judged anew; None for the predictions that they hold."""
+    """The labelled set on which the runs were evaluated; None for the predictions that they hold."""
     groups: tuple[Group, ...]
     """One for each seed, the lowest first."""
     photos: PhotoFinder
     latency_photos: str
-    """What was timed: the photos of the runs, or a generated one."""
+    """A description of the photos that were timed: those of the runs, or a generated one."""
     remarks: tuple[str, ...]
-    """What a reader must know of the choice of photos: what was left out, and what speaks against the figures."""
+    """What a reader must know about the choice of photos: what was left out, and why the figures may be too good."""
     command: str
-    """What makes the report of this comparison on the command line."""
+    """The command line that makes the report of this comparison."""
     versions: dict[str, str]
     """Of the packages that computed the figures."""
     hardware: str
@@ -152,14 +185,11 @@ class Comparison:
         return self.groups[0]
 
     def over_seeds(self, recipe: str | None) -> dict[str, tuple[float, float]]:
-        """The mean and standard deviation (n - 1) of a recipe's figures over its seeds; None for all together."""
-        rows = [
-            group.together
-            if recipe is None
-            else next(entry.figures for entry in group.entries if entry.recipe == recipe)
-            for group in self.groups
-        ]
-        keys = self.main.together.keys() - {"n", "top1_low", "top1_high"}
+        """The mean and standard deviation (n - 1) of a recipe's figures over its seeds; None for the ensembles."""
+        rows = [group.ensemble for group in self.groups]
+        if recipe is not None:
+            rows = [entry.figures for group in self.groups for entry in group.entries if entry.recipe == recipe]
+        keys = self.main.ensemble.keys() - {"n", "top1_low", "top1_high"}
         return {key: mean_and_deviation([row[key] for row in rows]) for key in rows[0] if key in keys}
 
     def differences(self, first: str, second: str) -> list[float]:
@@ -168,12 +198,12 @@ class Comparison:
             pair.top1_difference
             for group in self.groups
             for pair in group.pairs
-            if (recipe_of(group, pair.first), recipe_of(group, pair.second)) == (first, second)
+            if (group.recipe_of(pair.first), group.recipe_of(pair.second)) == (first, second)
         ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for comparison.json."""
-        recipes = [entry.recipe for entry in self.main.entries]
+        recipes = [*(entry.recipe for entry in self.main.entries), None] if len(self.groups) > 1 else []
         return {
             "split": self.split,
             "data": self.data,
@@ -181,32 +211,8 @@ class Comparison:
             "versions": self.versions,
             "hardware": self.hardware,
             "latency_photos": self.latency_photos,
-            "groups": [
-                {
-                    "n": len(group.predictions),
-                    "photos_sha256": group.photos_hash,
-                    "runs": {
-                        entry.name: {
-                            "recipe": entry.recipe,
-                            "seed": entry.seed,
-                            "figures": entry.figures,
-                            "cost": entry.cost,
-                            "breeds": [dataclasses.asdict(breed) for breed in entry.breeds],
-                            "history": list(entry.history),
-                            "command": entry.run.record["command"],
-                            "split_hash": entry.run.record["data"]["split_hash"],
-                            "versions": entry.run.record["versions"],
-                        }
-                        for entry in group.entries
-                    },
-                    "together": group.together,
-                    "pairs": [dataclasses.asdict(pair) for pair in group.pairs],
-                }
-                for group in self.groups
-            ],
-            "over_seeds": {
-                recipe or "together": self.over_seeds(recipe) for recipe in [*recipes, None] if len(self.groups) > 1
-            },
+            "groups": [group.to_dict() for group in self.groups],
+            "over_seeds": {recipe or "together": self.over_seeds(recipe) for recipe in recipes},
         }
 
 
@@ -227,44 +233,39 @@ def compare(
             needs as many seeds, and the runs of a seed need the same photos. The lowest seed is shown in detail.
         split: Of the predictions that the runs hold, "test" or "validation"; by default test where all runs have it.
             With `data`, any split of that.
-        data: Judge the runs anew on this labelled set (as `dogbreeds.training.datasets.splits.read_dataset` takes it) instead of
+        data: Evaluate the runs on this labelled set (see `dogbreeds.training.datasets.splits.read_dataset`) instead of
             by the predictions that they hold.
         photos: Where the photos of the predictions are, for showing some and for timing; by default `data`, or what
             the runs name, where it is a folder that is still there.
         show_photos: Whether to look for photos at all.
-        common: Use the photos that all runs have, where they were not judged on the same ones.
-        progress: Show progress bars while runs are asked.
+        common: Use the photos that all runs have, where they were not evaluated on the same ones.
+        progress: Show progress bars while runs are evaluated.
 
     Raises:
-        UserError: A run is missing or damaged, has no such predictions, knows other breeds, or was judged on other
+        UserError: A run is missing or damaged, has no such predictions, knows other breeds, or was evaluated on other
             photos than the rest.
     """
-    if len(run_dirs) < 2:
-        raise UserError("a comparison needs two or more run folders: compare RUN RUN [RUN ...] --output DIR")
-    runs = [RunFolder.open(path) for path in run_dirs]
     command = _command(run_dirs, split, data, photos, show_photos, common)
-    if len({run.path for run in runs}) < len(runs):
-        raise UserError("a run folder is named twice: name each once")
-    for run in runs[1:]:
-        _check_same_breeds(runs[0], run)
+    runs = _open(run_dirs)
     predictors = [Predictor(run) for run in runs]
     remarks: list[str] = []
     if data is None:
         split = split or _common_split(runs)
         predictions = [_stored(run, split) for run in runs]
     else:
-        predictions = [_asked(predictor, data, split, progress, remarks) for predictor in predictors]
+        predictions = [_computed(predictor, data, split, progress, remarks) for predictor in predictors]
     predictions = [_sorted(given.reordered(runs[0].labels), remarks) for given in predictions]
     if common:
         predictions = _in_common(predictions, remarks)
-    for run, given in zip(runs, predictions, strict=True):
-        remarks += _seen_in_training(run, given) if data is not None else []
+    if data is not None:
+        for run, given in zip(runs, predictions, strict=True):
+            remarks += _seen_in_training(run, given)
     finder = PhotoFinder.for_runs(runs, photos or data) if show_photos else PhotoFinder(None)
     names = unique_names(runs)
     recipes = _recipe_names(runs, names)
     groups = _grouped(runs, names, recipes, predictions)
     costs, latency_photos = _costs(predictors, finder, predictions[0])
-    entries = [_entry(names[i], recipes[i], predictors[i], predictions[i], costs[i]) for i in range(len(runs))]
+    entries = [_entry(*of_run) for of_run in zip(names, recipes, predictors, predictions, costs, strict=True)]
     return Comparison(
         split=split,
         data=data,
@@ -278,18 +279,24 @@ def compare(
     )
 
 
-def recipe_of(group: Group, name: str) -> str:
-    """The recipe of the run of this name."""
-    return next(entry.recipe for entry in group.entries if entry.name == name)
-
-
 # Which photos
+
+
+def _open(run_dirs: Sequence[Path]) -> list[RunFolder]:
+    if len(run_dirs) < 2:
+        raise UserError("a comparison needs two or more run folders: compare RUN RUN [RUN ...] --output DIR")
+    runs = [RunFolder.open(path) for path in run_dirs]
+    if len({run.path for run in runs}) < len(runs):
+        raise UserError("a run folder is named twice: name each once")
+    for run in runs[1:]:
+        _check_same_breeds(runs[0], run)
+    return runs
 
 
 def _check_same_breeds(first: RunFolder, second: RunFolder) -> None:
     if other := sorted(set(first.labels) ^ set(second.labels)):
         raise UserError(
-            f"the runs {first.name!r} and {second.name!r} tell apart other breeds ({len(first.labels)} and "
+            f"the runs {first.name!r} and {second.name!r} know other breeds ({len(first.labels)} and "
             f"{len(second.labels)}; only one knows {other[0]!r}): compare runs that were trained on the same breeds"
         )
 
@@ -299,7 +306,8 @@ def _common_split(runs: Sequence[RunFolder]) -> str:
         if all((run.path / predictions_file(split)).is_file() for run in runs):
             return split
     raise UserError(
-        "the runs have no predictions of the same split: judge them on a labelled set with --data, or train them alike"
+        "the runs have no predictions of the same split: evaluate them on a labelled set with --data, or train them on "
+        "the same splits"
     )
 
 
@@ -307,8 +315,8 @@ def _stored(run: RunFolder, split: str) -> Predictions:
     path = run.path / predictions_file(split)
     if not path.is_file():
         raise UserError(
-            f"the run {run.name!r} holds no predictions of a {split} split: choose another --split, or judge the runs "
-            "on a labelled set with --data"
+            f"the run {run.name!r} holds no predictions of a {split} split: choose another --split, or evaluate the "
+            "runs on a labelled set with --data"
         )
     predictions = Predictions.load(path)
     if predictions.names != run.labels:
@@ -316,7 +324,7 @@ def _stored(run: RunFolder, split: str) -> Predictions:
     return predictions
 
 
-def _asked(predictor: Predictor, data: str, split: str | None, progress: bool, remarks: list[str]) -> Predictions:
+def _computed(predictor: Predictor, data: str, split: str | None, progress: bool, remarks: list[str]) -> Predictions:
     answers = classify(predictor, photos_of(predictor, data, split), progress=progress)
     for photo in answers.unreadable:
         remarks.append(f"left out {photo.id}: {photo.reason}")
@@ -332,11 +340,11 @@ def _sorted(predictions: Predictions, remarks: list[str]) -> Predictions:
 
 
 def _in_common(predictions: Sequence[Predictions], remarks: list[str]) -> list[Predictions]:
-    """Those photos, by their content, that all have with the same label."""
+    """The photos, by their content, that all runs have with the same label."""
     keys = [list(zip(given.digests, given.labels.tolist(), strict=True)) for given in predictions]
     shared = set.intersection(*map(set, keys))
     if not shared:
-        raise UserError("the runs were judged on no photo in common: judge them on one labelled set with --data")
+        raise UserError("the runs were evaluated on no photo in common: evaluate them on one labelled set with --data")
     if num_dropped := len(set.union(*map(set, keys))) - len(shared):
         num_all = num_dropped + len(shared)
         remarks.append(f"left out {num_dropped:,} of {num_all:,} photos, which the runs do not all have")
@@ -369,10 +377,10 @@ def _grouped(
         raise UserError(
             f"all runs are of one recipe, {recipes[0]!r}, and differ in the seed alone: name runs of another one too"
         )
-    told_apart = [(recipe, run.record["config"]["seed"]) for recipe, run in zip(recipes, runs, strict=True)]
-    for index, key in enumerate(told_apart):
-        if key in told_apart[:index]:
-            twice = names[told_apart.index(key)]
+    keys = [(recipe, run.record.config["seed"]) for recipe, run in zip(recipes, runs, strict=True)]
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            twice = names[keys.index(key)]
             raise UserError(f"{twice!r} and {names[index]!r} have the same options and seed: name one of them")
     sets: dict[tuple[str, ...], list[int]] = {}
     for index, given in enumerate(predictions):
@@ -383,9 +391,9 @@ def _grouped(
         if len({len(mine) for mine in of_recipe}) > 1:
             raise UserError(_why_not_grouped(members, names, predictions))
         for mine in of_recipe:
-            mine.sort(key=lambda index: runs[index].record["config"]["seed"])
+            mine.sort(key=lambda index: runs[index].record.config["seed"])
         groups += [list(group) for group in zip(*of_recipe, strict=True)]
-    return sorted(groups, key=lambda group: runs[group[0]].record["config"]["seed"])
+    return sorted(groups, key=lambda group: runs[group[0]].record.config["seed"])
 
 
 def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: Sequence[Predictions]) -> str:
@@ -398,7 +406,7 @@ def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: 
         )
     num_shared = len(set(predictions[here].digests) & set(predictions[other].digests))
     return (
-        f"the runs {names[here]!r} and {names[other]!r} were judged on different photos ({num_shared} of "
+        f"the runs {names[here]!r} and {names[other]!r} were evaluated on different photos ({num_shared} of "
         f"{len(predictions[here])} and {len(predictions[other])} in common): train them on the same data with the same "
         "seed, use --common for the photos that all share, or --data for another labelled set"
     )
@@ -421,16 +429,18 @@ def _recipe_names(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     """A name for each run's recipe: that of its first run, without the seed where there are several."""
 
     def options(run: RunFolder) -> str:
-        config = TrainConfig.from_dict(run.record["config"]).to_dict()
+        config = run.record.config
+        with suppress(UserError):  # what this version does not know counts as it is recorded
+            config = {**config, **TrainConfig.from_dict(config).to_dict()}
         kept = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE}
-        if config["images_per_breed"] is None:  # else the seed draws other photos from the same data
-            kept["data"] = run.record["data"]["fingerprint"]
+        if config.get("images_per_breed") is None:  # else the seed draws other photos from the same data
+            kept["data"] = run.record.data.fingerprint
         return json.dumps([kept, run.is_8bit], sort_keys=True)
 
     recipes = [options(run) for run in runs]
     named: dict[str, str] = {}
     for run, name, recipe in zip(runs, names, recipes, strict=True):
-        seed = run.record["config"]["seed"]
+        seed = run.record.config["seed"]
         without_seed = re.sub(rf"[-_]?(seed|s)?[-_]?{seed}$", "", name) or name
         named.setdefault(recipe, without_seed if recipes.count(recipe) > 1 else name)
     if len(set(named.values())) < len(named):  # two recipes whose names differ in nothing but the seed
@@ -451,7 +461,7 @@ def _costs(
     costs = []
     for predictor, milliseconds in zip(predictors, timed, strict=True):
         record = predictor.run.record
-        stages = [record["seconds"], record.get("base_run", {}).get("seconds", {})]
+        stages = [record.seconds, record.base_run.seconds if record.base_run else {}]
         costs.append(
             {
                 **fixed_cost(predictor.run),
@@ -459,7 +469,7 @@ def _costs(
                 "training_seconds": sum(
                     seconds.get(part, 0.0) for seconds in stages for part in ("features", "training")
                 ),
-                "training_hardware": record["hardware"],
+                "training_hardware": record.hardware,
             }
         )
     return costs, what
@@ -476,33 +486,34 @@ def _generated_jpeg() -> bytes:
 
 def _entry(name: str, recipe: str, predictor: Predictor, predictions: Predictions, cost: dict[str, Any]) -> Entry:
     run = predictor.run
-    figures = metrics.summary(
-        predictions.probabilities, predictions.labels, predictions.uncalibrated(run.calibration.temperature)
-    )
-    figures["top1_low"], figures["top1_high"] = wilson_interval(int(predictions.right.sum()), len(predictions))
+    uncalibrated = predictions.uncalibrated(run.calibration.temperature)
+    figures = _figures(predictions.probabilities, predictions.labels, uncalibrated)
     breeds = metrics.breed_figures(predictions.probabilities, predictions.labels, predictions.names)
     try:
         with (run.path / HISTORY).open(newline="") as file:
             history = tuple({key: float(value) for key, value in row.items()} for row in csv.DictReader(file))
     except (OSError, ValueError) as error:
         raise UserError(f"run folder {str(run.path)!r} is damaged: {HISTORY} can't be read ({error})") from None
-    return Entry(name, recipe, run, predictor, predictions, figures, tuple(breeds), cost, history)
+    return Entry(name, recipe, predictor, predictions, figures, tuple(breeds), cost, history)
+
+
+def _figures(probabilities: np.ndarray, labels: np.ndarray, uncalibrated: np.ndarray) -> dict[str, float]:
+    low, high = wilson_interval(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
+    return {**compute_figures(probabilities, labels, uncalibrated), "top1_low": low, "top1_high": high}
 
 
 def _group(entries: Sequence[Entry]) -> Group:
-    labels = entries[0].predictions.labels
     mean = np.mean([entry.predictions.probabilities for entry in entries], axis=0)
-    figures = metrics.summary(mean, labels, mean)
+    ensemble = _figures(mean, entries[0].predictions.labels, mean)
     for key in ("cross_entropy", "ece_uncalibrated", "brier_uncalibrated"):
-        del figures[key]  # there are no logits of all together
-    figures["top1_low"], figures["top1_high"] = wilson_interval(int((mean.argmax(axis=1) == labels).sum()), len(labels))
+        del ensemble[key]  # an ensemble has no logits
     pairs = list(itertools.combinations(entries, 2))
     p_values = [mcnemar(first.predictions.right, second.predictions.right) for first, second in pairs]
     return Group(
         tuple(entries),
-        figures,
+        ensemble,
         tuple(_pair(*pair, p, adjusted) for pair, p, adjusted in zip(pairs, p_values, holm(p_values), strict=True)),
-        look_alikes_together([entry.predictions for entry in entries]),
+        order_by_similarity([entry.predictions for entry in entries]),
     )
 
 
@@ -535,7 +546,7 @@ def _pair(first: Entry, second: Entry, p_value: float, p_value_adjusted: float) 
     )
 
 
-def look_alikes_together(predictions: Sequence[Predictions]) -> np.ndarray:
+def order_by_similarity(predictions: Sequence[Predictions]) -> np.ndarray:
     """The breeds that occur in the labels, ordered so that those confused with each other are neighbours.
 
     Average-linkage clustering of how much probability two breeds give each other, over all runs, with the leaves in

@@ -1,4 +1,4 @@
-"""A document as a list of blocks, shown as one HTML page that needs nothing else or as Markdown with picture files."""
+"""A document as a list of blocks, written as one self-contained HTML page or as Markdown with picture files."""
 
 import base64
 import re
@@ -21,7 +21,7 @@ class Picture:
 
     @property
     def data_uri(self) -> str:
-        """The picture within a page."""
+        """The picture as the address of an image in a page."""
         kind = "png" if self.name.endswith("png") else "jpeg"
         return f"data:image/{kind};base64,{base64.b64encode(self.data).decode()}"
 
@@ -36,7 +36,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; what stands between backticks is code."""
+    """A paragraph. As in Markdown, `` `code` `` is between backticks and **strong** text between double stars."""
 
     text: str
     prominent: bool = False
@@ -60,14 +60,14 @@ class Charts:
 
 @dataclass(frozen=True)
 class LargeChart:
-    """A picture with writing too small for the page, which can be shown in full size and moved about."""
+    """A picture with text too small for the page, which can be shown in full size and scrolled."""
 
     picture: Picture
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows of small pictures, each with its caption, that belong together."""
+    """Rows of small pictures that belong together, each with its caption."""
 
     rows: Sequence[Sequence[Picture]]
 
@@ -76,7 +76,7 @@ Block = Heading | Text | Table | Charts | LargeChart | Gallery
 
 
 def to_html(blocks: Sequence[Block]) -> str:
-    """One page with everything in it: no script, and nothing from elsewhere."""
+    """One page that holds everything: no script, and nothing is loaded."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -93,7 +93,7 @@ def _inline(text: str) -> Markup:
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """The same for a repository or an issue; the pictures are files in pictures/."""
+    """The same as Markdown; the pictures are files in pictures/."""
     parts = []
     for block in blocks:
         match block:

@@ -1,10 +1,10 @@
 """One run on a labelled set: what it answers, how good that is, and what it costs."""
 
 import dataclasses
-import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,21 +17,57 @@ from dogbreeds import metrics
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
+from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
-from dogbreeds.machine import on_all_cores, processor
+from dogbreeds.machine import processor
+from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
 from dogbreeds.predictions import Predictions
-from dogbreeds.run_folder import RunFolder, whole_or_absent, write_json
+from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.datasets.splits import LeftOut, Photos, Splits, load_data, read_dataset
 from dogbreeds.training.options import TrainConfig
 
 BATCH_SIZE = 32
 
+NUM_CONFUSED = 5
+"""Breeds that the printed summary names."""
+
+SUMMARY = (
+    ("n", "{n}"),
+    ("top-1", "{top1:.1%}"),
+    ("top-3", "{top3:.1%}"),
+    ("top-5", "{top5:.1%}"),
+    ("macro precision", "{macro_precision:.1%}"),
+    ("macro recall", "{macro_recall:.1%}"),
+    ("macro F1", "{macro_f1:.1%}"),
+    ("ECE", "{ece:.1%}"),
+    ("  uncalibrated", "{ece_uncalibrated:.1%}"),
+    ("top-1 confident", "{top1_confident:.1%}"),
+    ("confident", "{share_confident:.1%}"),
+    ("unsure", "{share_unsure:.1%}"),
+    ("  in candidates", "{candidates_right:.1%}"),
+    ("  group named", "{share_group:.1%}"),
+    ("  group right", "{group_right:.1%}"),
+    ("not a dog", "{share_not_a_dog:.1%}"),
+    ("cross-entropy", "{cross_entropy:.3f}"),
+    ("log-loss", "{log_loss:.3f}"),
+    ("Brier score", "{brier:.3f}"),
+    ("  uncalibrated", "{brier_uncalibrated:.3f}"),
+    ("seconds", "{seconds:.1f} ({photos_per_second:.0f} photos a second)"),
+    ("ms a photo", "{median:.1f} median, {p95:.1f} p95"),
+    ("parameters", "{num_parameters:,}, of which trained {num_trained_parameters:,}"),
+    ("model, MB", "{model_megabytes:.1f}"),
+    ("GFLOPs a photo", "{gigaflops_per_photo:.2f}"),
+    ("hardware", "{hardware}"),
+)
+"""The lines of the printed summary. One whose figure an evaluation does not have is left out."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found."""
+    """What `evaluate` found. `str` gives a summary to print."""
 
     figures: dict[str, float]
     """`dogbreeds.metrics.summary`, the share of each verdict, and top-1 among the confident answers where there are
@@ -44,6 +80,23 @@ class Evaluation:
     predictions: Predictions
     unreadable: tuple[LeftOut, ...]
     """Labelled photos that could not be opened and so are not in the figures."""
+
+    def __str__(self) -> str:
+        values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures}
+        if self.unreadable:
+            values["n"] = f"{values['n']} of {values['n'] + len(self.unreadable)}"
+        if self.cost["flops_per_photo"]:
+            values["gigaflops_per_photo"] = self.cost["flops_per_photo"] / 1e9
+        lines = []
+        for name, form in SUMMARY:
+            with suppress(KeyError):
+                lines.append(f"{name:<15} {form.format_map(values)}")
+        lines.append("\nmost confused breeds")
+        for breed in metrics.most_confused(self.breeds, NUM_CONFUSED):
+            others = ", ".join(f"{other.breed} {other.count}" for other in breed.mistaken_for if other.count)
+            mistakes = f"; mistaken for {others}" if others else ""
+            lines.append(f"  {breed.breed}: {breed.recall:.0%} of {breed.n}{mistakes}")
+        return "\n".join(lines)
 
     def save(self, folder: Path) -> None:
         """Write evaluation.json, breeds.csv, both confusion matrices as CSV, and predictions.parquet.
@@ -93,8 +146,10 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     run = predictor.run
     answers = classify(predictor, photos, progress=progress)
     predictions = answers.predictions(run)
-    figures = metrics.summary(predictions.probabilities, predictions.labels, softmax(answers.logits))
-    figures.update(answer_rates(answers.logits, answers.labels, run.calibration, run.labels))
+    figures = {
+        **compute_figures(predictions.probabilities, predictions.labels, softmax(answers.logits)),
+        **answer_rates(answers.logits, answers.labels, run.calibration, run.labels),
+    }
     return Evaluation(
         figures,
         tuple(metrics.breed_figures(predictions.probabilities, predictions.labels, predictions.names)),
@@ -111,7 +166,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
 
 
 def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Classified:
-    """Ask a run about each of some labelled photos.
+    """Compute a run's answers to labelled photos.
 
     Raises:
         UserError: The photos have a breed that the model does not know, or none can be opened.
@@ -129,7 +184,7 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     digests: list[str] = []
     unreadable: list[LeftOut] = []
     started = time.perf_counter()
-    with tqdm(total=len(photos), desc=f"asking {run.name}", unit="photo", disable=not progress) as bar:
+    with tqdm(total=len(photos), desc=f"evaluating {run.name}", unit="photo", disable=not progress) as bar:
         for indices, batch_digests, pixels, bad in _views(predictor, photos):
             unreadable += bad
             if len(indices):
@@ -152,16 +207,9 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
 
 def latencies(predictors: Sequence[Predictor], photos: Photos) -> list[dict[str, float]]:
     """The median and 95th percentile of the milliseconds from one file to its answer, for each run, taken in turns."""
-    readable = []
-    for source in photos.sources:
-        try:
-            open_image(source)
-        except BadImage:
-            continue
-        readable.append(source)
-        if len(readable) == NUM_PHOTOS:
-            break
-    return milliseconds_per_photo([predictor.predict for predictor in predictors], readable)
+    readable = (source for source in photos.sources if not isinstance(read_photo(source, open_image), BadImage))
+    some = list(islice(readable, NUM_PHOTOS))
+    return milliseconds_per_photo([predictor.predict for predictor in predictors], some)
 
 
 def fixed_cost(run: RunFolder) -> dict[str, Any]:
@@ -172,9 +220,9 @@ def fixed_cost(run: RunFolder) -> dict[str, Any]:
         `model_megabytes` (10^6 bytes).
     """
     return {
-        "num_parameters": run.record["num_parameters"],
-        "num_trained_parameters": run.record["num_trained_parameters"],
-        "flops_per_photo": run.record.get("flops_per_photo"),
+        "num_parameters": run.record.num_parameters,
+        "num_trained_parameters": run.record.num_trained_parameters,
+        "flops_per_photo": run.record.flops_per_photo,
         "model_megabytes": run.onnx.stat().st_size / 1e6,
     }
 
@@ -194,7 +242,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
     given = read_dataset(data)
     if split is None:
         split = next(name for name in ("test", "validation", "train") if name in given)
-        if split == "train" and data == predictor.run.record["config"]["data"]:
+        if split == "train" and data == predictor.run.record.config["data"]:
             print(
                 f"note: the run {predictor.run.name!r} was trained on most of these photos; --split validation judges "
                 "it on those held out",
@@ -203,7 +251,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
     elif split not in given:
         return _cut_again(predictor, data, split)
     photos = given[split]
-    if predictor.run.record["config"]["breeds"]:  # a run on a part of the breeds is judged on that part
+    if predictor.run.record.config["breeds"]:  # a run on a part of the breeds is judged on that part
         known = [label for label, name in enumerate(photos.names) if name in predictor.run.labels]
         kept = np.flatnonzero(np.isin(photos.labels, known))
         if len(kept) < len(photos):
@@ -230,9 +278,9 @@ def splits_of(run: RunFolder, data: str) -> Splits:
         UserError: As `dogbreeds.training.datasets.splits.load_data`.
     """
     # Each photo is looked at once or twice here, which is no reason to fill the disk with a pixel cache.
-    config = TrainConfig.from_dict(run.record["config"]).replace(data=data, cache="off")
+    config = TrainConfig.from_dict(run.record.config).replace(data=data, cache="off")
     splits = load_data(config, progress=False)
-    if splits.split_hash != run.record["data"]["split_hash"]:
+    if splits.split_hash != run.record.data.split_hash:
         raise OtherData(f"it is not the data that the run {run.name!r} was trained on")
     return splits
 
@@ -252,23 +300,17 @@ def _cut_again(predictor: Predictor, data: str, split: str) -> Photos:
 
 
 def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], list[str], np.ndarray, list[LeftOut]]]:
-    """Batches of indices, digests and pixels, and the photos that can't be opened; decoding goes on ahead."""
+    """Batches of indices, digests and pixels, and the photos that can't be opened; decoding runs ahead."""
     view = predictor.run.preprocessing
 
-    def load(index: int) -> tuple[str, np.ndarray] | LeftOut:
-        source = photos.sources[index]
-        try:
-            content = source if isinstance(source, bytes) else source.read_bytes()
-            return hashlib.sha256(content).hexdigest(), view(open_image(content, at_least=view.decoded_side))
-        except OSError as error:
-            return LeftOut(photos.ids[index], f"The file can't be read ({error.strerror}).")
-        except BadImage as error:
-            return LeftOut(photos.ids[index], str(error))
+    def load(source: Path | bytes) -> tuple[str, np.ndarray]:
+        content = read_bytes(source)
+        return photo_digest(content), view(open_image(content, at_least=view.decoded_side))
 
-    loaded = on_all_cores(load, range(len(photos)), BATCH_SIZE)
+    loaded = read_photos(photos.sources, load)
     for start in range(0, len(photos), BATCH_SIZE):
         batch = list(enumerate(islice(loaded, BATCH_SIZE), start))
-        good = [(index, *item) for index, item in batch if isinstance(item, tuple)]
-        bad = [item for _, item in batch if isinstance(item, LeftOut)]
+        good = [(index, *item) for index, item in batch if not isinstance(item, BadImage)]
+        bad = [LeftOut(photos.ids[index], str(item)) for index, item in batch if isinstance(item, BadImage)]
         pixels = np.stack([view_ for _, _, view_ in good]) if good else np.empty(0)
         yield [index for index, _, _ in good], [digest for _, digest, _ in good], pixels, bad

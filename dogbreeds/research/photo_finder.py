@@ -1,4 +1,4 @@
-"""Where the photos behind a run's predictions are, for those who have them."""
+"""Finds the photos behind a run's predictions, where they are on this machine."""
 
 import hashlib
 import os
@@ -11,10 +11,10 @@ from dogbreeds.training.datasets.splits import Photos, read_dataset
 
 
 class PhotoFinder:
-    """Finds photos by the ids in a predictions file, and makes sure that they are the photos that were judged."""
+    """Finds photos by the ids in a predictions file, and checks by their digests that they are the same photos."""
 
     def __init__(self, data: str | None) -> None:
-        """Look through a data set.
+        """Read the ids of a data set.
 
         Args:
             data: As for `dogbreeds.training.datasets.splits.read_dataset`; None for no photos.
@@ -31,20 +31,22 @@ class PhotoFinder:
 
     @classmethod
     def for_runs(cls, runs: Sequence[RunFolder], data: str | None) -> "PhotoFinder":
-        """For the data that is named, or what a run was trained on where that is a folder here.
+        """A finder for `data`, or for the data that a run was trained on where that is a folder here.
 
         Raises:
-            UserError: There is no such data as is named.
+            UserError: There is no such data.
         """
         if data is not None:
             return cls(data)
-        named = list(dict.fromkeys(str(run.record["config"]["data"]) for run in runs))
+        named = list(dict.fromkeys(str(run.record.config["data"]) for run in runs))
         for folder in filter(os.path.isdir, named):
             try:
                 return cls(folder)
             except UserError:  # something else stands there now
                 continue
-        print(f"note: the report shows no photos; --photos tells where those of {named[0]!r} are", file=sys.stderr)
+        print(
+            f"note: the report shows no photos; give the place of those of {named[0]!r} with --photos", file=sys.stderr
+        )
         return cls(None)
 
     def __bool__(self) -> bool:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,20 +10,16 @@ from matplotlib.figure import Figure
 from dogbreeds import metrics
 from dogbreeds.research.compare import Entry, Group
 
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-"""One for each run: those of Okabe & Ito (https://jfly.uni-koeln.de/color/), which the colour-blind can tell apart."""
+"""One for each run, from Okabe & Ito (https://jfly.uni-koeln.de/color/): colour-blind people can distinguish them."""
 MARKERS = "osD^vPX*"
-"""One for each run as well, for print without colour; one more than colours, so that the eighth looks new."""
+"""One for each run, for print without colour; one more than colours, so that the eighth run differs from the first."""
 
 _MAX_NAMED = 60
-"""Breeds in a matrix whose names still fit on paper beside every second row; more get smaller names."""
-
+"""Breeds in a matrix up to which their names have the normal size; with more breeds they are smaller."""
 
 PANEL = (4.4, 3.9)
-"""Width and height of a picture, inches: its writing can be read where it is as wide as a phone."""
+"""Width and height of a picture, inches: its text is legible at the width of a phone."""
 
 
 def accuracy_against_cost(entries: Sequence[Entry], cost: str, words: str) -> bytes:
@@ -50,27 +46,21 @@ def accuracy_against_cost(entries: Sequence[Entry], cost: str, words: str) -> by
 
 
 def losses(entries: Sequence[Entry]) -> bytes:
-    """The loss in training and on validation after each epoch."""
+    """The loss in training (dotted) and on validation after each epoch."""
     figure, axes = _panel()
-    for index, entry in enumerate(entries):
-        epochs = [row["epoch"] for row in entry.history]
-        axes.plot(epochs, [row["validation_loss"] for row in entry.history], label=_literal(entry.name), **_look(index))
-        training = {**_look(index), "marker": "", "linestyle": ":"}
-        axes.plot(epochs, [row["train_loss"] for row in entry.history], **training)
     axes.set_ylabel("cross-entropy (dots: in training)")
-    return _over_epochs(figure, axes)
+    for index, entry in enumerate(entries):
+        training = {**_look(index), "marker": "", "linestyle": ":"}
+        axes.plot(*_by_epoch(entry, "train_loss"), **training)
+    return _by_epoch_of_each(figure, axes, entries, "validation_loss")
 
 
 def validation_top1(entries: Sequence[Entry]) -> bytes:
     """Top-1 on validation after each epoch."""
     figure, axes = _panel()
-    for index, entry in enumerate(entries):
-        epochs = [row["epoch"] for row in entry.history]
-        axes.plot(
-            epochs, [100 * row["validation_top1"] for row in entry.history], label=_literal(entry.name), **_look(index)
-        )
     axes.set_ylabel("validation top-1, %")
-    return _over_epochs(figure, axes)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+    return _by_epoch_of_each(figure, axes, entries, "validation_top1")
 
 
 def reliability_diagram(entry: Entry) -> bytes:
@@ -93,7 +83,7 @@ def reliability_diagram(entry: Entry) -> bytes:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy; bars: share of answers")
     axes.set_title(_literal(entry.name), fontsize=10)
     axes.legend(loc="upper left", fontsize=9, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def confusion_matrix(entry: Entry, order: np.ndarray, form: str) -> bytes:
@@ -108,10 +98,10 @@ def confusion_matrix(entry: Entry, order: np.ndarray, form: str) -> bytes:
     if form == "counts":
         matrix = metrics.confusion_counts(probabilities, labels)[np.ix_(order, order)].astype(float)
         matrix /= np.maximum(np.bincount(labels, minlength=probabilities.shape[1])[order][:, None], 1)
-        words = "share of the photos of the breed (row) called ... (column)"
+        words = "share of the photos of the breed (row) predicted as ... (column)"
     else:
         matrix = metrics.confusion_probabilities(probabilities, labels)[np.ix_(order, order)]
-        words = "mean probability that photos of the breed (row) give to ... (column)"
+        words = "mean probability of ... (column) over the photos of the breed (row)"
     names = [entry.predictions.names[index] for index in order]
     side = min(16.0, 3.5 + 0.105 * len(order)) if len(order) > 30 else 3.5 + 0.24 * len(order)
     size = 5.5 if len(order) > _MAX_NAMED else 7
@@ -127,7 +117,7 @@ def confusion_matrix(entry: Entry, order: np.ndarray, form: str) -> bytes:
         shown, ax=axes, shrink=0.5, fraction=0.04, pad=0.01, ticks=np.sqrt([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     )
     bar.set_ticklabels(["0", "1 %", "5 %", "10 %", "25 %", "50 %", "100 %"], fontsize=8)
-    return _png(figure, dpi=130)
+    return png(figure, dpi=130)
 
 
 def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
@@ -163,81 +153,6 @@ def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
     return _with_legend(figure, axes, columns=1)
 
 
-def tuning_history(trials: "Sequence[FrozenTrial]") -> bytes:
-    """The loss of each finished trial of a study, and the best so far.
-
-    Args:
-        trials: Complete or pruned, in their order; one that has no loss is left out.
-    """
-    figure, axes = _panel()
-    complete = [(trial.number, trial.value) for trial in trials if trial.state.name == "COMPLETE"]
-    pruned = [
-        (trial.number, min(trial.intermediate_values.values()))
-        for trial in trials
-        if trial.state.name == "PRUNED" and trial.intermediate_values
-    ]
-    for points, words, index in ((complete, "complete", 0), (pruned, "pruned: at its best", 1)):
-        if points:
-            axes.plot(*zip(*points, strict=True), linestyle="", label=words, **_look(index))
-    if complete:
-        numbers, values = zip(*complete, strict=True)
-        best = [*np.minimum.accumulate(values), min(values)]
-        axes.step([*numbers, trials[-1].number], best, where="post", color=COLOURS[2], label="best so far")
-    axes.set_yscale("log")  # some options learn next to nothing
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")
-    axes.set(xlabel="trial", ylabel="validation loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    return _with_legend(figure, axes)
-
-
-def option_importance(importance: dict[str, float]) -> bytes:
-    """A bar for each option that was searched.
-
-    Args:
-        importance: Of each option, its share of the variance of the loss.
-    """
-    figure, axes = _panel()
-    names = sorted(importance, key=lambda name: importance[name])
-    bars = axes.barh(names, [100 * importance[name] for name in names], color=COLOURS[0])
-    axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
-    axes.margins(x=0.15)
-    axes.set_xlabel("share of the loss's variance, %")
-    return _png(figure)
-
-
-def parallel_coordinates(trials: "Sequence[FrozenTrial]") -> bytes:
-    """A line for each complete trial through the values of its options to its loss; the best is the strongest.
-
-    Args:
-        trials: Complete, with the same options.
-    """
-    names = list(trials[0].params)
-    distributions = trials[0].distributions
-    values = np.array([[*(trial.params[name] for name in names), trial.value] for trial in trials], dtype=float)
-    is_log = [*(getattr(distributions[name], "log", False) for name in names), False]
-    scaled = np.where(is_log, np.log(np.where(is_log, values, 1.0)), values)
-    low, high = scaled.min(axis=0), scaled.max(axis=0)
-    heights = (scaled - low) / np.where(high > low, high - low, 1.0)
-    figure = Figure(figsize=(9.2, 4.2), layout="constrained")
-    axes = figure.subplots()
-    order = np.argsort(-values[:, -1])  # the best on top
-    for rank, index in enumerate(order):
-        share = (rank + 1) / len(order)
-        best = rank == len(order) - 1
-        colour = COLOURS[1] if best else COLOURS[0]
-        axes.plot(heights[index], color=colour, alpha=1.0 if best else 0.15 + 0.5 * share, linewidth=2.5 if best else 1)
-    for axis in range(len(names) + 1):
-        axes.axvline(axis, color="#888888", linewidth=0.8)
-        for height, value, side in ((0, values[:, axis].min(), "top"), (1, values[:, axis].max(), "bottom")):
-            axes.text(axis, height + (0.02 if height else -0.02), f"{value:.3g}", ha="center", va=side, fontsize=9)
-    axes.set_xticks(range(len(names) + 1), [*names, "validation loss"], fontsize=9)
-    axes.tick_params(axis="x", length=0, pad=16)
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    return _png(figure)
-
-
 def _literal(name: str) -> str:
     """A run's name for matplotlib, to the letter: dollars would begin a formula, "_" at the start hides a legend."""
     name = name.replace("$", r"\$")
@@ -257,7 +172,13 @@ def _panel(size: tuple[float, float] = PANEL) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _over_epochs(figure: Figure, axes: Any) -> bytes:
+def _by_epoch(entry: Entry, column: str) -> tuple[list[float], list[float]]:
+    return [row["epoch"] for row in entry.history], [row[column] for row in entry.history]
+
+
+def _by_epoch_of_each(figure: Figure, axes: Any, entries: Sequence[Entry], column: str) -> bytes:
+    for index, entry in enumerate(entries):
+        axes.plot(*_by_epoch(entry, column), label=_literal(entry.name), **_look(index))
     axes.set_xlabel("epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     return _with_legend(figure, axes)
@@ -267,10 +188,11 @@ def _with_legend(figure: Figure, axes: Any, columns: int = 2) -> bytes:
     handles, labels = axes.get_legend_handles_labels()
     wide = max(map(len, labels), default=0) > 24
     figure.legend(handles, labels, loc="outside upper center", ncols=1 if wide else columns, frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure, dpi: int = 150) -> bytes:
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """A figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi, facecolor="white", bbox_inches="tight")
     return file.getvalue()

@@ -5,7 +5,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dogbreeds import metrics
+from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import open_image
 from dogbreeds.research import plots
-from dogbreeds.research.compare import Comparison, Entry, Group, Pair, mean_and_deviation, recipe_of
+from dogbreeds.research.compare import Comparison, Entry, Group, Pair, mean_and_deviation
 from dogbreeds.research.document import (
     Block,
     Charts,
@@ -30,12 +31,11 @@ from dogbreeds.research.document import (
     to_html,
     to_markdown,
 )
-from dogbreeds.run_folder import whole_or_absent, write_json
-from dogbreeds.serving.ensemble import JOINT, Ensemble
+from dogbreeds.serving.ensemble import ENSEMBLE_FILE, Ensemble
 from dogbreeds.serving.heat_map import overlay
 
-NUM_WORST = 6
-"""Breeds shown of those a run tells worst."""
+NUM_CONFUSED = 6
+"""Breeds shown of those that a run confuses most."""
 NUM_DISAGREEMENTS = 4
 """Photos shown that one run gets right and the other wrong, each way."""
 COSTS = {
@@ -43,15 +43,61 @@ COSTS = {
     "model_megabytes": "size of the model served, MB",
     "training_seconds": "training time, seconds",
 }
-"""What accuracy is plotted against, and its words for an axis."""
+"""What accuracy is plotted against, and the label of that axis."""
+Columns = dict[str, tuple[str, str]]
+"""Of each column of a table the header, what the cells show, and the format."""
+ACCURACY: Columns = {
+    "top-1": ("top1_with_interval", ""),
+    "top-3": ("top3", ".1%"),
+    "top-5": ("top5", ".1%"),
+    "macro precision": ("macro_precision", ".1%"),
+    "macro recall": ("macro_recall", ".1%"),
+    "macro F1": ("macro_f1", ".1%"),
+}
+CALIBRATION: Columns = {
+    "cross-entropy": ("cross_entropy", ".3f"),
+    "log-loss": ("log_loss", ".3f"),
+    "ECE before": ("ece_uncalibrated", ".1%"),
+    "ECE": ("ece", ".1%"),
+    "Brier before": ("brier_uncalibrated", ".4f"),
+    "Brier": ("brier", ".4f"),
+}
+COST: Columns = {
+    "parameters": ("num_parameters", ",d"),
+    "trained": ("num_trained_parameters", ",d"),
+    "GFLOPs a photo": ("gigaflops_per_photo", ".2f"),
+    "model, MB": ("model_megabytes", ".1f"),
+    "ms a photo, median": ("median", ".1f"),
+    "p95": ("p95", ".1f"),
+    "training, s": ("training_seconds", ",.0f"),
+    "trained on": ("training_hardware", ""),
+}
+PAIR: Columns = {
+    "top-1, points": ("top1", ""),
+    "log-loss": ("log_loss", ""),
+    "both right": ("both_right", "d"),
+    "only the first": ("only_first_right", "d"),
+    "only the second": ("only_second_right", "d"),
+    "both wrong": ("both_wrong", "d"),
+    "McNemar p": ("p", ""),
+    "p, Holm": ("p_holm", ""),
+    "same answer": ("same_answer", ".1%"),
+    "kappa": ("kappa", ".3f"),
+}
+PAIR_OF_SEED: Columns = {
+    "photos": ("n", ",d"),
+    "top-1, points (95 %)": ("top1", ""),
+    "McNemar p": ("p", ""),
+}
 THUMBNAIL = 200
 """Height and width of a photo in the report, pixels."""
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
-    """Write comparison.html, comparison.md with its pictures, comparison.json, CSV files for each run, and ensemble.json.
+    """Write a comparison to a folder.
 
-    The last tells the page what the runs reach together.
+    It holds comparison.html, comparison.md with its pictures, comparison.json, CSV files for each run, and
+    ensemble.json, with which the page combines the runs' answers.
 
     Args:
         comparison: From `dogbreeds.research.compare.compare`.
@@ -73,7 +119,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
             [entry.run for entry in entries],
             [entry.predictions.probabilities for entry in entries],
             comparison.main.predictions.labels,
-        ).save(unfinished / JOINT)
+        ).save(unfinished / ENSEMBLE_FILE)
         for entry in comparison.main.entries:
             entry.predictions.write_tables(unfinished, f"-{_file_name(comparison.main, entry)}")
 
@@ -84,9 +130,8 @@ def write_report(comparison: Comparison, folder: Path) -> None:
 def content(comparison: Comparison) -> list[Block]:
     """The report, block by block."""
     group = comparison.main
-    entries = group.entries
     return [
-        Heading(" against ".join(entry.recipe for entry in entries), 1),
+        Heading(" against ".join(entry.recipe for entry in group.entries), 1),
         *_answer(comparison),
         *_tables(comparison),
         Heading("What accuracy costs"),
@@ -94,45 +139,20 @@ def content(comparison: Comparison) -> list[Block]:
             [
                 Picture(
                     f"cost-{key}.png",
-                    plots.accuracy_against_cost(entries, key, words),
-                    f"Top-1 of each run with its 95 % interval against {words}.",
+                    plots.accuracy_against_cost(group.entries, key, label),
+                    f"Top-1 of each run with its 95 % interval against {label}.",
                 )
-                for key, words in COSTS.items()
+                for key, label in COSTS.items()
             ]
         ),
         *_significance(comparison),
         *_seeds(comparison),
-        Heading("How they learned"),
-        Text(
-            "The loss in training is taken with random views of the photos and while the weights still change, so it "
-            "is not to be compared with that on validation."
-        ),
-        Charts(
-            [
-                Picture("losses.png", plots.losses(entries), "Cross-entropy after each epoch, for each run."),
-                Picture("validation-top1.png", plots.validation_top1(entries), "Validation top-1 after each epoch."),
-            ]
-        ),
-        Heading("Do the probabilities mean what they say?"),
-        Text(
-            "Of all answers given with 80 %, 80 % should be right: then the line lies on the diagonal. The bars show "
-            "which share of the answers has which confidence."
-        ),
-        Charts(
-            [
-                Picture(
-                    f"reliability-{_file_name(group, entry)}.png",
-                    plots.reliability_diagram(entry),
-                    f"Accuracy against confidence of {entry.name}, before and after calibration.",
-                )
-                for entry in entries
-            ]
-        ),
-        Heading("Breed by breed"),
+        *_learning_curves(group),
+        *_reliability(group),
         *_breed_by_breed(group),
-        *_worst(comparison),
+        *_confused(comparison),
         *_disagreements(comparison),
-        *_confusion(group),
+        *_confusion_matrices(group),
         *_small_print(comparison),
     ]
 
@@ -144,30 +164,31 @@ def _answer(comparison: Comparison) -> list[Block]:
     for pair in group.pairs:
         if best.name in (pair.first, pair.second):
             blocks += [Text(words, prominent=True) for words in _verdict(comparison, pair, best.name)]
-    figures = group.together
+    figures = group.ensemble
     gain = figures["top1"] - best.figures["top1"]
+    any_right = float(np.any([entry.predictions.right for entry in group.entries], axis=0).mean())
     than = f"{_points(abs(gain))} {'more' if gain > 0 else 'less'} than" if gain else "as many as"
     blocks.append(
         Text(
-            f"All together (the mean of their probabilities) reach {_percent(figures['top1'])}, {than} the best alone, "
-            f"and at least one is right on {_percent(_any_right(group))}."
+            f"The ensemble (the mean of the runs' probabilities) reaches {_percent(figures['top1'])}, {than} the best "
+            f"run alone, and at least one run is right on {_percent(any_right)}."
         )
     )
     return [*blocks, *(Text(f"**Note:** {remark}") for remark in comparison.remarks)]
 
 
 def _verdict(comparison: Comparison, pair: Pair, best: str) -> list[str]:
-    """What the figures say of two runs: over the seeds first where there are several, then on these photos."""
+    """How two runs compare: over the seeds first where there are several, then on these photos."""
     group = comparison.main
-    said = []
+    sentences = []
     if len(comparison.groups) > 1:
-        differences = comparison.differences(recipe_of(group, pair.first), recipe_of(group, pair.second))
+        differences = comparison.differences(group.recipe_of(pair.first), group.recipe_of(pair.second))
         mean, deviation = mean_and_deviation(differences)
         ahead, behind = (pair.first, pair.second) if mean >= 0 else (pair.second, pair.first)
         num_ahead = sum(difference * mean > 0 for difference in differences)
-        said.append(
-            f"Over {len(differences)} seeds {recipe_of(group, ahead)} is right more often than "
-            f"{recipe_of(group, behind)} by {100 * abs(mean):.1f} ± {100 * deviation:.1f} points, with {num_ahead} of "
+        sentences.append(
+            f"Over {len(differences)} seeds {group.recipe_of(ahead)} is right more often than "
+            f"{group.recipe_of(behind)} by {100 * abs(mean):.1f} ± {100 * deviation:.1f} points, with {num_ahead} of "
             f"{len(differences)} seeds."
         )
     other = pair.second if pair.first == best else pair.first
@@ -175,69 +196,45 @@ def _verdict(comparison: Comparison, pair: Pair, best: str) -> list[str]:
     low, high = sorted(sign * edge for edge in pair.top1_interval)
     figures = {entry.name: entry.figures for entry in group.entries}
     corrected = ", Holm-corrected" if len(group.pairs) > 1 else ""
-    said.append(
+    sentences.append(
         f"On the same {pair.n:,} photos {best} is right on {_percent(figures[best]['top1'])}, {other} on "
         f"{_percent(figures[other]['top1'])}: a difference of {_points(sign * pair.top1_difference)} (95 % interval "
         f"{100 * low:+.1f} to {100 * high:+.1f}; McNemar p = {_p_value(pair.p_value_adjusted)}{corrected}). "
         + (
-            "Between these two checkpoints that is more than the chance of the photos."
+            "Between these two checkpoints, that is more than chance in the choice of photos."
             if pair.is_real
-            else "These photos do not settle which is better."
+            else "These photos do not decide which is better."
         )
     )
-    return said
+    return sentences
 
 
 def _tables(comparison: Comparison) -> list[Block]:
     group = comparison.main
-    n = len(group.predictions)
-    rows = [(entry.name, entry.figures) for entry in group.entries] + [("all together", group.together)]
-    columns: dict[str, Callable[[dict[str, float]], str]] = {
-        "top-1": lambda f: f"{_percent(f['top1'])} ({100 * f['top1_low']:.1f} to {100 * f['top1_high']:.1f})",
-        "top-3": lambda f: _percent(f["top3"]),
-        "top-5": lambda f: _percent(f["top5"]),
-        "macro precision": lambda f: _percent(f["macro_precision"]),
-        "macro recall": lambda f: _percent(f["macro_recall"]),
-        "macro F1": lambda f: _percent(f["macro_f1"]),
-    }
-    calibration: dict[str, Callable[[dict[str, float]], str]] = {
-        "cross-entropy": lambda f: _number(f.get("cross_entropy"), ".3f"),
-        "log-loss": lambda f: f"{f['log_loss']:.3f}",
-        "ECE before": lambda f: _percent(f.get("ece_uncalibrated")),
-        "ECE": lambda f: _percent(f["ece"]),
-        "Brier before": lambda f: _number(f.get("brier_uncalibrated"), ".4f"),
-        "Brier": lambda f: f"{f['brier']:.4f}",
-    }
-    costs: dict[str, Callable[[dict[str, Any]], str]] = {
-        "parameters": lambda c: f"{c['num_parameters']:,}",
-        "trained": lambda c: f"{c['num_trained_parameters']:,}",
-        "GFLOPs a photo": lambda c: _number(c["flops_per_photo"] and c["flops_per_photo"] / 1e9, ".2f"),
-        "model, MB": lambda c: f"{c['model_megabytes']:.1f}",
-        "ms a photo, median": lambda c: f"{c['milliseconds_per_photo']['median']:.1f}",
-        "p95": lambda c: f"{c['milliseconds_per_photo']['p95']:.1f}",
-        "training, s": lambda c: f"{c['training_seconds']:,.0f}",
-        "trained on": lambda c: c["training_hardware"],
-    }
-
-    def table(columns: dict[str, Any], rows: Sequence[tuple[str, Any]], caption: str) -> Table:
-        return Table(
-            ["", *columns], [[name, *(show(values) for show in columns.values())] for name, values in rows], caption
-        )
-
-    cost_rows = [(entry.name, entry.cost) for entry in group.entries]
+    figures = [*((entry.name, entry.figures) for entry in group.entries), ("ensemble", group.ensemble)]
+    rows = [(name, {**values, "top1_with_interval": _top1_with_interval(values)}) for name, values in figures]
+    costs: list[tuple[str, dict[str, Any]]] = []
+    for entry in group.entries:
+        gigaflops = entry.cost["flops_per_photo"] and entry.cost["flops_per_photo"] / 1e9
+        values = {**entry.cost, **entry.cost["milliseconds_per_photo"], "gigaflops_per_photo": gigaflops}
+        costs.append((entry.name, values))
     return [
         Heading("The figures"),
-        table(columns, rows, f"{n:,} photos: {_photos_judged(comparison)}. In brackets: 95 % interval (Wilson)."),
-        table(
-            calibration,
+        _table(
+            ACCURACY,
+            rows,
+            f"{len(group.predictions):,} photos: {_photos_evaluated(comparison)}. In brackets: 95 % interval (Wilson).",
+        ),
+        _table(
+            CALIBRATION,
             rows,
             "Lower is better. Cross-entropy and “before” are those of a model's own probabilities, the rest those "
-            "after calibration by one temperature; the mean of all together is not calibrated again. Log-loss is the "
-            "score of Kaggle's Dog Breed Identification.",
+            "after calibration by one temperature; the ensemble is not calibrated again. Log-loss is the score of "
+            "Kaggle's Dog Breed Identification.",
         ),
-        table(
+        _table(
+            COST,
             costs,
-            cost_rows,
             "Milliseconds from one file to its answer, one at a time and the runs in turns, on "
             f"{comparison.latency_photos}; {comparison.hardware}. Training includes computing the features of a frozen "
             "backbone, and the run that another started from; compare it on the same hardware only. A multiplication "
@@ -246,32 +243,33 @@ def _tables(comparison: Comparison) -> list[Block]:
     ]
 
 
+def _table(columns: Columns, rows: Iterable[tuple[str, Mapping[str, Any]]], caption: str) -> Table:
+    """A row for each name; what its values do not have is shown as a dash."""
+    cells = [[name, *(_show(values.get(key), form) for key, form in columns.values())] for name, values in rows]
+    return Table(["", *columns], cells, caption)
+
+
+def _top1_with_interval(figures: Mapping[str, float]) -> str:
+    return f"{_percent(figures['top1'])} ({100 * figures['top1_low']:.1f} to {100 * figures['top1_high']:.1f})"
+
+
+def _pair_row(pair: Pair) -> tuple[str, dict[str, Any]]:
+    low, high = pair.log_loss_interval
+    texts = {
+        "top1": "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * x for x in (pair.top1_difference, *pair.top1_interval))),
+        "log_loss": f"{pair.log_loss_difference:+.3f} ({low:+.3f} to {high:+.3f})",
+        "p": _p_value(pair.p_value),
+        "p_holm": _p_value(pair.p_value_adjusted),
+    }
+    return f"{pair.first} less {pair.second}", {**vars(pair), **texts}
+
+
 def _significance(comparison: Comparison) -> list[Block]:
-    rows = [
-        [
-            f"{pair.first} less {pair.second}",
-            _top1_difference(pair),
-            f"{pair.log_loss_difference:+.3f} ({pair.log_loss_interval[0]:+.3f} to {pair.log_loss_interval[1]:+.3f})",
-            str(pair.both_right),
-            str(pair.only_first_right),
-            str(pair.only_second_right),
-            str(pair.both_wrong),
-            _p_value(pair.p_value),
-            _p_value(pair.p_value_adjusted),
-            _percent(pair.same_answer),
-            f"{pair.kappa:.3f}",
-        ]
-        for pair in comparison.main.pairs
-    ]
-    header = [
-        "", "top-1, points", "log-loss", "both right", "only the first", "only the second", "both wrong", "McNemar p",
-        "p, Holm", "same answer", "kappa",
-    ]  # fmt: skip
     return [
         Heading("Is the difference real?"),
-        Table(
-            header,
-            rows,
+        _table(
+            PAIR,
+            map(_pair_row, comparison.main.pairs),
             "Differences with the 95 % interval of a paired bootstrap over the photos (10,000 draws). McNemar's exact "
             "test looks at the photos that only one of the two gets right; Holm's correction allows for the number of "
             "pairs. Kappa is Cohen's, of the two runs' answers. All this asks what other photos would change, not "
@@ -288,17 +286,8 @@ def _seeds(comparison: Comparison) -> list[Block]:
     for recipe in [*(entry.recipe for entry in comparison.main.entries), None]:
         values = comparison.over_seeds(recipe)
         cells = [f"{100 * values[key][0]:.1f} ± {100 * values[key][1]:.1f} %" for key in keys]
-        rows.append([recipe or "all together", *cells, "{:.3f} ± {:.3f}".format(*values["log_loss"])])
-    pairs = [
-        [
-            f"{pair.first} less {pair.second}",
-            f"{pair.n:,}",
-            _top1_difference(pair),
-            _p_value(pair.p_value),
-        ]
-        for group in comparison.groups
-        for pair in group.pairs
-    ]
+        rows.append([recipe or "ensemble", *cells, "{:.3f} ± {:.3f}".format(*values["log_loss"])])
+    pairs = [_pair_row(pair) for group in comparison.groups for pair in group.pairs]
     return [
         Heading(f"Over {len(comparison.groups)} seeds"),
         Table(
@@ -306,13 +295,54 @@ def _seeds(comparison: Comparison) -> list[Block]:
             rows,
             "Mean ± standard deviation (n - 1). A seed decides the training, and the split where the data brings none.",
         ),
-        Table(["", "photos", "top-1, points (95 %)", "McNemar p"], pairs, "Seed by seed."),
+        _table(PAIR_OF_SEED, pairs, "Seed by seed."),
+    ]
+
+
+def _learning_curves(group: Group) -> list[Block]:
+    return [
+        Heading("How they learned"),
+        Text(
+            "The training loss is measured on random views of the photos and while the weights still change, so it "
+            "can't be compared with the validation loss."
+        ),
+        Charts(
+            [
+                Picture("losses.png", plots.losses(group.entries), "Cross-entropy after each epoch, for each run."),
+                Picture(
+                    "validation-top1.png",
+                    plots.validation_top1(group.entries),
+                    "Validation top-1 after each epoch, for each run.",
+                ),
+            ]
+        ),
+    ]
+
+
+def _reliability(group: Group) -> list[Block]:
+    return [
+        Heading("Do the probabilities mean what they say?"),
+        Text(
+            "Of all answers given with 80 %, 80 % should be right: then the line lies on the diagonal. The bars show "
+            "which share of the answers has which confidence."
+        ),
+        Charts(
+            [
+                Picture(
+                    f"reliability-{_file_name(group, entry)}.png",
+                    plots.reliability_diagram(entry),
+                    f"Accuracy against confidence of {entry.name}, before and after calibration.",
+                )
+                for entry in group.entries
+            ]
+        ),
     ]
 
 
 def _breed_by_breed(group: Group) -> list[Block]:
     first = group.entries[0]
     return [
+        Heading("Breed by breed"),
         Charts(
             [
                 Picture(
@@ -322,21 +352,20 @@ def _breed_by_breed(group: Group) -> list[Block]:
                 )
                 for other in group.entries[1:]
             ]
-        )
-    ]
-
-
-def _worst(comparison: Comparison) -> list[Block]:
-    blocks: list[Block] = [
-        Heading("The breeds told worst"),
-        Text(
-            "By recall, then by mean probability of the right breed. Beside each breed: what its photos are taken for, "
-            "with the number of photos and the mean probability."
         ),
     ]
-    group = comparison.main
-    for entry in group.entries:
-        worst = sorted(entry.breeds, key=lambda breed: (breed.recall, breed.mean_probability))[:NUM_WORST]
+
+
+def _confused(comparison: Comparison) -> list[Block]:
+    blocks: list[Block] = [
+        Heading("The most confused breeds"),
+        Text(
+            "By recall, then by mean probability of the right breed. Beside each breed: what its photos are mistaken "
+            "for, with the number of photos and the mean probability."
+        ),
+    ]
+    for entry in comparison.main.entries:
+        confused = metrics.most_confused(entry.breeds, NUM_CONFUSED)
         rows = [
             [
                 breed.breed,
@@ -346,56 +375,50 @@ def _worst(comparison: Comparison) -> list[Block]:
                 _percent(breed.mean_probability),
                 "; ".join(f"{m.breed} {m.count} ({m.mean_probability:.0%})" for m in breed.mistaken_for),
             ]
-            for breed in worst
+            for breed in confused
         ]
         header = ["", "photos", "recall", "precision", "mean P", "mistaken for"]
         blocks += [Heading(entry.name, 3), Table(header, rows)]
         if comparison.photos:
-            blocks.append(Gallery([row for breed in worst if (row := _mistake(comparison, entry, breed))]))
+            blocks.append(Gallery([row for breed in confused if (row := _mistake(comparison, entry, breed))]))
     return blocks
 
 
 def _mistake(comparison: Comparison, entry: Entry, breed: metrics.BreedFigures) -> list[Picture]:
-    """The photo of a breed that is most surely taken for another, beside the plainest photo of that other."""
+    """The photo most surely mistaken for another breed, beside the photo of that other breed most surely right."""
     predictions = entry.predictions
     label = predictions.names.index(breed.breed)
     confidence = predictions.probabilities.max(axis=1)
     mistakes = np.flatnonzero((predictions.labels == label) & ~predictions.right)
     if not len(mistakes):
         return []
-    index = int(mistakes[np.argmax(confidence[mistakes])])
-    taken_for = int(predictions.predicted[index])
+    index = mistakes[np.argmax(confidence[mistakes])]
+    other = predictions.predicted[index]
     name = f"{_file_name(comparison.main, entry)}-{label}"
-    pictures = [
-        _photo(
-            comparison,
-            index,
-            f"mistaken-{name}.jpg",
-            f"{breed.breed}, taken for {predictions.names[taken_for]} ({confidence[index]:.0%})",
-        )
-    ]
-    examples = np.flatnonzero(predictions.labels == taken_for)
+    caption = f"{breed.breed}, mistaken for {predictions.names[other]} ({confidence[index]:.0%})"
+    shown = [(index, f"mistaken-{name}.jpg", caption)]
+    examples = np.flatnonzero(predictions.labels == other)
     if len(examples):
-        example = int(examples[np.argmax(predictions.probabilities[examples, taken_for])])
-        pictures.append(
-            _photo(comparison, example, f"example-{name}.jpg", f"{predictions.names[taken_for]}, for comparison")
-        )
-    return [picture for picture in pictures if picture]
+        example = examples[np.argmax(predictions.probabilities[examples, other])]
+        shown.append((example, f"example-{name}.jpg", f"{predictions.names[other]}, for comparison"))
+    images = [(_image(comparison, which), file, words) for which, file, words in shown]
+    return [_thumbnail(image, file, words) for image, file, words in images if image is not None]
 
 
 def _disagreements(comparison: Comparison) -> list[Block]:
     group = comparison.main
     blocks: list[Block] = [Heading("Where one is right and the other wrong")]
     if not comparison.photos:
-        return [*blocks, Text("No photos are shown, for the data they come from was not at hand or not wanted.")]
+        return [*blocks, Text("No photos are shown: they were not found here, or not wanted.")]
     first = group.entries[0]
     for other in group.entries[1:]:
         for right, wrong in ((first, other), (other, first)):
             blocks += [Heading(f"{right.name} right, {wrong.name} wrong", 3), *_only_right(comparison, right, wrong)]
     blocks.append(
         Text(
-            "Each heat map shows what speaks for the breed that the run itself names, bright where most; what is "
-            "greyed was not looked at. Shown are the photos on which the two are surest of their different answers."
+            "Each heat map shows the evidence for the breed that the run itself predicts, brightest where it is "
+            "strongest; what is grey lies outside the model's view. Shown are the photos on which the two runs "
+            "are surest of their different answers."
         )
     )
     return blocks
@@ -409,7 +432,7 @@ def _only_right(comparison: Comparison, right: Entry, wrong: Entry) -> list[Bloc
     sureness = right.predictions.probabilities.max(axis=1) * wrong.predictions.probabilities.max(axis=1)
     rows: list[list[Picture]] = []
     for index in chosen[np.argsort(-sureness[chosen], kind="stable")]:
-        image = _image(comparison, int(index))
+        image = _image(comparison, index)
         if image is None:
             continue
         stem = f"{_file_name(group, right)}-right-{_file_name(group, wrong)}-wrong-{len(rows) + 1}"
@@ -428,75 +451,49 @@ def _only_right(comparison: Comparison, right: Entry, wrong: Entry) -> list[Bloc
     return [Gallery(rows)]
 
 
-def _confusion(group: Group) -> list[Block]:
-    blocks: list[Block] = [
-        Heading("Who is taken for whom"),
+def _confusion_matrices(group: Group) -> list[Block]:
+    return [
+        Heading("Which breeds are confused"),
         Text(
-            "Breeds that are confused with each other stand together, in the same order for all runs. The colour goes "
-            "by the square root, so that a few per cent are seen. The numbers are in the CSV files beside this page, "
-            "with the breeds too that have no photos here."
+            "Breeds that are confused with each other stand side by side, in the same order for all runs. The colour "
+            "is the square root, so that a few per cent can be seen. The numbers are in the CSV files beside this "
+            "page, including the breeds that have no photos here."
         ),
-    ]
-    for form, words in (("counts", "answers"), ("probabilities", "mean probabilities")):
-        for entry in group.entries:
-            blocks.append(
-                LargeChart(
-                    Picture(
-                        f"confusion-{form}-{_file_name(group, entry)}.png",
-                        plots.confusion_matrix(entry, group.order, form),
-                        f"Confusion matrix of {entry.name}, {words}.",
-                    )
+        *(
+            LargeChart(
+                Picture(
+                    f"confusion-{form}-{_file_name(group, entry)}.png",
+                    plots.confusion_matrix(entry, group.order, form),
+                    f"Confusion matrix of {entry.name}, {words}.",
                 )
             )
-    return blocks
+            for form, words in (("counts", "answers"), ("probabilities", "mean probabilities"))
+            for entry in group.entries
+        ),
+    ]
 
 
 def _small_print(comparison: Comparison) -> list[Block]:
-    rows = []
-    for group in comparison.groups:
-        for entry in group.entries:
-            record = entry.run.record
-            data = record["data"]
-            base = [record["base_run"]["command"]] if "base_run" in record else []
-            rows.append(
-                [
-                    entry.name,
-                    " then ".join(f"`{command}`" for command in [*base, record["command"]]),
-                    "nothing" if record["config"]["from_scratch"] else f"`{record['config']['model']}`",
-                    f"`{record['config']['data']}`: {data['num_train']:,} training, "
-                    f"{data['num_validation']:,} validation, {data['num_test']:,} test photos",
-                    f"`{data['split_hash'][:16]}`",
-                    f"`{group.photos_hash[:16]}`",
-                    str(entry.seed),
-                    f"{record['best_epoch']} of {record['num_epochs']}",
-                    _versions(record["versions"]),
-                    record["hardware"],
-                ]
-            )
-    header = [
-        "", "command", "began with", "data", "split (SHA-256)", "photos judged (SHA-256)", "seed", "best epoch",
-        "versions", "hardware",
-    ]  # fmt: skip
     photos = f"`{comparison.photos.data}`" if comparison.photos else "none"
-    return [
-        Heading("What a careful reader asks"),
+    blocks: list[Block] = [
+        Heading("Limits and sources"),
         Text(
             "**Have the models seen these photos before?** Stanford Dogs is a part of ImageNet. Where the photos are "
             "of Stanford Dogs, a backbone that was pre-trained on ImageNet has very probably seen these very ones, "
             "with these labels if it was trained on the 1,000 classes. That flatters such a run, and not all of them "
-            "equally. A run that began with nothing has seen its own training photos only."
+            "equally. A run that was trained from scratch has seen its own training photos only."
         ),
-        *(
-            [
-                Text(
-                    "**Were these photos used for choosing?** Yes: the best epoch, the temperature and the thresholds "
-                    "were chosen on the validation photos, which makes these figures slightly too good."
-                )
-            ]
-            if comparison.split == "validation"
-            else []
-        ),
-        Table(header, rows),
+    ]
+    if comparison.split == "validation":
+        blocks.append(
+            Text(
+                "**Were these photos used to choose?** Yes: the best epoch, the temperature and the thresholds were "
+                "chosen on the validation photos, which makes these figures slightly too good."
+            )
+        )
+    return [
+        *blocks,
+        _provenance(comparison),
         Text(
             f"Made by `{comparison.command}` on {datetime.now(UTC):%Y-%m-%d}; {comparison.hardware}; "
             f"{_versions(comparison.versions)}; photos from {photos}. Every figure can be computed again from the "
@@ -506,7 +503,36 @@ def _small_print(comparison: Comparison) -> list[Block]:
     ]
 
 
-def _photos_judged(comparison: Comparison) -> str:
+def _provenance(comparison: Comparison) -> Table:
+    """How each run was made."""
+    header = [
+        "", "command", "began with", "data", "split (SHA-256)", "photos evaluated (SHA-256)", "seed", "best epoch",
+        "versions", "hardware",
+    ]  # fmt: skip
+    rows = []
+    for group, entry in [(each, entry) for each in comparison.groups for entry in each.entries]:
+        record = entry.run.record
+        config, data = record.config, record.data
+        base = [record.base_run.command] if record.base_run else []
+        rows.append(
+            [
+                entry.name,
+                " then ".join(f"`{command}`" for command in [*base, record.command]),
+                "random weights" if config["from_scratch"] else f"`{config['model']}`",
+                f"`{config['data']}`: {data.num_train:,} training, {data.num_validation:,} validation, "
+                f"{data.num_test:,} test photos",
+                f"`{data.split_hash[:16]}`",
+                f"`{group.photos_hash[:16]}`",
+                str(entry.seed),
+                f"{record.best_epoch} of {record.num_epochs}",
+                _versions(record.versions),
+                record.hardware,
+            ]
+        )
+    return Table(header, rows)
+
+
+def _photos_evaluated(comparison: Comparison) -> str:
     if comparison.data is None:
         return f"{comparison.split} split, held out from training"
     return f"`{comparison.data}`" + (f", {comparison.split} split" if comparison.split else "")
@@ -516,16 +542,7 @@ def _versions(versions: dict[str, str]) -> str:
     return ", ".join(f"{package} {number}" for package, number in versions.items())
 
 
-def _any_right(group: Group) -> float:
-    return float(np.any([entry.predictions.right for entry in group.entries], axis=0).mean())
-
-
-def _photo(comparison: Comparison, index: int, name: str, caption: str) -> Picture | None:
-    image = _image(comparison, index)
-    return _thumbnail(image, name, caption) if image is not None else None
-
-
-def _image(comparison: Comparison, index: int) -> Image.Image | None:
+def _image(comparison: Comparison, index: int | np.integer[Any]) -> Image.Image | None:
     """A photo of the main group, or None where it can't be had."""
     predictions = comparison.main.predictions
     file = comparison.photos.find(predictions.ids[index], predictions.digests[index])
@@ -538,21 +555,16 @@ def _thumbnail(image: Image.Image, name: str, caption: str) -> Picture:
     return Picture(name, file.getvalue(), caption, caption)
 
 
+def _show(value: Any, form: str) -> str:
+    return "–" if value is None else format(value, form).replace("%", "\u202f%")
+
+
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}\u202f%"
+    return _show(value, ".1%")
 
 
 def _points(value: float) -> str:
     return f"{100 * value:.1f} points"
-
-
-def _top1_difference(pair: Pair) -> str:
-    low, high = pair.top1_interval
-    return f"{100 * pair.top1_difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
 
 
 def _p_value(value: float) -> str:

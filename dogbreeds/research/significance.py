@@ -1,4 +1,4 @@
-"""Whether a difference between two models is more than chance; pure. SciPy has the tests."""
+"""Whether a difference between two models is more than chance, with the tests of SciPy."""
 
 from collections.abc import Sequence
 
@@ -32,10 +32,10 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean of paired differences, by drawing the photos again 10,000 times.
 
     The percentile bootstrap (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13). Each photo keeps
-    its pair of values, so what makes a photo hard for both models cancels. The draws are the same every time.
+    its pair of values, so what makes a photo hard for both models cancels. The draws have a fixed seed.
 
     Args:
-        differences: `(N,)`, the first model's value less the second's, for each photo.
+        differences: `(N,)`, the first model's value minus the second's, for each photo.
     """
     from scipy.stats import bootstrap
 
@@ -62,7 +62,7 @@ def wilson_interval(num_right: int, n: int) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for there being several (Holm 1979, https://www.jstor.org/stable/4615733)."""
+    """P-values corrected for multiple tests (Holm 1979, https://www.jstor.org/stable/4615733)."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

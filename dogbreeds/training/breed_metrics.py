@@ -1,12 +1,37 @@
-"""The figures of `dogbreeds.metrics` as a module of the evaluate library, which needs no network."""
+"""The figures of `dogbreeds.metrics` as a module of the evaluate library, which needs no network.
 
+Training and research compute their figures with `compute_figures`.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 
 from dogbreeds import metrics
+
+
+@contextmanager
+def _hidden(library: str) -> Iterator[None]:
+    """Let imports of a library fail for a while, as if it were not installed; one that is imported already stays."""
+    if library in sys.modules:
+        yield
+        return
+    sys.modules[library] = None  # type: ignore[assignment]  # what Python reads as "can't be imported"
+    try:
+        yield
+    finally:
+        del sys.modules[library]
+
+
+# For its evaluators, which are not used here, evaluate imports transformers and so torch: 5 s more. It does without
+# where transformers is not installed (read in evaluate 0.4.6, evaluator/__init__.py and evaluator/base.py). A version
+# that imports its evaluators only when they are used replaces this.
+with _hidden("transformers"):
+    import evaluate
 
 
 class BreedMetrics(evaluate.Metric):
@@ -17,7 +42,7 @@ class BreedMetrics(evaluate.Metric):
     """
 
     def __init__(self) -> None:
-        # In memory: the trainer gathers all predictions first, so there are no files to share between processes.
+        # In memory: one process has all predictions, so there are no files to share.
         super().__init__(keep_in_memory=True)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -33,3 +58,11 @@ class BreedMetrics(evaluate.Metric):
 
     def _compute(self, predictions: Any, uncalibrated: Any, references: Any) -> dict[str, float]:
         return metrics.summary(np.asarray(predictions), np.asarray(references), np.asarray(uncalibrated))
+
+
+def compute_figures(probabilities: np.ndarray, labels: np.ndarray, uncalibrated: np.ndarray) -> dict[str, float]:
+    """The figures of one model on one labelled set; arguments and result are those of `dogbreeds.metrics.summary`."""
+    figures: dict[str, float] = BreedMetrics().compute(
+        predictions=probabilities, uncalibrated=uncalibrated, references=labels
+    )
+    return figures

@@ -1,7 +1,6 @@
 """Build the model of a run: an image classifier of transformers whose labels are the data's breeds."""
 
 import copy
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from dogbreeds.errors import UserError, first_line
+from dogbreeds.errors import UserError, first_line, report
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.models.adapters import (
     bgr_to_rgb,
@@ -126,14 +125,14 @@ def _from_checkpoint(
 
 def _with_weights(source: str, architecture: PreTrainedConfig) -> PreTrainedModel:
     """Load pre-trained weights; only those of the classifier may be missing."""
-    model, report = AutoModelForImageClassification.from_pretrained(
+    model, loading_info = AutoModelForImageClassification.from_pretrained(
         source,
         config=architecture,
         ignore_mismatched_sizes=True,  # a classifier of other classes is replaced
         use_safetensors=True,
         output_loading_info=True,
     )
-    new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    new = {*loading_info["missing_keys"], *(entry[0] for entry in loading_info["mismatched_keys"])}
     missing = sorted(name for name in new if not name.startswith(classifier_of(model)[0]))
     if missing:
         raise UserError(
@@ -146,15 +145,15 @@ def _with_weights(source: str, architecture: PreTrainedConfig) -> PreTrainedMode
 def _keep_known_breeds(model: PreTrainedModel, checkpoint: Checkpoint, names: Sequence[str]) -> None:
     """Initialise the classifier's rows of the breeds that the checkpoint's own classifier knows."""
     source, rows = checkpoint.source, known_breeds(checkpoint.config.id2label or {}, names)
-    original, report = AutoModelForImageClassification.from_pretrained(
+    original, loading_info = AutoModelForImageClassification.from_pretrained(
         source, config=checkpoint.config, use_safetensors=True, output_loading_info=True
     )
     prefix, classifier = classifier_of(model)
-    if not rows or any(name.startswith(prefix) for name in report["missing_keys"]):
+    if not rows or any(name.startswith(prefix) for name in loading_info["missing_keys"]):
         raise UserError(f"{source!r} has no classifier that knows any of these breeds: leave --keep-known-breeds out")
     copy_known_breeds(classifier, classifier_of(original)[1], rows)
     new = ", ".join(name for label, name in enumerate(names) if label not in rows) or "none"
-    print(f"{len(rows)} breeds start from what {source} knows of them; anew: {new}", file=sys.stderr)
+    report(f"{len(rows)} breeds start from what {source} knows of them; anew: {new}")
 
 
 def _ends_in_linear_layer(model: PreTrainedModel) -> bool:

@@ -13,8 +13,9 @@ from transformers.utils import cached_file
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.hub import HubId, announce, download
 from dogbreeds.run_folder import PREPROCESSOR, RECORD
+from dogbreeds.split_file import SPLITS
 from dogbreeds.training.models.adapters import without_teacher
-from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS, checkpoint_source
+from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS, resolve_model
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def open_checkpoint(model: str) -> Checkpoint | None:
     """The checkpoint that `--model` names; None for an architecture, which has no weights."""
     if model in ARCHITECTURES:
         return None
-    source = checkpoint_source(model)
+    source = resolve_model(model)
     if not Path(source).is_dir():
         announce(source)
     return Checkpoint(source)
@@ -100,7 +101,7 @@ def base_run_folder(model: str) -> Path | None:
     """
     folder, hub_id = Path(model), HubId.parse(model)
     if not folder.is_dir() and hub_id and model not in ARCHITECTURES and model not in CHECKPOINTS:
-        folder, _ = download(hub_id, (RECORD, "splits.parquet"))
+        folder, _ = download(hub_id, (RECORD, SPLITS))
     return folder if (folder / RECORD).is_file() else None
 
 

@@ -100,7 +100,7 @@ def _cnn3v2(image_size: int, filters: tuple[int, int, int]) -> ConvNetConfig:
     )
 
 
-def checkpoint_source(model: str) -> str:
+def resolve_model(model: str) -> str:
     """The Hub id behind a short name of `CHECKPOINTS`; any other model as it is."""
     return CHECKPOINTS.get(model, model)
 
