@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from conftest import ROOT, make_photo, tiny_config
-from dogbreeds.training.trainer import from_hub
 from huggingface_hub import ModelCard, metadata_load
 from packaging.requirements import Requirement
 from stand_in_hub import TOKEN, StandInHub, use_hub
@@ -25,6 +24,7 @@ from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
+from dogbreeds.training.save_run import _from_hub as from_hub
 from tests.served_page import served_page
 
 CLOSED = "http://127.0.0.1:9"

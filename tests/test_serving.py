@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder
-from dogbreeds.training.trainer import train
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -21,6 +20,7 @@ from dogbreeds.training.export import MAX_DIFFERENCE, export_serving_model
 from dogbreeds.training.heat_maps import ServingModel
 from dogbreeds.training.models.build import build_model
 from dogbreeds.training.options import ModelOptions
+from dogbreeds.training.train import train
 
 
 @pytest.fixture(scope="module")
