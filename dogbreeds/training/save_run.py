@@ -63,7 +63,9 @@ def save_run(run: Run, logits: Logits) -> None:
     model = copy.deepcopy(run.learner.full_model).cpu().float().eval()
     with context.timed("export"):
         model.save_pretrained(partial)
-        differences = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
+        exported = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
+    if exported.why_no_heat_map:
+        context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
     image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
     write_json(partial / run_folder.PREPROCESSOR, run.inputs.preprocessing.to_preprocessor_config(image_processor))
     with (partial / run_folder.HISTORY).open("w", newline="") as file:
@@ -86,7 +88,7 @@ def save_run(run: Run, logits: Logits) -> None:
         num_trained_parameters=run.learner.num_trained_parameters,
         flops_per_photo=run.flops_per_photo,
         milliseconds_per_photo=_milliseconds_per_photo(run),
-        export_difference=differences,
+        export_difference=exported.differences,
         seconds={name: round(seconds, 1) for name, seconds in context.seconds.items()},
         time=run.time_record(),
         hardware=context.hardware,
