@@ -366,7 +366,7 @@ def test_the_two_that_come_with_the_project_can_be_compared():
 @pytest.fixture(scope="module")
 def second_run(photo_folder, tmp_path_factory):
     """A small CNN trained for real on the photos of `tiny_run`, with the same split."""
-    from dogbreeds.training.trainer import train
+    from dogbreeds.training.train import train
 
     output = tmp_path_factory.mktemp("second") / "_cnn <b>|$\\x$"
     return train(tiny_config(photo_folder, output, model="mobilenet_v2_nano", epochs=1))

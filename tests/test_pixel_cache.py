@@ -176,7 +176,7 @@ def test_two_at_a_time_create_it_once(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize("augment", ["on", "off"])
 @pytest.mark.parametrize("steps", [{}, {"grayscale": True, "equalize": True, "whitening": "zca"}], ids=str)
 def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment, steps, monkeypatch):
-    def model_preprocessing(model, options):  # with what a checkpoint may bring
+    def model_preprocessing(model, options, checkpoint):  # with what a checkpoint may bring
         return replace(options.build(), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 
     monkeypatch.setattr(train_module, "model_preprocessing", model_preprocessing)

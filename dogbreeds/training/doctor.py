@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import atomic_write
 from dogbreeds.images import BadImage, open_header, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
 from dogbreeds.training.datasets.sources import read_dataset
@@ -103,7 +104,8 @@ class Diagnosis:
             UserError: The file can't be written.
         """
         try:
-            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"can't write {str(path)!r} ({error.strerror}): give another --output") from None
 

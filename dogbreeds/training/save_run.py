@@ -63,7 +63,9 @@ def save_run(run: Run, logits: Logits) -> None:
     model = copy.deepcopy(run.learner.full_model).cpu().float().eval()
     with context.timed("export"):
         model.save_pretrained(partial)
-        differences = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
+        exported = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
+    if exported.why_no_heat_map:
+        context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
     image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
     write_json(partial / run_folder.PREPROCESSOR, run.inputs.preprocessing.to_preprocessor_config(image_processor))
     with (partial / run_folder.HISTORY).open("w", newline="") as file:
@@ -75,7 +77,7 @@ def save_run(run: Run, logits: Logits) -> None:
         command=_command(context.num_processes),
         config=config.to_dict(),
         base_run=run.base.record,
-        hub=_from_hub(config),
+        hub=from_hub(config),
         data=run.splits.to_record(),
         num_epochs=run.loop.progress.epoch,
         best_epoch=run.loop.progress.best_epoch,
@@ -86,7 +88,7 @@ def save_run(run: Run, logits: Logits) -> None:
         num_trained_parameters=run.learner.num_trained_parameters,
         flops_per_photo=run.flops_per_photo,
         milliseconds_per_photo=_milliseconds_per_photo(run),
-        export_difference=differences,
+        export_difference=exported.differences,
         seconds={name: round(seconds, 1) for name, seconds in context.seconds.items()},
         time=run.time_record(),
         hardware=context.hardware,
@@ -152,7 +154,7 @@ def _command(num_processes: int) -> str:
     return shlex.join([*launcher, *sys.argv])
 
 
-def _from_hub(config: TrainConfig) -> dict[str, str]:
+def from_hub(config: TrainConfig) -> dict[str, str]:
     """Which of the data and the model's weights are the Hugging Face Hub's, by their ids, for the model card."""
     named = {"data": config.data.data}
     if not config.model.from_scratch:
