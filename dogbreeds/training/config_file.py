@@ -53,7 +53,7 @@ def _checked(name: str, value: Any, where: str) -> Any:
     option = OPTIONS[name]
     field = GROUPS[option.group].__pydantic_fields__[name]
     # As JSON, in which pydantic takes lists for tuples and texts for paths even when it is strict.
-    annotated: Any = Annotated[field.annotation, *field.metadata]
+    annotated: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     kind: TypeAdapter[Any] = TypeAdapter(annotated, config=ConfigDict(allow_inf_nan=False))
     try:
         return kind.validate_json(json.dumps(value, default=str), strict=True)
