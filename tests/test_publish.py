@@ -25,6 +25,7 @@ from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
 from dogbreeds.training.save_run import _from_hub as from_hub
+from dogbreeds.training.save_run import from_hub
 from tests.served_page import served_page
 
 CLOSED = "http://127.0.0.1:9"

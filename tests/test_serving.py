@@ -15,6 +15,7 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
 from dogbreeds.serving.batching import MAX_BATCH_SIZE, BatchingPredictor
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
+from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.predictor import Predictor, evidence
 from dogbreeds.training.export import MAX_DIFFERENCE, export_serving_model
 from dogbreeds.training.heat_maps import ServingModel
@@ -76,6 +77,14 @@ def test_a_failure_reaches_all_who_wait_and_nobody_else(predictor, monkeypatch):
         )
         batching.predict(make_photo(0, 0))
     assert batching.predict(make_photo(0, 0)).breeds
+
+
+def test_an_opened_photo_is_not_opened_again_and_has_one_softmax(predictor, monkeypatch):
+    calls = []
+    monkeypatch.setattr("dogbreeds.serving.predictor.open_image", lambda *_, **__: pytest.fail("opened again"))
+    monkeypatch.setattr("dogbreeds.calibration.softmax", lambda logits: calls.append(logits.shape) or softmax(logits))
+    assert ModelSet([predictor]).compare(make_photo(2, 1)).predictions["tiny"].breeds[0].breed == "Beagle"
+    assert calls == [(1, 4)]
 
 
 def test_the_region_is_in_shares_of_the_photo(predictor):

@@ -26,7 +26,9 @@ from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.breed_metrics import compute_figures
-from dogbreeds.training.datasets.splits import LeftOut, Photos, Splits, load_data, read_dataset
+from dogbreeds.training.datasets.checks import LeftOut
+from dogbreeds.training.datasets.sources import Photos, read_dataset
+from dogbreeds.training.datasets.splits import Splits, load_data
 from dogbreeds.training.options import TrainConfig
 
 BATCH_SIZE = 32
@@ -232,7 +234,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
 
     Args:
         predictor: The run.
-        data: As for `dogbreeds.training.datasets.splits.read_dataset`.
+        data: As for `dogbreeds.training.datasets.sources.read_dataset`.
         split: A split of the data. One that the data does not bring is cut as the run's training cut it, and is
             refused if that gives other photos. By default test, else validation, else all there is.
 
