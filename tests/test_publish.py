@@ -24,6 +24,7 @@ from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
+from dogbreeds.training.save_run import from_hub
 from tests.served_page import served_page
 
 CLOSED = "http://127.0.0.1:9"
