@@ -145,10 +145,12 @@ def evaluate(
     result = evaluate_run(predictor, photos_of(predictor, data, split), progress=sys.stderr.isatty())
     for photo in result.unreadable:
         print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
+    for remark in result.remarks:
+        print(f"note: {remark}", file=sys.stderr)
     if output:
         result.save(output)
     if json:
-        _dump({**result.figures, **result.cost, "num_unreadable": len(result.unreadable)})
+        _dump(result.to_dict())
     else:
         print(result)
     return 1 if result.unreadable else 0

@@ -28,7 +28,7 @@ FLOORS = [
         "errors",
         "machine",
     }
-    | {"hub", "default_runs"},
+    | {"hub", "default_runs", "files", "record", "split_file"},
 ]
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate"}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,10 +23,11 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import on_all_cores, processor
 from dogbreeds.predictions import Predictions
-from dogbreeds.run_folder import RunFolder, whole_or_absent, write_json
+from dogbreeds.run_folder import RunFolder, predictions_file, whole_or_absent, write_json
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.split_file import SPLITS, load_splits
 from dogbreeds.training.breed_metrics import compute_figures
-from dogbreeds.training.datasets.splits import LeftOut, Photos, Splits, load_data, read_dataset
+from dogbreeds.training.datasets.splits import LeftOut, Photos, load_data, read_dataset
 from dogbreeds.training.options import TrainConfig
 
 BATCH_SIZE = 32
@@ -35,6 +37,7 @@ NUM_CONFUSED = 5
 
 SUMMARY = (
     ("n", "{n}"),
+    ("  trained on", "{num_trained_on}"),
     ("top-1", "{top1:.1%}"),
     ("top-3", "{top3:.1%}"),
     ("top-5", "{top5:.1%}"),
@@ -79,6 +82,15 @@ class Evaluation:
     predictions: Predictions
     unreadable: tuple[LeftOut, ...]
     """Labelled photos that could not be opened and so are not in the figures."""
+    num_trained_on: int | None
+    """How many of the photos the run was trained on; None for runs of older versions, which did not record it."""
+    remarks: tuple[str, ...]
+    """Why the figures may be too good."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures and cost, as plain values for JSON."""
+        counts = {"num_unreadable": len(self.unreadable), "num_trained_on": self.num_trained_on}
+        return {**self.figures, **self.cost, **counts}
 
     def __str__(self) -> str:
         values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures}
@@ -86,6 +98,8 @@ class Evaluation:
             values["n"] = f"{values['n']} of {values['n'] + len(self.unreadable)}"
         if self.cost["flops_per_photo"]:
             values["gigaflops_per_photo"] = self.cost["flops_per_photo"] / 1e9
+        if self.num_trained_on is not None:
+            values["num_trained_on"] = self.num_trained_on
         lines = []
         for name, form in SUMMARY:
             with suppress(KeyError):
@@ -104,7 +118,12 @@ class Evaluation:
             UserError: The folder exists already or can't be made.
         """
         unreadable = [dataclasses.asdict(photo) for photo in self.unreadable]
-        record = {"figures": self.figures, "cost": self.cost, "unreadable": unreadable}
+        record = {
+            "figures": self.figures,
+            "cost": self.cost,
+            "num_trained_on": self.num_trained_on,
+            "unreadable": unreadable,
+        }
         with whole_or_absent(folder) as partial:
             write_json(partial / "evaluation.json", record)
             self.predictions.write_tables(partial)
@@ -161,6 +180,8 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
         },
         predictions,
         answers.unreadable,
+        num_trained_on(run, predictions.digests),
+        tuple(training_remarks(run, predictions.digests)),
     )
 
 
@@ -233,32 +254,61 @@ def fixed_cost(run: RunFolder) -> dict[str, Any]:
     }
 
 
+def num_trained_on(run: RunFolder, digests: Sequence[str]) -> int | None:
+    """How many photos of these digests a run was trained on; None where an older version did not record it."""
+    splits = load_splits(run.path / SPLITS)
+    return None if splits is None else sum(digest in splits.get("train", ()) for digest in digests)
+
+
+def training_remarks(run: RunFolder, digests: Sequence[str]) -> list[str]:
+    """A sentence if a run was trained on some of the photos that it is evaluated on, or probably was.
+
+    Runs of older versions recorded the photos that they held out, but not those that they were trained on: so nothing
+    is known where none of these photos was held out.
+    """
+    trained_on = num_trained_on(run, digests)
+    if trained_on is not None:
+        found = f"was trained on {trained_on:,} of these {len(digests):,} photos"
+    else:
+        files = [run.path / predictions_file(split) for split in ("validation", "test")]
+        held_out = {digest for file in files if file.is_file() for digest in Predictions.load(file).digests}
+        num_held_out = len(held_out & set(digests))
+        found = (
+            f"held out only {num_held_out:,} of these {len(digests):,} photos; it was probably trained on the others"
+        )
+        trained_on = num_held_out and len(digests) - num_held_out
+    if not trained_on:
+        return []
+    return [f"{run.name} {found}, which flatters it: --split validation or test evaluates it on those held out"]
+
+
 def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Photos:
-    """The labelled photos to judge a run on.
+    """The labelled photos to evaluate a run on.
 
     Args:
         predictor: The run.
         data: As for `dogbreeds.training.datasets.splits.read_dataset`.
-        split: A split of the data. One that the data does not bring is cut as the run's training cut it, and is
-            refused if that gives other photos. By default test, else validation, else all there is.
+        split: A split of the data. Where the data does not bring it, it is that of the run's training; see `splits_of`.
+            By default test, else validation, else all there is.
 
     Raises:
         UserError: There is no such data or split.
     """
+    run = predictor.run
     given = read_dataset(data)
     if split is None:
         split = next(name for name in ("test", "validation", "train") if name in given)
-        if split == "train" and data == predictor.run.record["config"]["data"]:
-            print(
-                f"note: the run {predictor.run.name!r} was trained on most of these photos; --split validation judges "
-                "it on those held out",
-                file=sys.stderr,
-            )
     elif split not in given:
-        return _cut_again(predictor, data, split)
+        if split not in ("validation", "test"):
+            raise UserError(f"there is no split {split!r} in {data!r}: use train, validation or test")
+        print(f"{data!r} has no {split} split; using that of the training of {run.name!r}", file=sys.stderr)
+        try:
+            return splits_of(run, data, [split])[split]
+        except OtherData as error:
+            raise UserError(f"{data!r} has no {split} split, and {error}") from None
     photos = given[split]
-    if predictor.run.record["config"]["breeds"]:  # a run on a part of the breeds is judged on that part
-        known = [label for label, name in enumerate(photos.names) if name in predictor.run.labels]
+    if run.record["config"]["breeds"]:  # a run on a part of the breeds is evaluated on that part
+        known = [label for label, name in enumerate(photos.names) if name in run.labels]
         kept = np.flatnonzero(np.isin(photos.labels, known))
         if len(kept) < len(photos):
             print(
@@ -266,43 +316,95 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
             )
             photos = photos.select(kept)
         if not len(kept):
-            raise UserError(f"{data!r} has no photos of the breeds that the run {predictor.run.name!r} knows")
-    present = np.unique(photos.labels)
-    names = tuple(photos.names[label] for label in present)
-    return replace(photos, names=names, labels=np.searchsorted(present, photos.labels))
+            raise UserError(f"{data!r} has no photos of the breeds that the run {run.name!r} knows")
+    return _without_unused_names(photos)
 
 
 class OtherData(UserError):
     """The data is not what a run was trained on."""
 
 
-def splits_of(run: RunFolder, data: str) -> Splits:
-    """The splits that a run was trained with, cut again.
+def splits_of(run: RunFolder, data: str, names: Sequence[str]) -> dict[str, Photos]:
+    """Splits of a run's training.
+
+    Their photos are found by their digests, so the data may have got other photos since. Runs of older versions did not
+    record their splits: there the data is split again with the run's options, and must be the same.
+
+    Args:
+        run: The run.
+        data: Where its data is now, as for `dogbreeds.training.datasets.splits.read_dataset`.
+        names: Of train, validation and test.
 
     Raises:
         OtherData: It was trained on other data.
-        UserError: As `dogbreeds.training.datasets.splits.load_data`.
+        UserError: The run has no such split, or the data can't be read.
     """
-    # Each photo is looked at once or twice here, which is no reason to fill the disk with a pixel cache.
+    recorded = load_splits(run.path / SPLITS)
+    if recorded is None:
+        found = _split_again(run, data)
+    else:
+        found = _recorded_photos(run, data, {name: recorded[name] for name in names if name in recorded})
+    if missing := set(names) - found.keys():
+        raise UserError(f"the run {run.name!r} was trained without a {missing.pop()} split (--test-fraction 0)")
+    return {name: found[name] for name in names}
+
+
+def _split_again(run: RunFolder, data: str) -> dict[str, Photos]:
+    # Each photo is read once or twice here: not enough to fill the disk with a pixel cache.
     config = TrainConfig.from_dict(run.record["config"]).replace(data=data, cache="off")
     splits = load_data(config, progress=False)
     if splits.split_hash != run.record["data"]["split_hash"]:
         raise OtherData(f"it is not the data that the run {run.name!r} was trained on")
-    return splits
+    found = {"train": splits.train, "validation": splits.validation}
+    return found if splits.test is None else {**found, "test": splits.test}
 
 
-def _cut_again(predictor: Predictor, data: str, split: str) -> Photos:
-    if split not in ("validation", "test"):
-        raise UserError(f"there is no split {split!r} in {data!r}: use train, validation or test")
-    print(f"{data!r} has no {split} split; cutting it as in the training of {predictor.run.name!r}", file=sys.stderr)
+def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]]) -> dict[str, Photos]:
+    """The photos of a run's splits, each in the order of the digests, as training has them.
+
+    Args:
+        run: The run.
+        data: Where its data is now.
+        splits: From `load_splits`.
+    """
+    place: dict[tuple[str, str], tuple[str, int]] = {}  # of a digest and a label, where the photo is now
+    given = read_dataset(data)
+    for name, photos in given.items():
+        for index, digest in enumerate(on_all_cores(_digest, photos.sources, BATCH_SIZE)):
+            place.setdefault((digest, photos.names[photos.labels[index]]), (name, index))
+    found = {}
+    for split, label_of in splits.items():
+        missing = label_of.items() - place.keys()
+        if missing:
+            raise OtherData(
+                f"it is not the data that the run {run.name!r} was trained on: {len(missing):,} of {len(label_of):,} "
+                f"{split} photos are not in it"
+            )
+        places = [place[photo] for photo in sorted(label_of.items())]
+        parts = [photos.select([i for part, i in places if part == name]) for name, photos in given.items()]
+        parts = [part for part in parts if len(part)]
+        joined = replace(
+            parts[0],
+            ids=tuple(itertools.chain.from_iterable(part.ids for part in parts)),
+            sources=parts[0].sources if len(parts) == 1 else [source for part in parts for source in part.sources],
+            labels=np.concatenate([part.labels for part in parts]),
+        )
+        found[split] = _without_unused_names(joined)
+    return found
+
+
+def _digest(source: Path | bytes) -> str:
+    """The SHA-256 of a photo's file, in hexadecimal; of one that can't be read, that of no photo."""
     try:
-        splits = splits_of(predictor.run, data)
-    except OtherData as error:
-        raise UserError(f"{data!r} has no {split} split, and {error}") from None
-    photos = splits.validation if split == "validation" else splits.test
-    if photos is None:
-        raise UserError(f"the run {predictor.run.name!r} was trained without a test split (--test-fraction 0)")
-    return photos
+        return hashlib.sha256(source if isinstance(source, bytes) else source.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _without_unused_names(photos: Photos) -> Photos:
+    present = np.unique(photos.labels)
+    names = tuple(photos.names[label] for label in present)
+    return replace(photos, names=names, labels=np.searchsorted(present, photos.labels))
 
 
 def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], list[str], np.ndarray, list[LeftOut]]]:

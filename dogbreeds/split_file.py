@@ -1,0 +1,62 @@
+"""splits.parquet of a run folder: which photos a run was trained, validated and tested on, by their content."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dogbreeds.errors import UserError
+
+SPLITS = "splits.parquet"
+
+_COLUMNS = ("digest", "split", "label")
+
+
+def save_splits(path: Path, digests: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[str]]) -> None:
+    """Write a Parquet file with a row for each photo, 32 bytes for its digest and about one for the rest.
+
+    Args:
+        path: The file.
+        digests: For each split (train, validation, test) the SHA-256 of each photo's file, in hexadecimal.
+        labels: For each split the breed of each photo.
+    """
+    import pyarrow  # takes a while to import, which predict does without
+    import pyarrow.parquet
+
+    assert digests.keys() == labels.keys()
+    rows = [
+        (bytes.fromhex(digest), split, label)
+        for split in digests
+        for digest, label in zip(digests[split], labels[split], strict=True)
+    ]
+    types = (pyarrow.binary(32), pyarrow.string(), pyarrow.string())
+    columns = {name: pyarrow.array([row[i] for row in rows], types[i]) for i, name in enumerate(_COLUMNS)}
+    # A dictionary of digests, all different, would double the file.
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, use_dictionary=["split", "label"])
+
+
+def load_splits(path: Path) -> dict[str, dict[str, str]] | None:
+    """Read what `save_splits` wrote.
+
+    Returns:
+        For each split the breed of each photo, by the photo's digest in hexadecimal; None where there is no such file,
+        as in runs of older versions.
+
+    Raises:
+        UserError: The file is damaged, or holds something else.
+    """
+    if not path.exists():
+        return None
+    import pyarrow
+    import pyarrow.parquet
+
+    splits: dict[str, dict[str, str]] = {}
+    try:
+        table = pyarrow.parquet.read_table(path)
+        for digest, split, label in zip(*(table.column(name).to_pylist() for name in _COLUMNS), strict=True):
+            splits.setdefault(split, {})[digest.hex()] = label
+    except (OSError, KeyError, AttributeError, pyarrow.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{str(path)!r} is damaged ({reason}): copy the run folder again, or remove this file and lose the "
+            "warning about photos that the run was trained on"
+        ) from None
+    return splits
