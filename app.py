@@ -7,6 +7,7 @@ Needs no GPU, no torch and no network: by default the CNN and the ViT that come 
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -18,22 +19,22 @@ def main(
     run_dir: tuple[Path, ...] = SHIPPED_RUNS,
     host: str | None = None,
     port: int | None = None,
-    joint: Path | None = None,
+    ensemble: Annotated[Path | None, tyro.conf.arg(aliases=["--joint"])] = None,
 ) -> None:
     """Serve the page.
 
     Args:
-        run_dir: Run folders that can answer, or USER/NAME[@REVISION] of such on the Hugging Face Hub; with several,
-            the person chooses.
-        host: Address to listen on; 0.0.0.0 for every machine that reaches this one. By default this machine alone.
+        run_dir: Run folders, or USER/NAME[@REVISION] of models on the Hugging Face Hub. Of several, the person chooses
+            which answers.
+        host: Address to listen on; 0.0.0.0 to serve other machines too. By default this machine alone.
         port: Port to listen on. By default the first free one from 7860 on.
-        joint: What the runs reach together: the ensemble.json that `python -m dogbreeds compare` made of them. With it the
-            page gives their joint answer too, if that was right more often.
+        ensemble: The ensemble.json that `python -m dogbreeds compare` made of these runs. With it the page gives their
+            joint answer too, if that was right more often.
     """
     with one_line_errors():
         from dogbreeds.serving.page.app import serve  # takes seconds, which --help need not wait for
 
-        serve(run_dir, host, port, joint)
+        serve(run_dir, host, port, ensemble)
 
 
 if __name__ == "__main__":

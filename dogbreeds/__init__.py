@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dogbreeds.training.datasets.splits import load_data
     from dogbreeds.training.models.build import build_model
     from dogbreeds.training.options import TrainConfig
-    from dogbreeds.training.trainer import train
+    from dogbreeds.training.train import train
 
 _HOMES = {
     "Predictor": "serving.predictor",
@@ -32,7 +32,7 @@ _HOMES = {
     "compare": "research.compare",
     "evaluate": "research.evaluate",
     "load_data": "training.datasets.splits",
-    "train": "training.trainer",
+    "train": "training.train",
 }
 
 __all__ = ["Predictor", "TrainConfig", "build_model", "compare", "evaluate", "load_data", "train"]

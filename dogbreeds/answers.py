@@ -1,4 +1,4 @@
-"""From logits to what a person is told: a breed, one of a few look-alikes, or none of the breeds."""
+"""From logits to an answer for a person: a breed, one of a few look-alikes, or none of the breeds."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dogbreeds.breeds import group_of
 from dogbreeds.calibration import Calibration, Verdict
 
 CANDIDATES_PROBABILITY = 0.9
-"""Where the breed is not sure, as many candidates are named as hold this probability together ..."""
+"""Where the breed is not sure, as many candidates are named as have this probability in sum ..."""
 MAX_CANDIDATES = 5
 """... but no more than these."""
 
@@ -28,7 +28,7 @@ class BreedProbability:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one photo's logits say."""
+    """The answer to one photo."""
 
     verdict: Verdict
     breeds: tuple[BreedProbability, ...]
@@ -50,11 +50,11 @@ class Answer:
 
 
 NO_ANSWER: dict[str, Any] = {"verdict": None, "breeds": [], "candidates": [], "group": None}
-"""What stands in JSON for the answer to a photo that could not be read; see `Answer.to_dict`."""
+"""The JSON of an answer to a photo that could not be read; see `Answer.to_dict`."""
 
 
 def answers(logits: np.ndarray, calibration: Calibration, labels: Sequence[str], *, top_k: int = 5) -> list[Answer]:
-    """What to say of each photo.
+    """The answer to each photo.
 
     Args:
         logits: `(N, C)`.
@@ -62,7 +62,7 @@ def answers(logits: np.ndarray, calibration: Calibration, labels: Sequence[str],
         labels: The name of each class.
         top_k: How many breeds to name, at least 1.
     """
-    probabilities, verdicts = calibration.probabilities(logits), calibration.verdicts(logits)
+    probabilities, verdicts = calibration.apply(logits)
     return answers_of(probabilities, verdicts, calibration.confident_threshold, labels, top_k=top_k)
 
 
@@ -74,11 +74,11 @@ def answers_of(
     *,
     top_k: int = 5,
 ) -> list[Answer]:
-    """What to say of photos whose verdicts are known.
+    """The answers to photos whose verdicts are known.
 
     Args:
         probabilities: `(N, C)`, calibrated.
-        verdicts: Of each photo.
+        verdicts: The verdict on each photo.
         confident_threshold: How probable a breed group must be to be named.
         labels: The name of each class.
         top_k: How many breeds to name, at least 1.

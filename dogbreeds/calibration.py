@@ -1,11 +1,9 @@
-"""From logits to honest probabilities and a verdict: one temperature and two thresholds, fitted on validation."""
+"""From logits to calibrated probabilities and a verdict: one temperature and two thresholds, fitted on validation."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-
-from dogbreeds.errors import UserError
 
 Verdict = Literal["confident", "unsure", "not_a_dog"]
 
@@ -17,7 +15,7 @@ CONFIDENT_ACCURACY = 0.95
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns a model's logits into answers. It travels with the weights, in `run.json`."""
+    """The parameters that turn a model's logits into answers. They are kept in `run.json`, beside the weights."""
 
     temperature: float
     """Logits are divided by this before the softmax (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
@@ -32,9 +30,14 @@ class Calibration:
 
     def verdicts(self, logits: np.ndarray) -> list[Verdict]:
         """The verdict on each row of logits `(N, C)`."""
+        return self.apply(logits)[1]
+
+    def apply(self, logits: np.ndarray) -> tuple[np.ndarray, list[Verdict]]:
+        """The `probabilities` and the `verdicts` of logits `(N, C)`, with one softmax for both."""
+        probabilities = self.probabilities(logits)
         is_dog = dog_score(logits) >= self.not_a_dog_threshold
-        is_confident = self.probabilities(logits).max(axis=1) >= self.confident_threshold
-        return [
+        is_confident = probabilities.max(axis=1) >= self.confident_threshold
+        return probabilities, [
             "not_a_dog" if not dog else "confident" if confident else "unsure"
             for dog, confident in zip(is_dog, is_confident, strict=True)
         ]
@@ -42,18 +45,6 @@ class Calibration:
     def to_dict(self) -> dict[str, float]:
         """For `run.json`."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Calibration":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            UserError: A value is missing or no number.
-        """
-        try:
-            return cls(**{name: float(value) for name, value in values.items()})
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"the calibration in run.json is damaged: {error}") from None
 
     @classmethod
     def fit(cls, logits: np.ndarray, labels: np.ndarray) -> "Calibration":
@@ -84,8 +75,8 @@ def dog_score(logits: np.ndarray) -> np.ndarray:
     """How far the largest logit stands out, `(N,)` for logits `(N, C)`: low for photos of something else.
 
     It is the maximum-logit score of Hendrycks et al. 2022 (https://arxiv.org/abs/1911.11132) less the mean of the
-    logits. Cross-entropy does not see a constant added to all logits of a photo, so training leaves it to chance;
-    without it many more photos without a dog are told apart (tests/benchmarks/not_a_dog.py measures both).
+    logits. Cross-entropy ignores a constant added to all logits of a photo, so training leaves it to chance; without
+    it many more photos without a dog are recognised (tests/benchmarks/not_a_dog.py measures both).
     """
     return logits.max(axis=1) - logits.mean(axis=1)
 

@@ -12,7 +12,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from dogbreeds.errors import UserError, one_line_errors
-from dogbreeds.run_folder import DEFAULT_RUN, check_absent
+from dogbreeds.files import check_absent
+from dogbreeds.run_folder import DEFAULT_RUN
 
 if TYPE_CHECKING:
     from dogbreeds.answers import Answer

@@ -1,6 +1,6 @@
-"""What answers where no run is named, the first before the others: folders of `pretrained/`, or ids of the Hub.
+"""The runs that answer where none is named, the default first: folders of `pretrained/`, or ids of the Hub.
 
-`python -m dogbreeds publish space` writes this file anew for the Space.
+`python -m dogbreeds publish space` replaces this file in the Space.
 """
 
 RUNS: tuple[str, ...] = ("mobilenet_v2", "vit_tiny")

@@ -1,4 +1,4 @@
-"""What a user is told when something of theirs is wrong."""
+"""Errors that a user can correct, and messages on stderr."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one line that names the bad value and the remedy."""
+    """A mistake that the user can correct: one line that names the bad value and the remedy."""
 
 
 @contextmanager
@@ -16,18 +16,24 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _say(str(error))
+        report(f"error: {error}")
         sys.exit(2)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("dogbreeds"):
             raise
-        _say(f"this needs the package {error.name}: pip install -r requirements.txt")
+        report(f"error: this needs the package {error.name}: pip install -r requirements.txt")
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def _say(message: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several training processes, one on each machine speaks
-        print(f"error: {message}", file=sys.stderr)
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that `accelerate launch` started on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def report(message: str) -> None:
+    """Print a line on stderr, once if `accelerate launch` started several processes on this machine."""
+    if is_first_process():
+        print(message, file=sys.stderr)

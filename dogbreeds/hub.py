@@ -1,6 +1,6 @@
-"""The Hugging Face Hub, seen from a user who may have no network, no token and a typing error.
+"""Downloads from and uploads to the Hugging Face Hub, with one line for each error of network, token or name.
 
-Its library is imported when something is fetched or pushed, for it takes a second.
+Its library takes a second to import, so it is imported only when something is downloaded or pushed.
 """
 
 import re
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, is_first_process, report
 
 Kind = Literal["model", "space"]
 
-NOBODYS = {".gitattributes", "README.md", "LICENSE"}
-"""What the Hub's own form puts into a new repository."""
+FILES_OF_A_NEW_REPOSITORY = {".gitattributes", "README.md", "LICENSE"}
+"""The files that the Hub itself puts into a new repository."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class HubId:
 
     @classmethod
     def parse(cls, text: str) -> "HubId | None":
-        """What ``user/name`` or ``user/name@revision`` means; None where the text has another form."""
+        """Read ``user/name`` or ``user/name@revision``; None where the text has another form."""
         found = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", text, re.ASCII)
         return cls(*found.groups()) if found else None
 
@@ -45,25 +45,25 @@ class HubId:
 
 
 def announce(name: str) -> None:
-    """Say that a name is looked up, which takes half a minute without a network, and silence each single retry."""
+    """Report that a name is looked up, which takes half a minute without a network, and silence each retry."""
     _silence()
-    print(f"looking for {name} in the local cache and on the Hugging Face Hub ...", file=sys.stderr)
+    report(f"looking for {name} in the local cache and on the Hugging Face Hub ...")
 
 
 def download(wanted: HubId, files: Sequence[str]) -> tuple[Path, HubId]:
-    """Fetch files of a repository, or find them in the cache of the Hub's library; without a network, only there.
+    """Download files of a repository, or find them in the cache of the Hub's library; without a network, only there.
 
-    Where no commit is named, which one answers is said on stderr.
+    Where no commit is named, the commit that was found is reported on stderr.
 
     Args:
-        wanted: Which repository, and which revision; by default the newest.
+        wanted: The repository, and its revision; by default the newest.
         files: Names and patterns of the files.
 
     Returns:
-        The folder with the files, and the id with the commit that they are of.
+        The folder with the files, and the id with their commit.
 
     Raises:
-        UserError: It can't be had; the message says what to do.
+        UserError: They can't be downloaded; the message says what to do.
     """
     from huggingface_hub import snapshot_download
 
@@ -76,12 +76,12 @@ def download(wanted: HubId, files: Sequence[str]) -> tuple[Path, HubId]:
         folder = Path(snapshot_download(wanted.repo, revision=wanted.revision, allow_patterns=list(files)))
     found = replace(wanted, revision=folder.name)
     if found != wanted:
-        print(f"{wanted} on the Hugging Face Hub is {found}", file=sys.stderr)
+        report(f"{wanted} on the Hugging Face Hub is {found}")
     return folder, found
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what can't be the name of a repository, before any work is done.
+    """Check the name of a repository before any work is done.
 
     Raises:
         UserError: It has another form than ``user/name``.
@@ -92,15 +92,15 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def upload(folder: Path, repo_id: str, kind: Kind, *, private: bool, mark: str, hardware: str | None = None) -> str:
-    """Make a repository, or what there is of it, equal to a folder.
+    """Create a repository with the files of a folder, or replace all files of an existing one by them.
 
     Args:
         folder: The files.
         repo_id: ``user/name``.
-        kind: What the repository is; a Space is one of Gradio.
-        private: Insist that nobody else sees it.
-        mark: A file by which an earlier upload is known; a repository with other files than those is not replaced.
-        hardware: What a new Space runs on.
+        kind: Of the repository; a Space is one of Gradio.
+        private: Refuse a repository that is public.
+        mark: A file that an earlier upload has; an existing repository without it is not replaced.
+        hardware: Of a new Space.
 
     Returns:
         The repository's address.
@@ -125,7 +125,7 @@ def upload(folder: Path, repo_id: str, kind: Kind, *, private: bool, mark: str, 
         )
         if private and not api.repo_info(repo_id, repo_type=kind).private:
             raise UserError(f"{address} exists and is public: make it private in its settings, or leave --private out")
-        there = set(api.list_repo_files(repo_id, repo_type=kind)) - NOBODYS
+        there = set(api.list_repo_files(repo_id, repo_type=kind)) - FILES_OF_A_NEW_REPOSITORY
         if there and mark not in there:
             raise UserError(
                 f"{address} holds other files, such as {min(there)!r}, and is not replaced: give another --repo-id"
@@ -137,23 +137,23 @@ def upload(folder: Path, repo_id: str, kind: Kind, *, private: bool, mark: str, 
 
 
 def _silence() -> None:
-    """Errors are told in one line, and progress only to somebody who watches."""
+    """Have the Hub's library print no warnings, and progress only on a terminal and from one process."""
     import huggingface_hub.utils.logging as hub_logging
     from huggingface_hub.utils import disable_progress_bars
 
     hub_logging.set_verbosity_error()
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and is_first_process()):
         disable_progress_bars()
 
 
 @contextmanager
 def _one_line(wanted: HubId, *, absent: str, unreachable: str) -> Iterator[None]:
-    """Turn what the Hub's library raises into a `UserError`.
+    """Turn errors of the Hub's library into a `UserError`.
 
     Args:
-        wanted: What is asked for.
-        absent: What to say where it is not there.
-        unreachable: What to say without a network.
+        wanted: The repository that is requested.
+        absent: The message if it does not exist.
+        unreachable: The message without a network.
     """
     from huggingface_hub import errors
 

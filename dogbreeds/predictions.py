@@ -1,4 +1,4 @@
-"""What a model said of labelled photos, photo by photo: the file that every figure can be checked from."""
+"""A model's answers to labelled photos, photo by photo: the file from which every figure can be checked."""
 
 import csv
 import os
@@ -19,15 +19,15 @@ class Predictions:
     """The calibrated probabilities of N photos, one row each in the file, which has one column for each of C breeds."""
 
     ids: tuple[str, ...]
-    """What names each photo to a person: its path in the data set, or the data set's own id."""
+    """Each photo's name for people: its path in the data set, or the data set's own id."""
     digests: tuple[str, ...]
-    """The SHA-256 of each photo's file, in hexadecimal: what is the same photo, whatever its name."""
+    """The SHA-256 of each photo's file, in hexadecimal, which identifies the photo whatever its name."""
     labels: np.ndarray
     """`(N,)` int64: the index of each photo's breed in `names`."""
     names: tuple[str, ...]
     """The C breeds, in the order of the model's logits."""
     probabilities: np.ndarray
-    """`(N, C)`, calibrated, rows summing to 1."""
+    """`(N, C)`, calibrated; each row sums to 1."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,21 +39,21 @@ class Predictions:
 
     @property
     def right(self) -> np.ndarray:
-        """`(N,)` bool: whether that is the label."""
+        """`(N,)` bool: whether `predicted` is the label."""
         return self.predicted == self.labels
 
     def uncalibrated(self, temperature: float) -> np.ndarray:
-        """`(N, C)`: the softmax of the logits, which are known but for a constant from the calibrated probabilities.
+        """`(N, C)`: the softmax of the logits, computed back from the calibrated probabilities.
 
         Args:
-            temperature: What the logits were divided by.
+            temperature: The one of the calibration.
         """
-        # Of float32 probabilities, those below 1e-38 are lost: they are 0 here too.
+        # Probabilities below 1e-38 are 0 in float32, and so here.
         powers = (self.probabilities / self.probabilities.max(axis=1, keepdims=True)) ** temperature
         return powers / powers.sum(axis=1, keepdims=True)
 
     def select(self, indices: np.ndarray) -> "Predictions":
-        """These photos, in this order."""
+        """The photos with these indices, in this order."""
         return Predictions(
             tuple(self.ids[i] for i in indices),
             tuple(self.digests[i] for i in indices),
@@ -73,7 +73,7 @@ class Predictions:
 
         Args:
             folder: Where breeds.csv, confusion-counts.csv and confusion-probabilities.csv go.
-            suffix: Put behind those names: "-test" gives breeds-test.csv.
+            suffix: Added to those names: "-test" gives breeds-test.csv.
         """
         breeds = metrics.breed_figures(self.probabilities, self.labels, self.names)
         header = ["breed", "n", "recall", "precision", "mean_probability"]
@@ -94,7 +94,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write a Parquet file: image_id, image_sha256, label, and the breeds' probabilities as float32."""
-        import pyarrow  # takes a while to import, which predict must not pay
+        import pyarrow  # takes a while to import, which predict does without
         import pyarrow.parquet
 
         columns: dict[str, Any] = {
@@ -107,7 +107,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Predictions":
-        """Read what `save` wrote; float32 rows are made to sum to 1 again.
+        """Read what `save` wrote, with the rounded rows normalised to sum to 1.
 
         Raises:
             UserError: The file is missing, damaged, or holds something else.

@@ -1,10 +1,10 @@
-"""The study folder: what tuning writes, and the report on it reads.
+"""The study folder, which tuning writes and the tuning report reads.
 
-    journal.log     every trial; all processes that tune append to it
+    journal.log     every trial; every tuning process appends to it
     best.toml       the options of the best trial, for --config
     report.html     the study as a page
 
-Beside them, while it is tuned, ``study.lock`` and a lock for each trial that runs.
+While tuning runs, there are also ``study.lock`` and a lock for each trial that runs.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ BEST = "best.toml"
 REPORT = "report.html"
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""What counts as a trial. One that was interrupted has failed, and its options wait for another."""
+"""The states of a trial that counts. An interrupted one has failed, and its options are tried again."""
 
 IDENTITY = "identity"
 """User attribute of a study: its options, as a dictionary; `GIVEN` are those of them that are searched."""
@@ -30,12 +30,12 @@ SECONDS = "seconds"
 
 
 def study_folder(output_dir: Path) -> Path:
-    """Where the study for the run that will become `output_dir` is."""
+    """The study folder of the run that will become `output_dir`."""
     return output_dir.with_name(output_dir.name + ".study")
 
 
 def open_study(folder: Path) -> optuna.Study:
-    """Open the study in a folder that there is, or begin one."""
+    """Open the study in an existing folder, or create it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     return optuna.create_study(storage=storage, study_name="study", direction="minimize", load_if_exists=True)

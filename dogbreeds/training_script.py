@@ -82,8 +82,9 @@ def _command_line(preset: Mapping[str, Any]) -> Any:
 
 def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
     configs = one_for_each_seed(config, seeds)
-    from dogbreeds.run_folder import RECORD, check_output, partial_path
-    from dogbreeds.training.trainer import train  # takes seconds, which --help and a mistyped option need not wait
+    from dogbreeds.files import partial_path
+    from dogbreeds.run_folder import RECORD, check_output
+    from dogbreeds.training.train import train  # takes seconds, which --help and a mistyped option need not wait
 
     if seeds and config.run.resume:  # a series is continued where it was interrupted
         done = [each for each in configs if (each.run.output_dir / RECORD).is_file()]

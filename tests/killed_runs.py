@@ -23,10 +23,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 from conftest import make_photo_folder, tiny_config
-
-from dogbreeds.run_folder import partial_path
-from dogbreeds.training import trainer as trainer_module
 from dogbreeds.training.trainer import Trainer
+
+from dogbreeds.files import partial_path
+from dogbreeds.training import trainer as trainer_module
 
 OPTIONS = {
     "epochs": 4,

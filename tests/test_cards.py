@@ -1,20 +1,24 @@
 import json
+import re
 import shutil
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
-from conftest import make_photo
+from conftest import ROOT, make_photo
+from pydantic import TypeAdapter
 
 from dogbreeds.answers import Answer, BreedProbability
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
-from dogbreeds.images import BadImage
-from dogbreeds.run_folder import SHIPPED_RUNS
+from dogbreeds.images import BadImage, Problem
+from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
+from dogbreeds.serving.api import ComparisonJson, comparison_json
 from dogbreeds.serving.ensemble import Ensemble, model_hash, pool
-from dogbreeds.serving.model_set import Comparison, ModelSet, ensemble_of
+from dogbreeds.serving.model_set import ModelAnswers, ModelSet, load_ensemble
 from dogbreeds.serving.page import cards
-from dogbreeds.serving.page.texts import ENGLISH, FRENCH, texts_for
+from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts, texts_for
 from dogbreeds.serving.predictor import Prediction, Predictor
 
 SHARES = {"Norfolk terrier": 0.5, "Norwich terrier": 0.3, "Cairn terrier": 0.15}
@@ -70,11 +74,56 @@ def test_the_browsers_language_is_spoken(header, language):
 
 
 def test_both_languages_say_everything_and_fill_in_the_same():
-    for name, english in vars(ENGLISH).items():
+    assert ENGLISH.sentences.keys() == FRENCH.sentences.keys()
+    for name, english in ENGLISH.sentences.items():
         french = getattr(FRENCH, name)
         assert french.strip() and french.count("{") == english.count("{"), name
     assert FRENCH.problem(BadImage("This file is empty.", "empty")) == "Ce fichier est vide. Choisissez une photo."
     assert ENGLISH.problem(BadImage("This file is empty.", "empty")) == "This file is empty."
+    for problem in get_args(Problem):
+        assert FRENCH.problem(BadImage("{}", problem)) != "{}", problem
+    assert "50 mégapixels" in FRENCH.problem(BadImage("This image is too large.", "too_large"))
+
+
+def test_the_page_uses_every_sentence_and_no_other():
+    code = "".join(file.read_text() for file in (ROOT / "dogbreeds/serving/page").glob("*.py"))
+    used = {name for pair in re.findall(r"\btext\(\"(\w+)\"\)|\btexts\.(\w+)", code) for name in pair if name}
+    made_from_others = {"heading", "waiting_html", "waiting_many_html", "about_all"}
+    assert used - made_from_others - set(vars(Texts)) - {"language", "texts_for"} == set(ENGLISH.sentences)
+    with pytest.raises(AttributeError, match="no sentence 'nothing'"):
+        _ = ENGLISH.nothing
+
+
+@pytest.mark.parametrize(
+    ("texts", "fitted", "untouched"),
+    [
+        (
+            ENGLISH,
+            "held out from training, on which its thresholds were fitted",
+            "on which nothing was fitted or chosen",
+        ),
+        (FRENCH, "sur lesquelles ses seuils ont été réglés", "sur lesquelles rien n'a été réglé ni choisi"),
+    ],
+)
+def test_figures_of_test_photos_are_not_called_those_of_fitting(texts, fitted, untouched):
+    run = RunFolder.open(SHIPPED_RUNS[0])
+    validation = run.record["figures"]["validation"]
+    said = cards.rates(run, "vit", texts)
+    assert fitted in said and untouched not in said and str(validation["n"]) in said
+    figures = {"validation": validation, "test": {**validation, "n": 77}}
+    said = cards.rates(replace(run, record={**run.record, "figures": figures}), "vit", texts)
+    assert untouched in said and fitted not in said and "77" in said
+
+
+def test_programs_get_what_is_described_to_them(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "copy")
+    predictors = [Predictor(tiny_run), Predictor(tmp_path / "copy")]
+    models = tuple(model_hash(predictor.run) for predictor in predictors)
+    page = ModelSet(predictors, Ensemble(models, (0.5, 0.5), 100, 90, (80, 85), confident_threshold=0.6))
+    reply = comparison_json(page.compare(make_photo(2, 1)))
+    described = TypeAdapter(ComparisonJson)
+    assert described.dump_python(described.validate_json(json.dumps(reply), strict=True)) == reply
+    assert reply["together"]["breeds"][0]["breed"] == "Beagle"
 
 
 @pytest.mark.parametrize(
@@ -87,21 +136,21 @@ def test_both_languages_say_everything_and_fill_in_the_same():
     ],
 )
 def test_models_agree_on_a_breed_or_on_none(answers, agree):
-    assert Comparison({str(i): prediction(answer) for i, answer in enumerate(answers)}, None).agree == agree
+    assert ModelAnswers({str(i): prediction(answer) for i, answer in enumerate(answers)}, None).agree == agree
 
 
-def test_a_joint_answer_weighs_its_models_and_is_called_none_only_by_all():
+def test_an_ensemble_weighs_its_models_and_is_called_none_only_by_all():
     labels = ("Pug", "Beagle", "Boxer")
-    joint = Ensemble(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.6)
+    ensemble = Ensemble(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.6)
     pug = prediction(answer_of("Pug", 0.8), (0.8, 0.1, 0.1))
     beagle = prediction(answer_of("Beagle", 0.9, "not_a_dog"), (0.05, 0.9, 0.05))
-    said = joint.answer({"b": beagle, "a": pug}, labels, top_k=2)
+    said = ensemble.answer({"b": beagle, "a": pug}, labels, top_k=2)
     expected = np.array([0.8**0.75 * 0.05**0.25, 0.1**0.75 * 0.9**0.25, 0.1**0.75 * 0.05**0.25])
     expected /= expected.sum()
     assert [each.breed for each in said.breeds] == ["Pug", "Beagle"] and said.verdict == "confident"
     assert [each.probability for each in said.breeds] == pytest.approx(expected[:2])
-    assert joint.answer({"a": beagle, "b": pug}, labels).breeds[0].breed == "Beagle"
-    assert joint.answer({"a": beagle, "b": beagle}, labels).verdict == "not_a_dog"
+    assert ensemble.answer({"a": beagle, "b": pug}, labels).breeds[0].breed == "Beagle"
+    assert ensemble.answer({"a": beagle, "b": beagle}, labels).verdict == "not_a_dog"
     strict = Ensemble(("a", "b"), (0.75, 0.25), 100, 90, (80, 85), confident_threshold=0.9)
     assert strict.answer({"a": pug, "b": beagle}, labels).verdict == "unsure"
 
@@ -118,30 +167,30 @@ def test_what_runs_reach_together_is_measured_kept_and_only_theirs(tiny_run, tmp
     runs = [predictor.run for predictor in predictors]
     labels = np.arange(2000) % 4
     good, bad = noisy(labels, 1.0, seed=1), noisy(labels, 2.0, seed=2)
-    joint = Ensemble.measure(runs, [good, bad], labels)
-    assert joint.num_photos == 2000 and sum(joint.weights) == pytest.approx(1) and joint.weights[0] > 0.6
-    assert joint.num_right_alone == tuple(int((p.argmax(1) == labels).sum()) for p in (good, bad))
-    assert joint.num_right == (pool([good, bad], np.array(joint.weights)).argmax(1) == labels).sum()
-    assert joint.is_better and joint.num_right > joint.num_right_alone[0]
+    ensemble = Ensemble.measure(runs, [good, bad], labels)
+    assert ensemble.num_photos == 2000 and sum(ensemble.weights) == pytest.approx(1) and ensemble.weights[0] > 0.6
+    assert ensemble.num_right_alone == tuple(int((p.argmax(1) == labels).sum()) for p in (good, bad))
+    assert ensemble.num_right == (pool([good, bad], np.array(ensemble.weights)).argmax(1) == labels).sum()
+    assert ensemble.is_better and ensemble.num_right > ensemble.num_right_alone[0]
     guess = np.full((2000, 4), 0.25)
     assert not Ensemble.measure(runs, [good, guess], labels).is_better
-    joint.save(tmp_path / "ensemble.json")
-    assert ensemble_of(predictors, tmp_path / "ensemble.json") == joint
-    assert ensemble_of(predictors, None) is None  # the shipped one is about others
+    ensemble.save(tmp_path / "ensemble.json")
+    assert load_ensemble(predictors, tmp_path / "ensemble.json") == ensemble
+    assert load_ensemble(predictors, None) is None  # the shipped one is about others
     facts = json.loads((tmp_path / "ensemble.json").read_text())
     (tmp_path / "ensemble.json").write_text(json.dumps({**facts, "models": ["x", "y"]}))
     with pytest.raises(UserError, match="about other runs"):
-        ensemble_of(predictors, tmp_path / "ensemble.json")
-    joint.save(tmp_path / "ensemble.json")
+        load_ensemble(predictors, tmp_path / "ensemble.json")
+    ensemble.save(tmp_path / "ensemble.json")
     reordered = Predictor(tiny_run)
     reordered.run = replace(reordered.run, labels=tuple(reversed(reordered.run.labels)))
     with pytest.raises(UserError, match="breeds in another order"):
-        ensemble_of([predictors[0], reordered], tmp_path / "ensemble.json")
+        load_ensemble([predictors[0], reordered], tmp_path / "ensemble.json")
     (tmp_path / "ensemble.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        ensemble_of(predictors, tmp_path / "ensemble.json")
+        load_ensemble(predictors, tmp_path / "ensemble.json")
     with pytest.raises(UserError, match="there is no file"):
-        ensemble_of(predictors, tmp_path / "nothing.json")
+        load_ensemble(predictors, tmp_path / "nothing.json")
 
 
 def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run, tmp_path):
@@ -157,7 +206,7 @@ def test_the_page_says_what_all_say_together_only_where_that_is_better(tiny_run,
         ) == said
 
 
-def test_models_of_the_same_name_are_told_apart_and_the_same_run_twice_is_refused(tiny_run, tmp_path):
+def test_models_of_the_same_name_get_different_names_and_the_same_run_twice_is_refused(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "other" / "tiny")
     models = ModelSet([Predictor(tiny_run), Predictor(tmp_path / "other" / "tiny")])
     assert models.names == [f"{tiny_run.parent.name}/tiny", "other/tiny"]
@@ -165,6 +214,6 @@ def test_models_of_the_same_name_are_told_apart_and_the_same_run_twice_is_refuse
         ModelSet([Predictor(tiny_run), Predictor(tiny_run)])
 
 
-def test_the_shipped_runs_are_those_of_the_shipped_joint_answer():
-    joint = ensemble_of([Predictor(run) for run in SHIPPED_RUNS], None)
-    assert joint is not None and joint.num_photos == 1200
+def test_the_shipped_runs_are_those_of_the_shipped_ensemble():
+    ensemble = load_ensemble([Predictor(run) for run in SHIPPED_RUNS], None)
+    assert ensemble is not None and ensemble.num_photos == 1200

@@ -594,8 +594,8 @@ def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5"])
     run_training_script(preset, None)
     runs = [RunFolder.open(tmp_path / f"vit-seed{seed}") for seed in (3, 5)]
-    assert [run.record["config"]["seed"] for run in runs] == [3, 5]
-    assert runs[0].record["data"]["split_hash"] != runs[1].record["data"]["split_hash"]
+    assert [run.record.config["seed"] for run in runs] == [3, 5]
+    assert runs[0].record.data.split_hash != runs[1].record.data.split_hash
     for argument, words in (("3,x", "whole numbers"), ("3,3", "twice"), ("7,3", "exists already")):
         monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", argument])
         with pytest.raises(SystemExit) as stop:
@@ -607,7 +607,7 @@ def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5,7", "--resume"])
     run_training_script(preset, None)
     assert (tmp_path / "vit-seed3" / "run.json").read_text() == before
-    assert RunFolder.open(tmp_path / "vit-seed7").record["config"]["seed"] == 7
+    assert RunFolder.open(tmp_path / "vit-seed7").record.config["seed"] == 7
 
 
 def test_evaluate_writes_all_that_it_found(tiny_run, photo_folder, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from conftest import make_photo, tiny_config
+from dogbreeds.training.trainer import Trainer, train
 from safetensors.torch import save_file
 from timm.models import register_model, vgg
 from timm.models.vgg import VGG
@@ -40,7 +41,6 @@ from dogbreeds.training.export import ServingModel, explain_dense, export_servin
 from dogbreeds.training.models.build import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
 from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
 from dogbreeds.training.options import LossName, OptimizerName, TrainConfig
-from dogbreeds.training.trainer import Trainer, train
 from dogbreeds.training.tuning import tune
 
 NAMES = ("a", "b", "c")
@@ -116,7 +116,7 @@ def config(tmp_path, model, **options) -> TrainConfig:
 
 def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Predictor:
     run = RunFolder.open(train(options))
-    assert np.isfinite(run.record["figures"]["validation"]["log_loss"])
+    assert np.isfinite(run.record.figures["validation"]["log_loss"])
     model = AutoModelForImageClassification.from_pretrained(run.path).eval()
     predictor, photo = Predictor(run), make_photo(1, 99)
     with torch.no_grad():

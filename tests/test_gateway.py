@@ -1,4 +1,4 @@
-"""The door of the running page: what gradio would serve beside the page, and how people have got in before."""
+"""The gateway of the running page: what gradio would serve beside the page, and how people have got in before."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, make_photo
 
 from dogbreeds.run_folder import DEFAULT_RUN
-from dogbreeds.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Gateway, RateLimiter, upload
+from dogbreeds.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Gateway, RateLimiter, upload_response
 from dogbreeds.serving.uploads import open_upload
 from tests.served_page import served_page
 
@@ -122,7 +122,7 @@ POSTS = [
 
 
 class Server:
-    """app.py in a process, asked as raw as an intruder does."""
+    """app.py in a process, with raw requests as an intruder sends them."""
 
     def __init__(self, folder: Path) -> None:
         self.uploads, self.watched = folder / "uploads", folder / "watched"
@@ -170,7 +170,7 @@ class Server:
         return status, json.loads(content)
 
     def answer(self, endpoint, data) -> str:
-        """What the stream of a question says at its end."""
+        """What the stream of a request says at its end."""
         status, said = self.post(f"/gradio_api/call/{endpoint}", {"data": data})
         assert status == 200, said
         return self.request("GET", f"/gradio_api/call/{endpoint}/{said['event_id']}")[2].decode()
@@ -181,15 +181,15 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("door"))
+    server = Server(tmp_path_factory.mktemp("gateway"))
     with server.running(DEFAULT_RUN):
         yield server
-    assert not server.files()  # who is told to stop leaves no photo behind
+    assert not server.files()  # a server that is terminated leaves no photo behind
 
 
 @pytest.fixture
 def photo(server, tmp_path):
-    """A photo that was uploaded, as a question names it."""
+    """A photo that was uploaded, as a request names it."""
     make_photo(2, 3).save(tmp_path / "dog.png")
     status, _, content = server.upload(b"dog.png", (tmp_path / "dog.png").read_bytes())
     assert status == 200
@@ -306,7 +306,7 @@ def test_nobody_passes_the_queue_by(server, photo):
         {"path": "OUTSIDE/notes.txt", "url": "http://127.0.0.1:PORT/", "is_stream": True},
     ],
 )
-def test_a_question_reads_no_file_but_uploads(server, endpoint, meta, file, tmp_path):
+def test_a_request_reads_no_file_but_uploads(server, endpoint, meta, file, tmp_path):
     (tmp_path / "notes.txt").write_text("root: mine")
     make_photo(2, 1).save(tmp_path / "dog.png")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -368,28 +368,28 @@ def test_an_upload_lands_where_uploads_lie(server, name):
     assert {path for folder in (ROOT, Path("/etc"), Path("/tmp")) for path in folder.glob("x*")} == before
 
 
-def test_an_upload_is_sent_whole_while_it_is_coded_anew_or_deleted(tmp_path):
+def test_an_upload_is_sent_whole_while_it_is_replaced_or_deleted(tmp_path):
     path = tmp_path / "dog.png"
     make_photo(2, 1, (640, 480)).save(path)
-    sent, content = upload(path), path.read_bytes()
+    sent, content = upload_response(path), path.read_bytes()
     open_upload(path)
-    anew = upload(path)
+    again = upload_response(path)
     path.unlink()
 
     async def body(response):
         return b"".join([part async for part in response.body_iterator])
 
-    for response in (sent, anew):
+    for response in (sent, again):
         assert response.headers["content-type"] == "image/png" and "content-disposition" not in response.headers
         received = asyncio.run(body(response))
         assert len(received) == int(response.headers["content-length"]) and (received == content) == (response is sent)
-    assert upload(path).status_code == 404
+    assert upload_response(path).status_code == 404
 
 
 @pytest.mark.parametrize("name", ["page.html", "page.svg", "page.xml", "page"])
 def test_an_upload_is_never_a_page_of_this_one(name, tmp_path):
     (tmp_path / name).write_text("<script>alert(1)</script>")
-    headers = upload(tmp_path / name).headers
+    headers = upload_response(tmp_path / name).headers
     assert headers["content-disposition"] == "attachment" and headers["content-type"] == "application/octet-stream"
 
 
@@ -398,7 +398,7 @@ def test_an_upload_that_is_too_large_is_refused_and_gone(server):
     assert status == 413 and b"maximum allowed size" in content
     assert all(path.stat().st_size < 43_000_000 for path in server.files())
     status, said = server.post("/gradio_api/call/predict", {"data": ["x" * 2_000_000]})
-    assert status == 413 and said["detail"].startswith("This question is too long")
+    assert status == 413 and said["detail"].startswith("This request is too long")
 
 
 def test_uploads_are_deleted_on_schedule(server, photo):

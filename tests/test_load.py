@@ -49,7 +49,7 @@ def test_who_goes_away_frees_their_place(page, samples):
 
 
 def test_a_full_queue_says_so_in_a_sentence(page, samples):
-    """More questions than wait are refused with 503, and nothing else goes wrong."""
+    """More requests than may wait are refused with 503, and nothing else goes wrong."""
     host, _ = page
 
     def ask(number: int) -> str:

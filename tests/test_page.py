@@ -204,7 +204,7 @@ def test_a_phones_photo_is_shown_and_loses_where_it_was_taken(page, uploads, tmp
     ("name", "content", "words"),
     [("empty.jpg", b"", "empty"), ("short.jpg", None, "cut short")],
 )
-def test_a_bad_file_is_told_in_a_sentence(page, tmp_path, name, content, words):
+def test_a_bad_file_is_explained_in_a_sentence(page, tmp_path, name, content, words):
     file = tmp_path / name
     if content is None:
         make_photo(0, 0, (400, 300)).save(file)
@@ -305,20 +305,20 @@ def test_people_who_ask_at_the_same_time_get_their_own_answers(server, tmp_path)
     assert "incomplete" in broken.result()["error"] and broken.result()["verdict"] is None
 
 
-def test_programs_get_typed_answers_as_the_page_tells_them(browser, server, language, tmp_path):
+def test_programs_get_typed_answers_as_the_page_shows_them(browser, server, language, tmp_path):
     with opened(browser, server, language) as page:
         page.get_by_text("S'en servir depuis un programme" if language == "fr" else "Use it from a program").click()
         page.wait_for_selector("#program code")
         python, curl = (block.text_content() for block in page.locator("#program pre code").all())
     make_photo(2, 3).save(tmp_path / "dog.jpg", quality=95)
-    told = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert told.stdout.count("'Beagle'") >= 2 and "'agree': False" in told.stdout
-    told = subprocess.run(["bash", "-c", curl], cwd=tmp_path, capture_output=True, text=True, check=True)
-    answer = json.loads(told.stdout.split("data: ")[1])[0]
+    done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.count("'Beagle'") >= 2 and "'agree': False" in done.stdout
+    done = subprocess.run(["bash", "-c", curl], cwd=tmp_path, capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout.split("data: ")[1])[0]
     assert answer["breeds"][0]["breed"] == "Beagle" and answer["model"] == "tiny" and answer["verdict"] == "confident"
 
 
-def test_endpoints_are_named_and_typed_and_no_others_are_told(server):
+def test_endpoints_are_named_and_typed_and_no_others_are_described(server):
     with urllib.request.urlopen(f"{server}/gradio_api/info") as reply:
         endpoints = json.load(reply)["named_endpoints"]
     assert set(endpoints) == {"/predict", "/compare"}
@@ -381,6 +381,13 @@ def test_a_port_in_use_is_one_line(server, tiny_run):
 def test_an_address_that_can_not_be_served_is_one_line(arguments, words):
     result = subprocess.run([sys.executable, "app.py", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--ensemble", "--joint"])
+def test_an_ensemble_by_either_name_of_the_option(option, tiny_run, tmp_path):
+    command = [sys.executable, "app.py", "--run-dir", tiny_run, option, tmp_path / "joint.json"]
+    result = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and f"there is no file '{tmp_path / 'joint.json'}'" in result.stderr
 
 
 def test_a_missing_run_folder_is_one_line(tmp_path):

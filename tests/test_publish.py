@@ -14,17 +14,17 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from conftest import ROOT, make_photo, tiny_config
+from dogbreeds.training.trainer import from_hub
 from huggingface_hub import ModelCard, metadata_load
 from packaging.requirements import Requirement
 from stand_in_hub import TOKEN, StandInHub
 
 from dogbreeds.errors import UserError
-from dogbreeds.hub import HubId
+from dogbreeds.hub import HubId, announce
 from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
-from dogbreeds.training.trainer import from_hub
 from tests.served_page import served_page
 
 CLOSED = "http://127.0.0.1:9"
@@ -166,12 +166,12 @@ def test_the_card_has_the_figures_as_the_hub_reads_them(tiny_run):
     data = ModelCard.load(tiny_run / "README.md").data
     assert (data.pipeline_tag, data.library_name, data.model_name) == ("image-classification", "transformers", "tiny")
     told = {(result.dataset_split, result.metric_name): result.metric_value for result in data.eval_results}
-    for split, figures in record["figures"].items():
+    for split, figures in record.figures.items():
         assert told[split, "top-1 accuracy"] == pytest.approx(figures["top1"], abs=5e-5)
         assert told[split, "top-3 accuracy"] == pytest.approx(figures["top3"], abs=5e-5)
         assert told[split, "expected calibration error"] == pytest.approx(figures["ece"], abs=5e-5)
     assert {result.task_type for result in data.eval_results} == {"image-classification"}
-    assert {result.dataset_name for result in data.eval_results} == {Path(record["config"]["data"]).name}
+    assert {result.dataset_name for result in data.eval_results} == {Path(record.config["data"]).name}
     assert "datasets" not in data.to_dict() and "base_model" not in data.to_dict()  # both are folders here
 
 
@@ -245,6 +245,7 @@ def space(tiny_run, tmp_path_factory):
 def test_a_space_is_lean(space):
     names = set(files_of(space))
     assert {"app.py", "README.md", "requirements.txt", "LICENSE", "dogbreeds/pretrained/tiny/run.json"} <= names
+    assert {f"dogbreeds/serving/page/locales/{language}.toml" for language in ("en", "fr")} <= names
     for part in ("training", "research", "mobilenet_v2", "safetensors", "predictions-", ".pyi"):
         assert not [name for name in names if part in name and name != "dogbreeds/predictions.py"], part
     assert (space / "requirements.txt").read_text() == (ROOT / "dogbreeds/serving/requirements.txt").read_text()
@@ -365,3 +366,14 @@ def test_without_the_package_of_zero_gpu_nothing_happens(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_missing"):  # not silently no ZeroGPU
         zero_gpu.declare()
+
+
+def test_of_several_processes_one_reports_what_comes_from_the_hub(here, tiny_run, monkeypatch, capsys):
+    publish_model(tiny_run, "me/run")
+    capsys.readouterr()
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        announce("me/run")
+        RunFolder.open("me/run")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("looking for me/run") and second.startswith("me/run on the Hugging Face Hub is me/run@")

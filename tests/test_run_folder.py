@@ -6,6 +6,7 @@ import pytest
 
 from dogbreeds import run_folder
 from dogbreeds.errors import UserError
+from dogbreeds.files import sha256, write_json
 from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 from dogbreeds.serving.predictor import Predictor
@@ -22,7 +23,7 @@ def test_a_run_brings_all_that_an_answer_needs(tiny_run):
     run = RunFolder.open(tiny_run)
     assert run.labels == ("Chihuahua", "Shih-Tzu", "Beagle", "Golden retriever")
     assert run.preprocessing.size == 32
-    assert run.record["data"]["split_hash"]
+    assert run.record.data.split_hash
     assert {path.name for path in tiny_run.iterdir()} == {
         *(f"{name}-{split}.csv" for name in TABLES for split in ("validation", "test")),
         "README.md",
@@ -69,10 +70,10 @@ def test_weights_may_be_left_out(copy_of_run):
 def test_a_model_with_another_number_of_labels_is_refused(copy_of_run):
     config = json.loads((copy_of_run / "config.json").read_text())
     config["id2label"]["4"] = "Pug"
-    run_folder.write_json(copy_of_run / "config.json", config)
+    write_json(copy_of_run / "config.json", config)
     record = json.loads((copy_of_run / "run.json").read_text())
-    record["sha256"]["config.json"] = run_folder.sha256(copy_of_run / "config.json")
-    run_folder.write_json(copy_of_run / "run.json", record)
+    record["sha256"]["config.json"] = sha256(copy_of_run / "config.json")
+    write_json(copy_of_run / "run.json", record)
     with pytest.raises(UserError, match=r"4 outputs.* 5 labels"):
         Predictor(copy_of_run)
 
@@ -129,6 +130,6 @@ def test_the_runs_that_come_with_the_project_are_whole_and_small(path):
     assert not (path / "model.safetensors").exists()
     predictions = Predictions.load(path / "predictions-validation.parquet")
     assert predictions.names == run.labels and len(predictions) == 1200
-    assert predictions.right.mean() == pytest.approx(run.record["figures"]["validation"]["top1"])
+    assert predictions.right.mean() == pytest.approx(run.record.figures["validation"]["top1"])
     for file in path.rglob("*"):  # nobody's business
         assert file.is_dir() or not re.search(rb"/(work|home|root|tmp)/\w", file.read_bytes())

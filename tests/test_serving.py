@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder
+from dogbreeds.training.trainer import train
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -18,7 +19,6 @@ from dogbreeds.serving.heat_map import MAX_SIDE, overlay
 from dogbreeds.serving.predictor import Predictor, evidence
 from dogbreeds.training.export import MAX_DIFFERENCE, ServingModel, export_serving_model
 from dogbreeds.training.models.build import build_model
-from dogbreeds.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def predictor(tiny_run):
 
 
 @pytest.mark.parametrize("label", range(4))
-def test_the_breed_is_told(predictor, label):
+def test_the_breed_is_recognised(predictor, label):
     prediction = predictor.predict(make_photo(label, 1234), top_k=3)
     assert prediction.breeds[0].breed == predictor.run.labels[label]
     probabilities = [candidate.probability for candidate in prediction.breeds]
@@ -38,7 +38,7 @@ def test_the_breed_is_told(predictor, label):
 
 def test_photos_answered_together_get_the_answers_they_get_alone(predictor):
     photos = [make_photo(label, 40 + label, size) for label, size in enumerate([(56, 48), (90, 40), (33, 71)])]
-    for photo, prediction in zip(photos, predictor.predict_together(photos, top_k=4), strict=True):
+    for photo, prediction in zip(photos, predictor.predict_images(photos, top_k=4), strict=True):
         alone = predictor.predict(photo, top_k=4)
         assert [c.breed for c in prediction.breeds] == [c.breed for c in alone.breeds]
         assert [c.probability for c in prediction.breeds] == pytest.approx([c.probability for c in alone.breeds])
@@ -47,33 +47,33 @@ def test_photos_answered_together_get_the_answers_they_get_alone(predictor):
 
 
 def test_those_who_ask_at_the_same_time_are_answered_together(predictor, monkeypatch):
-    asked, predict_together = [], predictor.predict_together
+    asked, predict_images = [], predictor.predict_images
 
     def slow(photos, top_k):
         asked.append(len(photos))
         time.sleep(0.2)  # the others come meanwhile
-        return predict_together(photos, top_k=top_k)
+        return predict_images(photos, top_k=top_k)
 
-    monkeypatch.setattr(predictor, "predict_together", slow)
-    together = BatchingPredictor(predictor, top_k=4)
+    monkeypatch.setattr(predictor, "predict_images", slow)
+    batching = BatchingPredictor(predictor, top_k=4)
     photos = [make_photo(number % 4, number) for number in range(20)]
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(together.predict, photos))
+        answers = list(pool.map(batching.predict, photos))
     assert sum(asked) == 20 and len(asked) < 8 and max(asked) <= MAX_BATCH_SIZE
     for photo, answer in zip(photos, answers, strict=True):
-        alone = predict_together([photo], top_k=4)[0]
+        alone = predict_images([photo], top_k=4)[0]
         assert [c.breed for c in answer.breeds] == [c.breed for c in alone.breeds]
         assert [c.probability for c in answer.breeds] == pytest.approx([c.probability for c in alone.breeds])
 
 
 def test_a_failure_reaches_all_who_wait_and_nobody_else(predictor, monkeypatch):
-    together = BatchingPredictor(predictor, top_k=1)
+    batching = BatchingPredictor(predictor, top_k=1)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         patch.setattr(
-            predictor, "predict_together", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
+            predictor, "predict_images", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
         )
-        together.predict(make_photo(0, 0))
-    assert together.predict(make_photo(0, 0)).breeds
+        batching.predict(make_photo(0, 0))
+    assert batching.predict(make_photo(0, 0)).breeds
 
 
 def test_the_region_is_in_shares_of_the_photo(predictor):

@@ -12,6 +12,7 @@ from conftest import ROOT, make_photo
 
 from dogbreeds import run_folder
 from dogbreeds.errors import UserError
+from dogbreeds.files import write_json
 from dogbreeds.predictions import Predictions
 from dogbreeds.research import serving_copy
 from dogbreeds.research.evaluate import evaluate, photos_of
@@ -52,7 +53,7 @@ def test_an_8_bit_copy_is_a_run_folder_without_what_only_training_needs(int8_cop
     run, original = RunFolder.open(int8_copy), RunFolder.open(tiny_run)
     assert run.is_8bit and not original.is_8bit
     assert run.labels == original.labels and run.preprocessing == original.preprocessing
-    assert run.record["config"] == original.record["config"] and run.record["data"] == original.record["data"]
+    assert run.record.config == original.record.config and run.record.data == original.record.data
 
 
 def test_an_8_bit_copy_answers_nearly_as_the_run(int8_copy, tiny_run):
@@ -150,7 +151,7 @@ def test_it_is_8_bit_where_that_is_faster(tiny_run, tmp_path, monkeypatch, capsy
     times = [{"median": value, "p95": value, "n": 1} for value in milliseconds]
     monkeypatch.setattr(serving_copy, "latencies", lambda predictors, photos: times)
     run = RunFolder.open(export_serving_copy(tiny_run, tmp_path / "copy", progress=False))
-    assert run.record["precision"] == precision and run.is_8bit == (precision == "int8")
+    assert run.record.precision == precision and run.is_8bit == (precision == "int8")
     assert not (run.path / "onnx" / ("model_quantized.onnx" if precision == "float32" else "model.onnx")).exists()
     said = "would be no faster here: 11.0 ms a photo instead of 10.0 ms: the copy is float32"
     assert (said in capsys.readouterr().err) == (precision == "float32")
@@ -160,13 +161,14 @@ def test_an_8_bit_copy_is_measured_and_calibrated_anew(int8_copy, tiny_run, phot
     predictor, original = Predictor(int8_copy), Predictor(tiny_run)
     record = predictor.run.record
     assert predictor.run.calibration != original.run.calibration
-    assert set(record["figures"]) == {"validation"}
-    assert "export_difference" not in record and record["precision"] == "int8"
-    assert record["float32_top1"] == original.run.record["figures"]["validation"]["top1"]
-    assert record["milliseconds_per_photo"].keys() == original.run.record["milliseconds_per_photo"].keys()
+    assert set(record.figures) == {"validation"}
+    assert record.export_difference is None and record.precision == "int8"
+    assert "export_difference" not in json.loads((int8_copy / "run.json").read_text())
+    assert record.float32_top1 == original.run.record.figures["validation"]["top1"]
+    assert record.milliseconds_per_photo.keys() == original.run.record.milliseconds_per_photo.keys()
     found = evaluate(predictor, photos_of(predictor, str(photo_folder), "validation"), progress=False)
-    figures = record["figures"]["validation"]
-    assert figures.keys() == original.run.record["figures"]["validation"].keys()
+    figures = record.figures["validation"]
+    assert figures.keys() == original.run.record.figures["validation"].keys()
     for name, value in found.figures.items():
         if name in figures:
             assert figures[name] == pytest.approx(value), name
@@ -220,7 +222,7 @@ def test_a_float32_copy_is_the_run_without_its_photos(tiny_run, tmp_path, monkey
     original = Predictor(tiny_run)
     assert np.array_equal(copy.logits(views(copy)), original.logits(views(original)))
     assert copy.run.calibration == original.run.calibration and not copy.run.is_8bit
-    assert copy.run.record["figures"] == original.run.record["figures"]
+    assert copy.run.record.figures == original.run.record.figures
     names = {path.name for path in copy.run.path.iterdir()}
     left_out = {"model.safetensors", *(path.name for path in tiny_run.glob("*-*.csv"))}
     assert names == {path.name for path in tiny_run.iterdir()} - left_out
@@ -247,7 +249,7 @@ def test_a_copy_of_an_8_bit_copy_is_refused(int8_copy, tmp_path):
 def test_a_damaged_serving_model_is_named(int8_copy, tmp_path, value):
     copy = shutil.copytree(int8_copy, tmp_path / "copy")
     record = json.loads((copy / "run.json").read_text())
-    run_folder.write_json(copy / "run.json", {**record, "serving_model": value})
+    write_json(copy / "run.json", {**record, "serving_model": value})
     with pytest.raises(UserError, match=r"run\.json is damaged: its serving_model is"):
         RunFolder.open(copy)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT, make_photo_folder, tiny_config
+from dogbreeds.training.trainer import Trainer, train
 from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
@@ -27,7 +28,6 @@ from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import PHASES, PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.saved_states import SavedStates
-from dogbreeds.training.trainer import Trainer, train
 
 
 def weights(run):
@@ -173,7 +173,7 @@ def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, 
     RunFolder.open(run)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
     train(tiny_config(photo_folder, tmp_path / "run", epochs=1, seed=1, overwrite=True))
-    assert RunFolder.open(run).record["config"]["seed"] == 1
+    assert RunFolder.open(run).record.config["seed"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
@@ -210,7 +210,7 @@ def test_early_stopping_keeps_the_best_epoch(photo_folder, tmp_path, monkeypatch
 
     monkeypatch.setattr(Trainer, "_validate", validate)
     run = train(tiny_config(photo_folder, tmp_path / "run", epochs=6, early_stopping_patience=2))
-    assert len(history(run)) == 4 and RunFolder.open(run).record["best_epoch"] == 2
+    assert len(history(run)) == 4 and RunFolder.open(run).record.best_epoch == 2
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in weights(run).items())
 
 
@@ -276,13 +276,13 @@ def test_two_processes_train_one_model(photo_folder, tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     record = RunFolder.open(run).record
-    assert record["hardware"].startswith("2 x")
-    assert record["figures"]["validation"]["n"] == record["data"]["num_validation"]
+    assert record.hardware.startswith("2 x")
+    assert record.figures["validation"]["n"] == record.data.num_validation
 
-    one = fitted(TrainConfig.from_dict({**record["config"], "batch_size": 8, "output_dir": str(tmp_path / "one")}))
-    assert record["data"]["split_hash"] == one.splits.split_hash
-    assert record["data"]["num_train"] % 8 == 0  # or the last batch would differ
-    assert record["best_epoch"] == 2  # so that its weights are the last
+    one = fitted(TrainConfig.from_dict({**record.config, "batch_size": 8, "output_dir": str(tmp_path / "one")}))
+    assert record.data.split_hash == one.splits.split_hash
+    assert record.data.num_train % 8 == 0  # or the last batch would differ
+    assert record.best_epoch == 2  # so that its weights are the last
     for name, tensor in one.trained_model.state_dict().items():
         torch.testing.assert_close(weights(run)[name], tensor, atol=1e-4, rtol=1e-3)
 

@@ -104,7 +104,7 @@ def test_one_photo_that_two_people_send_at_a_time(tmp_path):
     assert SECRET not in path.read_bytes() and [file.name for file in tmp_path.iterdir()] == ["dog.jpg"]
 
 
-def test_a_bad_upload_is_told_and_emptied(tmp_path):
+def test_a_bad_upload_is_reported_and_emptied(tmp_path):
     (tmp_path / "text.jpg").write_text("I am a text")
     with pytest.raises(BadImage, match="not a photo"):
         open_upload(tmp_path / "text.jpg")
@@ -157,7 +157,7 @@ def test_uploads_are_deleted_when_nobody_waits_for_the_rest(tiny_run, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_an_upload_that_is_gone_is_told(tiny_run, tmp_path):
+def test_an_upload_that_is_gone_is_reported(tiny_run, tmp_path):
     files = sent(tmp_path, [("a.png", png(1)), ("c.png", png(2))])
     files[0][1].unlink()
     rows = [row for batch in answer_many(Predictor(tiny_run), files) for row in batch]

@@ -72,7 +72,7 @@ class Entry:
     @property
     def seed(self) -> int:
         """The seed of its training."""
-        return int(self.run.record["config"]["seed"])
+        return int(self.run.record.config["seed"])
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class Group:
                     "cost": entry.cost,
                     "breeds": [dataclasses.asdict(breed) for breed in entry.breeds],
                     "history": list(entry.history),
-                    "command": entry.run.record["command"],
-                    "split_hash": entry.run.record["data"]["split_hash"],
-                    "versions": entry.run.record["versions"],
+                    "command": entry.run.record.command,
+                    "split_hash": entry.run.record.data.split_hash,
+                    "versions": entry.run.record.versions,
                 }
                 for entry in self.entries
             },
@@ -362,7 +362,7 @@ def _grouped(
         raise UserError(
             f"all runs are of one recipe, {recipes[0]!r}, and differ in the seed alone: name runs of another one too"
         )
-    keys = [(recipe, run.record["config"]["seed"]) for recipe, run in zip(recipes, runs, strict=True)]
+    keys = [(recipe, run.record.config["seed"]) for recipe, run in zip(recipes, runs, strict=True)]
     for index, key in enumerate(keys):
         if key in keys[:index]:
             twice = names[keys.index(key)]
@@ -376,9 +376,9 @@ def _grouped(
         if len({len(mine) for mine in of_recipe}) > 1:
             raise UserError(_why_not_grouped(members, names, predictions))
         for mine in of_recipe:
-            mine.sort(key=lambda index: runs[index].record["config"]["seed"])
+            mine.sort(key=lambda index: runs[index].record.config["seed"])
         groups += [list(group) for group in zip(*of_recipe, strict=True)]
-    return sorted(groups, key=lambda group: runs[group[0]].record["config"]["seed"])
+    return sorted(groups, key=lambda group: runs[group[0]].record.config["seed"])
 
 
 def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: Sequence[Predictions]) -> str:
@@ -414,18 +414,18 @@ def _recipe_names(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     """A name for each run's recipe: that of its first run, without the seed where there are several."""
 
     def options(run: RunFolder) -> str:
-        config = run.record["config"]
+        config = run.record.config
         with suppress(UserError):  # what this version does not know counts as it is recorded
             config = {**config, **TrainConfig.from_dict(config).to_dict()}
         kept = {key: value for key, value in config.items() if key not in NOT_THE_RECIPE}
         if config.get("images_per_breed") is None:  # else the seed draws other photos from the same data
-            kept["data"] = run.record["data"]["fingerprint"]
+            kept["data"] = run.record.data.fingerprint
         return json.dumps([kept, run.is_8bit], sort_keys=True)
 
     recipes = [options(run) for run in runs]
     named: dict[str, str] = {}
     for run, name, recipe in zip(runs, names, recipes, strict=True):
-        seed = run.record["config"]["seed"]
+        seed = run.record.config["seed"]
         without_seed = re.sub(rf"[-_]?(seed|s)?[-_]?{seed}$", "", name) or name
         named.setdefault(recipe, without_seed if recipes.count(recipe) > 1 else name)
     if len(set(named.values())) < len(named):  # two recipes whose names differ in nothing but the seed
@@ -446,7 +446,7 @@ def _costs(
     costs = []
     for predictor, milliseconds in zip(predictors, timed, strict=True):
         record = predictor.run.record
-        stages = [record["seconds"], record.get("base_run", {}).get("seconds", {})]
+        stages = [record.seconds, record.base_run.seconds if record.base_run else {}]
         costs.append(
             {
                 **fixed_cost(predictor.run),
@@ -454,7 +454,7 @@ def _costs(
                 "training_seconds": sum(
                     seconds.get(part, 0.0) for seconds in stages for part in ("features", "training")
                 ),
-                "training_hardware": record["hardware"],
+                "training_hardware": record.hardware,
             }
         )
     return costs, what

@@ -19,11 +19,12 @@ from dogbreeds import metrics
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
+from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import on_all_cores, processor
 from dogbreeds.predictions import Predictions
-from dogbreeds.run_folder import RunFolder, predictions_file, whole_or_absent, write_json
+from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_splits
 from dogbreeds.training.breed_metrics import compute_figures
@@ -247,9 +248,9 @@ def fixed_cost(run: RunFolder) -> dict[str, Any]:
         `model_megabytes` (10^6 bytes).
     """
     return {
-        "num_parameters": run.record["num_parameters"],
-        "num_trained_parameters": run.record["num_trained_parameters"],
-        "flops_per_photo": run.record.get("flops_per_photo"),
+        "num_parameters": run.record.num_parameters,
+        "num_trained_parameters": run.record.num_trained_parameters,
+        "flops_per_photo": run.record.flops_per_photo,
         "model_megabytes": run.onnx.stat().st_size / 1e6,
     }
 
@@ -307,7 +308,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
         except OtherData as error:
             raise UserError(f"{data!r} has no {split} split, and {error}") from None
     photos = given[split]
-    if run.record["config"]["breeds"]:  # a run on a part of the breeds is evaluated on that part
+    if run.record.config["breeds"]:  # a run on a part of the breeds is evaluated on that part
         known = [label for label, name in enumerate(photos.names) if name in run.labels]
         kept = np.flatnonzero(np.isin(photos.labels, known))
         if len(kept) < len(photos):
@@ -351,9 +352,9 @@ def splits_of(run: RunFolder, data: str, names: Sequence[str]) -> dict[str, Phot
 
 def _split_again(run: RunFolder, data: str) -> dict[str, Photos]:
     # Each photo is read once or twice here: not enough to fill the disk with a pixel cache.
-    config = TrainConfig.from_dict(run.record["config"]).replace(data=data, cache="off")
+    config = TrainConfig.from_dict(run.record.config).replace(data=data, cache="off")
     splits = load_data(config, progress=False)
-    if splits.split_hash != run.record["data"]["split_hash"]:
+    if splits.split_hash != run.record.data.split_hash:
         raise OtherData(f"it is not the data that the run {run.name!r} was trained on")
     found = {"train": splits.train, "validation": splits.validation}
     return found if splits.test is None else {**found, "test": splits.test}

@@ -38,7 +38,7 @@ class PhotoFinder:
         """
         if data is not None:
             return cls(data)
-        named = list(dict.fromkeys(str(run.record["config"]["data"]) for run in runs))
+        named = list(dict.fromkeys(str(run.record.config["data"]) for run in runs))
         for folder in filter(os.path.isdir, named):
             try:
                 return cls(folder)

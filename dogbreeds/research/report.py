@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dogbreeds import metrics
+from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import open_image
 from dogbreeds.research import plots
 from dogbreeds.research.compare import Comparison, Entry, Group, Pair, mean_and_deviation
@@ -30,8 +31,7 @@ from dogbreeds.research.document import (
     to_html,
     to_markdown,
 )
-from dogbreeds.run_folder import whole_or_absent, write_json
-from dogbreeds.serving.ensemble import JOINT, Ensemble
+from dogbreeds.serving.ensemble import ENSEMBLE_FILE, Ensemble
 from dogbreeds.serving.heat_map import overlay
 
 NUM_CONFUSED = 6
@@ -119,7 +119,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
             [entry.run for entry in entries],
             [entry.predictions.probabilities for entry in entries],
             comparison.main.predictions.labels,
-        ).save(unfinished / JOINT)
+        ).save(unfinished / ENSEMBLE_FILE)
         for entry in comparison.main.entries:
             entry.predictions.write_tables(unfinished, f"-{_file_name(comparison.main, entry)}")
 
@@ -512,21 +512,21 @@ def _provenance(comparison: Comparison) -> Table:
     rows = []
     for group, entry in [(each, entry) for each in comparison.groups for entry in each.entries]:
         record = entry.run.record
-        config, data = record["config"], record["data"]
-        base = [record["base_run"]["command"]] if "base_run" in record else []
+        config, data = record.config, record.data
+        base = [record.base_run.command] if record.base_run else []
         rows.append(
             [
                 entry.name,
-                " then ".join(f"`{command}`" for command in [*base, record["command"]]),
+                " then ".join(f"`{command}`" for command in [*base, record.command]),
                 "random weights" if config["from_scratch"] else f"`{config['model']}`",
-                f"`{config['data']}`: {data['num_train']:,} training, {data['num_validation']:,} validation, "
-                f"{data['num_test']:,} test photos",
-                f"`{data['split_hash'][:16]}`",
+                f"`{config['data']}`: {data.num_train:,} training, {data.num_validation:,} validation, "
+                f"{data.num_test:,} test photos",
+                f"`{data.split_hash[:16]}`",
                 f"`{group.photos_hash[:16]}`",
                 str(entry.seed),
-                f"{record['best_epoch']} of {record['num_epochs']}",
-                _versions(record["versions"]),
-                record["hardware"],
+                f"{record.best_epoch} of {record.num_epochs}",
+                _versions(record.versions),
+                record.hardware,
             ]
         )
     return Table(header, rows)

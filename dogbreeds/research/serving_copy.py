@@ -1,21 +1,23 @@
-"""The serving part of a run, to be given away: what answers are computed from, without the weights for PyTorch."""
+"""Copy the part of a run that serving needs, in float32 or 8-bit numbers, without the weights for PyTorch."""
 
 import shlex
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from dogbreeds import metrics, run_folder
+from dogbreeds import metrics, run_folder, split_file
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
+from dogbreeds.files import whole_or_absent
 from dogbreeds.images import open_image
 from dogbreeds.machine import processor
 from dogbreeds.model_card import model_card
+from dogbreeds.record import RunRecord
 from dogbreeds.research.evaluate import classify, latencies, splits_of
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
@@ -24,28 +26,28 @@ from dogbreeds.training.breed_metrics import compute_figures
 Precision = Literal["auto", "int8", "float32"]
 
 MAX_TOP1_LOSS = 0.003
-"""How much of its top-1 on the validation photos a model may lose to 8-bit arithmetic, as a share of the photos."""
+"""How much validation top-1 a model may lose to 8-bit arithmetic, as a share of the photos."""
 
 
 class NotWorthIt(UserError):
-    """8-bit arithmetic would cost too many right answers, or save no time."""
+    """8-bit arithmetic would lose too many right answers, or save no time."""
 
 
 def export_serving_copy(
     run_dir: Path, output: Path, *, precision: Precision = "auto", data: str | None = None, progress: bool = True
 ) -> Path:
-    """Write a run folder that answers as a run does, and is a small part of it.
+    """Write a run folder with the files of a run that serving needs.
 
-    With "float32" it is the run's own model, with its figures. With "int8" it computes with 8-bit numbers, which makes
-    it less than a third of the size, and on most CPUs faster; the copy is measured and calibrated anew on the run's
-    validation photos. Figures of other splits are left out, for the 8-bit model was not measured on them. With "auto"
-    it is 8-bit where that is faster here and costs no more than `MAX_TOP1_LOSS`, otherwise float32, which is said.
+    With "float32" it has the run's own model and figures. With "int8" its model computes with 8-bit numbers, which
+    makes it less than a third of the size and on most CPUs faster; it is measured and calibrated again on the run's
+    validation photos, and has no figures of other splits. "auto" is "int8" where that is faster here and costs no more
+    than `MAX_TOP1_LOSS`, otherwise "float32", which is reported.
 
     Args:
         run_dir: The run.
         output: The folder to make.
         precision: Of the arithmetic.
-        data: Where the run's photos are now; by default where its training found them. "float32" needs none.
+        data: The path or id of the run's data now; by default that of its training. "float32" does not read it.
         progress: Show progress bars.
 
     Returns:
@@ -53,15 +55,17 @@ def export_serving_copy(
 
     Raises:
         UserError: The run is damaged or 8-bit already, `output` exists, the photos are not the run's, or, with "int8",
-            it would cost too many right answers.
+            it would lose too many right answers.
     """
     run = RunFolder.open(run_dir)
     if run.is_8bit:
         raise UserError(f"{str(run_dir)!r} is an 8-bit copy already: name the run that it was made from")
     command = ["export", str(run_dir), "--output", str(output), "--precision", precision]
     command += [] if data is None else ["--data", data]
-    with run_folder.whole_or_absent(output) as partial:
+    with whole_or_absent(output) as partial:
         _copy_files(run, partial, run_folder.CONFIG, run_folder.PREPROCESSOR, run_folder.HISTORY)
+        if (run.path / split_file.SPLITS).exists():  # runs of older versions have none
+            _copy_files(run, partial, split_file.SPLITS)
         (partial / run_folder.ONNX).parent.mkdir()
         record = None
         if precision != "float32":
@@ -73,20 +77,20 @@ def export_serving_copy(
                 print(f"{error}: the copy is float32", file=sys.stderr)
                 (partial / run_folder.ONNX_8BIT).unlink()
         record = record or _copy_float32(run, partial)
-        record = {
-            **record,
-            "precision": "float32" if record.get("serving_model") is None else "int8",
-            "export_command": shlex.join(["python", "-m", "dogbreeds", *command]),
-        }
+        record = replace(
+            record,
+            precision="float32" if record.serving_model == run_folder.ONNX else "int8",
+            export_command=shlex.join(["python", "-m", "dogbreeds", *command]),
+        )
         card = model_card(output.name, record, run.labels)
         (partial / run_folder.CARD).write_text(card, encoding="utf-8")
         run_folder.commit(partial, output, record)
     return output
 
 
-def _copy_float32(run: RunFolder, partial: Path) -> dict[str, Any]:
-    """Copy the model and the predictions as they are; the record."""
-    _copy_files(run, partial, run_folder.ONNX, *(predictions_file(split) for split in run.record["figures"]))
+def _copy_float32(run: RunFolder, partial: Path) -> RunRecord:
+    """Copy the model and the predictions; the record of the copy."""
+    _copy_files(run, partial, run_folder.ONNX, *(predictions_file(split) for split in run.record.figures))
     return run.record
 
 
@@ -98,14 +102,12 @@ def _copy_files(run: RunFolder, partial: Path, *names: str) -> None:
             raise UserError(f"can't copy {str(run.path / name)!r}: {error.strerror}") from None
 
 
-def _make_8bit(
-    run: RunFolder, partial: Path, data: str | None, *, must_be_faster: bool, progress: bool
-) -> dict[str, Any]:
-    """Make the 8-bit model of training photos, judge and calibrate it on the validation photos; the record."""
-    from dogbreeds.training.quantize import NUM_PHOTOS, quantize_onnx  # takes a second, which a float32 copy is spared
+def _make_8bit(run: RunFolder, partial: Path, data: str | None, *, must_be_faster: bool, progress: bool) -> RunRecord:
+    """Make the 8-bit model with training photos, evaluate and calibrate it on the validation photos; its record."""
+    from dogbreeds.training.quantize import NUM_PHOTOS, quantize_onnx  # takes a second, which a float32 copy saves
 
     try:
-        splits = splits_of(run, data or run.record["config"]["data"], ["train", "validation"])
+        splits = splits_of(run, data or run.record.config["data"], ["train", "validation"])
     except UserError as error:
         raise UserError(f"{error}; name the run's photos with --data, or copy it with --precision float32") from None
     train, validation = splits["train"], splits["validation"]
@@ -113,7 +115,7 @@ def _make_8bit(
     opened = (open_image(train.sources[index], at_least=run.preprocessing.decoded_side) for index in some)
     pixels = np.stack([run.preprocessing(image) for image in opened])
     stay_float32 = quantize_onnx(run.onnx, partial / run_folder.ONNX_8BIT, pixels)
-    copy = replace(run, path=partial, record={**run.record, "serving_model": run_folder.ONNX_8BIT})
+    copy = replace(run, path=partial, record=replace(run.record, serving_model=run_folder.ONNX_8BIT))
     float32, int8 = Predictor(run), Predictor(copy)
     expected, answers = (classify(predictor, validation, progress=progress) for predictor in (float32, int8))
     float32_top1, top1 = (metrics.top_k_accuracy(found.logits, found.labels, 1) for found in (expected, answers))
@@ -129,12 +131,12 @@ def _make_8bit(
             f"photo instead of {float32_milliseconds['median']:.1f} ms"
         )
     calibration = Calibration.fit(answers.logits, answers.labels)
-    predictions = answers.predictions(replace(copy, calibration=calibration))
+    predictions = answers.predictions(replace(copy, record=replace(copy.record, calibration=calibration)))
     predictions.save(partial / predictions_file("validation"))
-    record = {
-        **copy.record,
-        "calibration": calibration.to_dict(),
-        "figures": {
+    return replace(
+        copy.record,
+        calibration=calibration,
+        figures={
             "validation": {
                 **compute_figures(predictions.probabilities, answers.labels, softmax(answers.logits)),
                 **answer_rates(answers.logits, answers.labels, calibration, run.labels),
@@ -142,11 +144,10 @@ def _make_8bit(
                 "photos_per_second": len(predictions) / answers.seconds,
             }
         },
-        "float32_top1": float32_top1,
-        "float32_products": stay_float32,
-        "export_hardware": processor(),  # that of the times here
-        "milliseconds_per_photo": milliseconds,
-        "float32_milliseconds_per_photo": float32_milliseconds,
-    }
-    record.pop("export_difference", None)  # between the float32 model and PyTorch
-    return record
+        float32_top1=float32_top1,
+        float32_products=stay_float32,
+        export_hardware=processor(),  # on which the times here were measured
+        milliseconds_per_photo=milliseconds,
+        float32_milliseconds_per_photo=float32_milliseconds,
+        export_difference=None,  # was of the float32 model and PyTorch
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dogbreeds.errors import UserError
+from dogbreeds.record import RunRecord
 from dogbreeds.research.document import Block, Heading, Table, Text, to_html, to_markdown
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.training.config_file import ABOUT, read_config_file
@@ -147,29 +148,26 @@ def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierR
             continue
         run = RunFolder.open(runs / row.name)
         done.append((row, run))
-        try:
-            cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
-            changed = _changed(row.config(runs).to_dict(), run.record["config"])
-        except KeyError as error:
-            raise UserError(f"the run folder {str(run.path)!r} is damaged: run.json has no {error}") from None
+        cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
+        changed = _changed(row.config(runs).to_dict(), run.record.config)
         if changed:
             told = ", ".join(f"{name} {value!r}" for name, value in changed.items())
             remarks.append(f"{row.name} was not trained as its command says, but with {told}.")
     return EarlierSystems(cells, [*_split_remarks([run for _, run in done]), *remarks])
 
 
-def _figures(record: dict[str, Any]) -> list[str]:
+def _figures(record: RunRecord) -> list[str]:
     """The cells of a run, from `HEADER`'s validation top-1 to its hardware."""
-    figures, seconds = record["figures"], record["seconds"]
+    figures, seconds = record.figures, record.seconds
     top1 = [f"{figures[split]['top1']:.1%}" if split in figures else "–" for split in ("validation", "test")]
     training = seconds["training"] + seconds.get("features", 0.0)
     return [
         *top1,
-        str(record["num_epochs"]),
+        str(record.num_epochs),
         f"{training:,.0f}",
-        f"{record['milliseconds_per_photo']['median']:.1f}",
-        f"{record['num_parameters']:,}",
-        record["hardware"],
+        f"{record.milliseconds_per_photo['median']:.1f}" if record.milliseconds_per_photo else "–",
+        f"{record.num_parameters:,}",
+        record.hardware,
     ]
 
 
@@ -194,7 +192,7 @@ def _split_remarks(runs: Sequence[RunFolder]) -> list[str]:
     remarks = []
     by_breeds: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for run in runs:
-        by_breeds.setdefault(run.labels, {}).setdefault(run.record["data"]["split_hash"], []).append(run.name)
+        by_breeds.setdefault(run.labels, {}).setdefault(run.record.data.split_hash, []).append(run.name)
     for breeds, splits in by_breeds.items():
         usual = max(splits.values(), key=len)
         for names in splits.values():

@@ -16,6 +16,7 @@ from optuna.visualization.matplotlib import (
     plot_param_importances,
 )
 
+from dogbreeds.files import atomic_write
 from dogbreeds.research import plots
 from dogbreeds.research.document import Block, Charts, Heading, LargeChart, Picture, Table, Text, to_html
 from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study
@@ -33,9 +34,8 @@ def write_tuning_report(folder: Path, output: Path) -> None:
         folder: A study folder with a complete trial.
         output: The HTML file; one that exists is replaced.
     """
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(to_html(content(open_study(folder))), encoding="utf-8")
-    temporary.replace(output)
+    with atomic_write(output) as temporary:
+        temporary.write_text(to_html(content(open_study(folder))), encoding="utf-8")
 
 
 def summary(folder: Path) -> str:

@@ -1,45 +1,42 @@
-"""What programs get from the page, and how they ask."""
+"""The replies that programs get from the page, and examples of how to ask for them."""
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
+
+from dogbreeds.answers import BreedProbability
 from dogbreeds.breeds import GROUPS
-from dogbreeds.serving.model_set import Comparison
+from dogbreeds.calibration import Verdict
+from dogbreeds.serving.model_set import ModelAnswers
 from dogbreeds.serving.predictor import Prediction
 
-_TEXT_OR_NULL = {"anyOf": [{"type": "string"}, {"type": "null"}]}
-_ANSWER_SCHEMA: dict[str, Any] = {
-    "verdict": {"anyOf": [{"enum": ["confident", "unsure", "not_a_dog"]}, {"type": "null"}]},
-    "breeds": {
-        "type": "array",
-        "items": {
-            "type": "object",
-            "properties": {"breed": {"type": "string"}, "probability": {"type": "number"}},
-        },
-    },
-    "candidates": {"type": "array", "items": {"type": "string"}},
-    "group": {"anyOf": [{"enum": list(GROUPS)}, {"type": "null"}]},
-}
-PREDICTION_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "description": "The answer of one model; `error` says why there is none.",
-    "properties": {
-        **_ANSWER_SCHEMA,
-        "model": {"type": "string"},
-        "seconds": {"type": "number"},
-        "error": _TEXT_OR_NULL,
-    },
-}
-COMPARISON_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "description": "The answers of all models, whether the best of each is the same, and their joint answer where that "
-    "was measured to be the better one.",
-    "properties": {
-        "answers": {"type": "array", "items": PREDICTION_SCHEMA},
-        "agree": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
-        "together": {"anyOf": [{"type": "object", "properties": _ANSWER_SCHEMA}, {"type": "null"}]},
-        "error": _TEXT_OR_NULL,
-    },
-}
+
+class AnswerJson(TypedDict):
+    """An answer to one photo: a model's, or the joint one; null and empty where there is none."""
+
+    verdict: Verdict | None
+    breeds: list[BreedProbability]
+    candidates: list[str]
+    group: Annotated[str, Field(json_schema_extra={"enum": [*GROUPS]})] | None
+
+
+class PredictionJson(AnswerJson):
+    """The answer of one model; `error` says why there is none."""
+
+    model: str
+    seconds: float
+    error: str | None
+
+
+class ComparisonJson(TypedDict):
+    """The answers of all models, whether they agree, and their joint answer where that was measured to be better."""
+
+    answers: list[PredictionJson]
+    agree: bool | None
+    together: AnswerJson | None
+    error: str | None
+
 
 PYTHON = """
 from gradio_client import Client, handle_file
@@ -55,19 +52,19 @@ EVENT=$(curl -s {url}/gradio_api/call/predict -H 'Content-Type: application/json
   | tr -d '{{}}"' | cut -d: -f2)
 curl -sN {url}/gradio_api/call/predict/$EVENT
 """.lstrip()
-"""What the page tells programmers; a test runs both."""
+"""The examples that the page shows; a test runs both."""
 
 
 def prediction_json(model: str, prediction: Prediction) -> dict[str, Any]:
-    """One model's answer, as `PREDICTION_SCHEMA` tells."""
+    """One model's answer, a `PredictionJson`."""
     return {**prediction.to_dict(), "model": model, "seconds": prediction.seconds, "error": None}
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """All models' answers, as `COMPARISON_SCHEMA` tells."""
+def comparison_json(answers: ModelAnswers) -> dict[str, Any]:
+    """All models' answers, a `ComparisonJson`."""
     return {
-        "answers": [prediction_json(*item) for item in comparison.predictions.items()],
-        "agree": comparison.agree,
-        "together": comparison.together and comparison.together.to_dict(),
+        "answers": [prediction_json(*item) for item in answers.predictions.items()],
+        "agree": answers.agree,
+        "together": answers.ensemble and answers.ensemble.to_dict(),
         "error": None,
     }

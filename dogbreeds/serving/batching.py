@@ -1,4 +1,4 @@
-"""Photos of people who ask at the same time, answered together."""
+"""Photos of several people who ask at the same time, answered in one forward pass."""
 
 import threading
 from concurrent.futures import Future
@@ -12,33 +12,33 @@ MAX_BATCH_SIZE = 8
 
 
 class BatchingPredictor:
-    """Answers one photo for each caller; photos that come while others are being answered go through the model as one.
+    """Answers one photo for each caller. Photos that arrive while others are being answered become one batch.
 
-    A single caller waits for nobody: whoever comes first computes, with all who are waiting by then.
+    A single caller waits for nobody: the first to arrive computes, with all who are waiting by then.
     """
 
     def __init__(self, predictor: Predictor, *, top_k: int) -> None:
         self.run = predictor.run
         self._predictor, self._top_k = predictor, top_k
         self._waiting: list[tuple[Image.Image, Future[Prediction]]] = []
-        self._changing, self._computing = threading.Lock(), threading.Lock()
+        self._waiting_lock, self._computing_lock = threading.Lock(), threading.Lock()
 
     def predict(self, photo: Image.Image) -> Prediction:
-        """Answer an upright RGB photo; to be called from several threads."""
-        mine: Future[Prediction] = Future()
-        with self._changing:
-            self._waiting.append((photo, mine))
-        while not mine.done():
-            with self._computing:
-                if not mine.done():
+        """Answer an upright RGB photo; may be called from several threads."""
+        future: Future[Prediction] = Future()
+        with self._waiting_lock:
+            self._waiting.append((photo, future))
+        while not future.done():
+            with self._computing_lock:
+                if not future.done():
                     self._compute()
-        return mine.result()
+        return future.result()
 
     def _compute(self) -> None:
-        with self._changing:
+        with self._waiting_lock:
             batch, self._waiting = self._waiting[:MAX_BATCH_SIZE], self._waiting[MAX_BATCH_SIZE:]
         try:
-            predictions = self._predictor.predict_together([photo for photo, _ in batch], top_k=self._top_k)
+            predictions = self._predictor.predict_images([photo for photo, _ in batch], top_k=self._top_k)
         except BaseException as error:
             for _, future in batch:
                 future.set_exception(error)

@@ -1,4 +1,4 @@
-"""Several runs answering together, where that was measured to be right more often than the best of them alone."""
+"""The joint answer of several runs, used where it was measured to be right more often than the best run alone."""
 
 import json
 from collections.abc import Sequence
@@ -10,27 +10,28 @@ import numpy as np
 from dogbreeds.answers import Answer, answers_of
 from dogbreeds.calibration import CONFIDENT_ACCURACY, Verdict, lowest_threshold, softmax
 from dogbreeds.errors import UserError
-from dogbreeds.run_folder import PRETRAINED, RunFolder, serving_files, write_json
+from dogbreeds.files import write_json
+from dogbreeds.run_folder import PRETRAINED, RunFolder
 from dogbreeds.serving.predictor import Prediction
 
-JOINT = "ensemble.json"
-SHIPPED_ENSEMBLE = PRETRAINED / JOINT
-"""What the two runs that come with the project reach together."""
+ENSEMBLE_FILE = "ensemble.json"
+SHIPPED_ENSEMBLE = PRETRAINED / ENSEMBLE_FILE
+"""The ensemble of the two runs that come with the project."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What some runs reach together on photos that none of them was trained on; written by `compare`."""
+    """How to pool the answers of some runs, as measured on photos that none was trained on; written by `compare`."""
 
     models: tuple[str, ...]
     """The SHA-256 of each run's model."""
     weights: tuple[float, ...]
-    """How much each run's answer counts, summing to 1: those with the least log-loss on these photos."""
+    """The weight of each run's answer, summing to 1; chosen for the least log-loss on these photos."""
     num_photos: int
     num_right: int
-    """Of the joint answers."""
+    """Right joint answers."""
     num_right_alone: tuple[int, ...]
-    """Of each run's own."""
+    """Right answers of each run alone."""
     confident_threshold: float
     """A joint answer whose probability is at least this is called confident; see `Calibration`."""
 
@@ -41,12 +42,12 @@ class Ensemble:
 
     @classmethod
     def measure(cls, runs: Sequence[RunFolder], probabilities: Sequence[np.ndarray], labels: np.ndarray) -> "Ensemble":
-        """Compare joint with single answers.
+        """Fit the weights, and count right answers of the ensemble and of each run.
 
         Args:
             runs: At least two, with the same classes.
-            probabilities: Of each run `(N, C)`, calibrated.
-            labels: `(N,)`.
+            probabilities: For each run `(N, C)`, calibrated.
+            labels: `(N,)`, the right classes.
         """
         weights = _fit_weights(probabilities, labels)
         pooled = pool(probabilities, weights)
@@ -63,10 +64,10 @@ class Ensemble:
     def answer(self, predictions: dict[str, Prediction], labels: Sequence[str], *, top_k: int = 5) -> Answer:
         """The joint answer to one photo.
 
-        It is called not a dog if all runs say so: on everyday photos the worst of them says it too often.
+        The verdict is `not_a_dog` if all runs say so: on everyday photos the worst of them says it too often.
 
         Args:
-            predictions: By the `model_hash` of each run.
+            predictions: Each run's prediction, by its `model_hash`.
             labels: The name of each class.
             top_k: How many breeds to name.
         """
@@ -92,12 +93,14 @@ class Ensemble:
             lists = {name: tuple(facts[name]) for name in ("models", "weights", "num_right_alone")}
             return cls(**{**facts, **lists})
         except FileNotFoundError:
-            raise UserError(f"there is no file {str(path)!r}: name the {JOINT} of a folder that compare made") from None
+            raise UserError(
+                f"there is no file {str(path)!r}: name the {ENSEMBLE_FILE} of a folder that compare made"
+            ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{str(path)!r} is damaged ({error}): make it anew with compare") from None
+            raise UserError(f"{str(path)!r} is damaged ({error}): create it again with compare") from None
 
     def is_of(self, runs: Sequence[RunFolder]) -> bool:
-        """Whether it was measured with these very models."""
+        """Whether it was measured with exactly these models."""
         return sorted(self.models) == sorted(model_hash(run) for run in runs)
 
 
@@ -108,8 +111,8 @@ def pool(probabilities: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray
     See Genest and Zidek 1986, "Combining Probability Distributions" (https://doi.org/10.1214/ss/1177013825).
 
     Args:
-        probabilities: Of each model `(N, C)`.
-        weights: Of each model, summing to 1.
+        probabilities: For each model `(N, C)`.
+        weights: For each model, summing to 1.
 
     Returns:
         `(N, C)`, rows summing to 1.
@@ -130,4 +133,4 @@ def _fit_weights(probabilities: Sequence[np.ndarray], labels: np.ndarray) -> np.
 
 def model_hash(run: RunFolder) -> str:
     """The SHA-256 of the model that answers, from run.json, which was checked when the run was opened."""
-    return str(run.record["sha256"][serving_files(run.record)[-1]])
+    return run.record.sha256[run.record.serving_model]

@@ -1,4 +1,4 @@
-"""The picture that shows where a model looked."""
+"""The picture of a heat map over its photo."""
 
 import numpy as np
 from PIL import Image
@@ -6,20 +6,20 @@ from PIL import Image
 from dogbreeds.serving.predictor import Prediction
 
 MAX_SIDE = 800
-"""The picture is made for a screen: at most this many pixels on its longer side."""
+"""Pixels of the longer side, at most: enough for a screen."""
 
 _COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
-"""Five points of the colour map "inferno", from cold to hot; its lightness rises evenly, so it reads without colour."""
+"""Five colours of matplotlib's "inferno", from low to high; its lightness rises evenly, so it reads without colour."""
 
 _OPACITY = (0.15, 0.7)
-"""Of the colours over the photo, where the heat is 0 and where it is 1."""
+"""Of the colours over the photo, where the heat map is 0 and where it is 1."""
 
 
 def overlay(photo: Image.Image, prediction: Prediction) -> Image.Image:
     """Lay the heat map, if there is one, over the photo; what lies outside the model's view is greyed.
 
     Args:
-        photo: The upright RGB photo that was predicted.
+        photo: The photo that was answered, upright and RGB.
         prediction: The answer to it.
     """
     scale = min(1.0, MAX_SIDE / max(photo.size))

@@ -22,9 +22,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import check_absent, partial_path
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.machine import num_cores, on_all_cores
-from dogbreeds.run_folder import RunFolder, check_absent, partial_path, serving_files
+from dogbreeds.run_folder import RunFolder, serving_files
 from dogbreeds.serving.predictor import Predictor
 
 BATCH_SIZE = 8
@@ -162,7 +163,7 @@ def _listed_name(entry: os.DirEntry[str]) -> str:
 
 def _header(run: RunFolder, folder: Path, top_k: int) -> dict[str, Any]:
     """What the rows are made from; where any of it differs, rows must not be mixed."""
-    hashes = {name: run.record["sha256"][name] for name in serving_files(run.record)}
+    hashes = {name: run.record.sha256[name] for name in serving_files(run.record)}
     return {"format": FORMAT, "folder": str(folder), "top_k": top_k, **hashes, **run.calibration.to_dict()}
 
 

@@ -1,4 +1,4 @@
-"""The models of a page: each asked by its name, or all about the same photo."""
+"""The models of a page: one answers by its name, or all answer the same photo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ TOP_K = 5
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What all models say of one photo."""
+class ModelAnswers:
+    """The answers of all models to one photo."""
 
     predictions: dict[str, Prediction]
     """By the models' names."""
-    together: Answer | None
-    """Their joint answer, where that was measured to be the better one."""
+    ensemble: Answer | None
+    """Their joint answer, where that was measured to be better."""
 
     @property
     def agree(self) -> bool:
@@ -38,22 +38,22 @@ class Comparison:
 class ModelSet:
     """The models of a page, by the names that it shows."""
 
-    def __init__(self, predictors: Sequence[Predictor], joint: Ensemble | None = None) -> None:
-        """Take the models.
+    def __init__(self, predictors: Sequence[Predictor], ensemble: Ensemble | None = None) -> None:
+        """Name the models.
 
         Args:
             predictors: At least one.
-            joint: What they reach together.
+            ensemble: How to pool their answers.
         """
         names = unique_names([predictor.run for predictor in predictors])
         self.predictors = dict(zip(names, predictors, strict=True))
         self.names = list(self.predictors)
-        self.joint = joint
-        self._together = {name: BatchingPredictor(each, top_k=TOP_K) for name, each in self.predictors.items()}
+        self.ensemble = ensemble
+        self._batching = {name: BatchingPredictor(each, top_k=TOP_K) for name, each in self.predictors.items()}
 
     @property
     def first(self) -> Predictor:
-        """Who answers unless another is asked."""
+        """The model that answers unless another is chosen."""
         return self.predictors[self.names[0]]
 
     def labels(self, name: str) -> tuple[str, ...]:
@@ -61,35 +61,35 @@ class ModelSet:
         return self.predictors[name].run.labels
 
     def predict(self, name: str, photo: Image.Image) -> Prediction:
-        """One model's answer; people who ask at the same time are answered together."""
-        return self._together[name].predict(photo)
+        """One model's answer to an upright RGB photo; simultaneous calls share a batch."""
+        return self._batching[name].predict(photo)
 
-    def compare(self, photo: Image.Image) -> Comparison:
-        """All models' answers."""
+    def compare(self, photo: Image.Image) -> ModelAnswers:
+        """All models' answers to an upright RGB photo."""
         predictions = {name: self.predict(name, photo) for name in self.names}
-        together = None
-        if self.joint and self.joint.is_better:
+        ensemble = None
+        if self.ensemble and self.ensemble.is_better:
             by_hash = {model_hash(self.predictors[name].run): each for name, each in predictions.items()}
-            together = self.joint.answer(by_hash, self.first.run.labels, top_k=TOP_K)
-        return Comparison(predictions, together)
+            ensemble = self.ensemble.answer(by_hash, self.first.run.labels, top_k=TOP_K)
+        return ModelAnswers(predictions, ensemble)
 
 
-def ensemble_of(predictors: Sequence[Predictor], path: Path | None) -> Ensemble | None:
-    """What these models reach together.
+def load_ensemble(predictors: Sequence[Predictor], path: Path | None) -> Ensemble | None:
+    """The ensemble of these models; None where none was measured.
 
     Args:
         predictors: The models.
-        path: The ensemble.json of their comparison; by default the one that comes with the project, if it is about them.
+        path: The ensemble.json of their comparison; by default the one that comes with the project, if it is theirs.
 
     Raises:
         UserError: The file is missing, damaged or about other models.
     """
     if path is None and not SHIPPED_ENSEMBLE.exists():  # a Space with a run of its own
         return None
-    joint = Ensemble.load(path or SHIPPED_ENSEMBLE)
+    ensemble = Ensemble.load(path or SHIPPED_ENSEMBLE)
     runs = [predictor.run for predictor in predictors]
-    if joint.is_of(runs) and all(run.labels == runs[0].labels for run in runs):
-        return joint
+    if ensemble.is_of(runs) and all(run.labels == runs[0].labels for run in runs):
+        return ensemble
     if path is not None:
         raise UserError(
             f"{str(path)!r} is about other runs than --run-dir names, or they have their breeds in another order: "

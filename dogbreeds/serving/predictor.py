@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ class Prediction(Answer):
     probabilities: np.ndarray
     """`(C,)`, calibrated, in the order of the run's labels."""
     heat_map: np.ndarray | None
-    """`(h, w)` float32, 0..1: where in the model's view the photo speaks for the most probable breed; None from a model
-    that can't tell."""
+    """`(h, w)` float32, 0..1: where in the model's view the photo speaks for the most probable breed; None if the model
+    has no heat map."""
     region: tuple[float, float, float, float]
     """The part of the upright photo that the model saw: left, top, right, bottom, as shares of its width and height."""
     seconds: float
-    """From the photo as it was given (a file is opened, a PIL image is not) to the answer; of photos that were answered
-    together, the time for all."""
+    """From the photo to the answer: with `predict`, opening the file included; with `predict_images`, the time for all
+    images of the call."""
 
 
 class Predictor:
@@ -51,8 +51,8 @@ class Predictor:
         self.run = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or num_cores()
-        # Threads wait for work by spinning, which is faster, but no longer than an answer takes, or they would take the
-        # cores from a second model.
+        # Threads wait for work by spinning, which is faster. They stop when an answer is done, because otherwise they
+        # would take the cores from a second model.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self.run.is_8bit and not has_8bit_products():
             # Sums of 8-bit products can overflow there unless ONNX Runtime takes more care.
@@ -72,7 +72,7 @@ class Predictor:
             )
 
     def predict(self, photo: PhotoSource, *, top_k: int = 5) -> Prediction:
-        """Answer one photo.
+        """Open a photo and answer it.
 
         Args:
             photo: Path, bytes or PIL image.
@@ -81,28 +81,25 @@ class Predictor:
         Raises:
             BadImage: The photo can't be read; the message is a sentence for the person.
         """
-        return self.predict_together([photo], top_k=top_k)[0]
+        started = time.perf_counter()
+        image = open_image(photo, at_least=self.run.preprocessing.decoded_side)
+        (prediction,) = self.predict_images([image], top_k=top_k)
+        return replace(prediction, seconds=time.perf_counter() - started)
 
-    def predict_together(self, photos: Sequence[PhotoSource], *, top_k: int = 5) -> list[Prediction]:
+    def predict_images(self, images: Sequence[Image.Image], *, top_k: int = 5) -> list[Prediction]:
         """Answer several photos in one forward pass.
 
         Args:
-            photos: At least one; each a path, bytes or PIL image.
+            images: At least one; each upright and RGB, as from `dogbreeds.images.open_image`.
             top_k: As for `predict`.
-
-        Raises:
-            BadImage: One of them can't be read.
         """
         started = time.perf_counter()
         run = self.run
-        images = [open_image(photo, at_least=run.preprocessing.decoded_side) for photo in photos]
         pixels = np.stack([run.preprocessing(image) for image in images])
         logits, *found = self._session.run(self._outputs, {"pixel_values": pixels})
-        heat_maps = found[0] if found else [None] * len(photos)
-        calibration, probabilities = run.calibration, run.calibration.probabilities(logits)
-        answered = answers_of(
-            probabilities, calibration.verdicts(logits), calibration.confident_threshold, run.labels, top_k=top_k
-        )
+        heat_maps = found[0] if found else [None] * len(images)
+        probabilities, verdicts = run.calibration.apply(logits)
+        answered = answers_of(probabilities, verdicts, run.calibration.confident_threshold, run.labels, top_k=top_k)
         seconds = time.perf_counter() - started
         return [
             Prediction(
@@ -116,7 +113,7 @@ class Predictor:
         ]
 
     def warm_up(self) -> None:
-        """Answer a blank photo, so that the first person need not wait for what the first answer takes longer."""
+        """Answer a blank photo, because the first answer takes longer than the later ones."""
         self.predict(Image.new("RGB", (self.run.preprocessing.size, self.run.preprocessing.size)))
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
@@ -124,7 +121,7 @@ class Predictor:
         return self._session.run(["logits"], {"pixel_values": pixels})[0]
 
     def answers(self, logits: np.ndarray, *, top_k: int = 5) -> list[Answer]:
-        """What to say of photos with these logits `(N, C)`."""
+        """The answers to photos with these logits `(N, C)`."""
         return answers(logits, self.run.calibration, self.run.labels, top_k=top_k)
 
 
@@ -134,23 +131,23 @@ def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) ->
 
 
 def _providers(run: RunFolder) -> list[str]:
-    """What computes: a GPU where ONNX Runtime's package can use one, else the CPU; 8-bit models are made for CPUs."""
+    """A GPU where ONNX Runtime's package can use one, else the CPU; 8-bit models are made for CPUs."""
     cpu = ["CPUExecutionProvider"]
     on_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and not run.is_8bit
     return ["CUDAExecutionProvider", *cpu] if on_gpu else cpu
 
 
 def evidence(heat_maps: np.ndarray, label: int) -> np.ndarray:
-    """Where a photo speaks for one class rather than for the others, and more than on the average: 0..1.
+    """Where a photo speaks for one class rather than for the others, and more than on average: 0..1.
 
-    Only differences between logits mean something, so the maps are taken relative to the mean of all classes.
+    Only differences between logits have a meaning, so the maps are taken relative to the mean of all classes.
 
     Args:
         heat_maps: `(C, h, w)`, the model's own, in units of logits.
         label: The class.
 
     Returns:
-        `(h, w)` float32; the strongest place is 1, those below the average 0.
+        `(h, w)` float32; the strongest place is 1, places below the average are 0.
     """
     relative = heat_maps[label] - heat_maps.mean(axis=0)
     above = (relative - relative.mean()).clip(min=0)

@@ -1,4 +1,4 @@
-"""A run folder -> the Hugging Face Hub, as a model, or as a Space that answers with it."""
+"""Push a run folder to the Hugging Face Hub, as a model, or as a Space that answers with it."""
 
 import json
 import shutil
@@ -12,29 +12,30 @@ from typing import Any
 
 from dogbreeds import hub
 from dogbreeds.errors import UserError
+from dogbreeds.files import check_absent, whole_or_absent
 from dogbreeds.model_card import card_metadata, model_card
-from dogbreeds.run_folder import CARD, PRETRAINED, RECORD, RunFolder, check_absent, serving_files, whole_or_absent
+from dogbreeds.run_folder import CARD, PRETRAINED, RECORD, RunFolder, serving_files
 
 PACKAGE = PRETRAINED.parent
 ROOT = PACKAGE.parent
 
 SUFFIXES = {".csv", ".json", ".md", ".onnx", ".parquet", ".safetensors"}
-"""The files of a run folder that are pushed: none of them runs code when it is read."""
+"""Of the files of a run folder that are pushed: none of them runs code when it is read."""
 
 NOT_SERVING = {"training", "training_script.py", "study.py", "research", PRETRAINED.name, "__pycache__"}
-"""What a Space does without."""
+"""The parts of this package that a Space does not need."""
 
 
 def publish_model(run_dir: Path, repo_id: str, *, private: bool = False, dry_run: Path | None = None) -> str:
     """Push a run folder as a model repository.
 
-    The run folder's card is pushed as it is, but for the metadata: the figures are written there as the Hub reads them,
-    and what its owner has added to it, such as a licence, stays. It replaces the card on the Hub.
+    The card on the Hub is replaced by that of the run folder, with the figures added to its metadata. Metadata that its
+    owner has added, such as a licence, is kept.
 
     Args:
         run_dir: The run.
         repo_id: ``user/name``.
-        private: Insist that nobody else sees it.
+        private: Refuse a repository that is public.
         dry_run: A folder to make with exactly the files, instead of pushing them.
 
     Returns:
@@ -54,10 +55,10 @@ def publish_space(model: Path, repo_id: str, *, private: bool = False, dry_run: 
     """Push a Space: this project's page, without what training needs.
 
     Args:
-        model: The run that answers there. A folder is pushed with the page; a model of the Hub is left there, and the
-            Space loads the commit that was found now.
+        model: The run that answers there. A folder is pushed with the page; of a model on the Hub, the Space loads the
+            commit that is the newest now, or the one named.
         repo_id: ``user/name``.
-        private: Insist that nobody else sees it.
+        private: Refuse a repository that is public.
         dry_run: A folder to make with exactly the files, instead of pushing them.
 
     Returns:
@@ -80,7 +81,7 @@ def publish_space(model: Path, repo_id: str, *, private: bool = False, dry_run: 
 
 @contextmanager
 def _folder(dry_run: Path | None) -> Iterator[Path]:
-    """Where to write the files: what is asked for, or a folder that is removed when they are pushed."""
+    """The folder to write the files into: `dry_run`, or a temporary one."""
     if dry_run:
         check_absent(dry_run, option="--dry-run")
         with whole_or_absent(dry_run) as folder:
@@ -111,13 +112,13 @@ def _write_model(run: RunFolder, folder: Path) -> None:
 
 
 def _space_metadata(run: RunFolder) -> dict[str, Any]:
-    """The front matter of the Space's README.md: the project's own, and what is this Space's."""
+    """The front matter of the Space's README.md: the project's, with what differs in this Space."""
     from huggingface_hub import metadata_load
 
     metadata = {**(metadata_load(ROOT / CARD) or {}), "sdk_version": version("gradio")}
     if run.origin:
         files = sorted(file.relative_to(run.path).as_posix() for file in run.path.rglob("*") if file.is_file())
-        # What is downloaded at the start, at the same commit, so that it is there when the Space starts.
+        # Downloaded when the Space is built, at the same commit, so that it is there when the Space starts.
         preload = f"{run.origin.repo} {','.join(files)} {run.origin.revision}"
         metadata |= {"models": [run.origin.repo], "preload_from_hub": [preload]}
     return metadata

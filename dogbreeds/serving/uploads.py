@@ -1,4 +1,4 @@
-"""Photos that people send, freed at once of what their files tell besides the picture."""
+"""Uploaded photos: their hidden data are removed at once, and the files deleted in time."""
 
 import asyncio
 import atexit
@@ -20,42 +20,41 @@ from PIL import Image
 from dogbreeds.images import BadImage, open_image
 
 MAX_KEPT_SIDE = 2048
-"""What is kept of an upload has at most this many pixels on its longer side: enough for a screen, and for any view."""
+"""Pixels of the longer side of the copy that is kept, at most: enough for a screen and for every model."""
 
 _QUALITY = 92
 _SHOWN_BY_BROWSERS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
-"""How files begin that browsers show: JPEG, PNG, GIF, WebP, BMP."""
+"""The first bytes of files that browsers show: JPEG, PNG, GIF, WebP, BMP."""
 
 
 def open_upload(path: Path) -> Image.Image:
-    """Open an uploaded photo, and leave in its place a JPEG of its pixels alone.
+    """Open an uploaded photo, and replace the file by a JPEG of its pixels.
 
-    So place, time, camera, thumbnails, films and comments are gone, wherever in the file they stood.
+    This removes place, time, camera, thumbnails, films and comments, wherever they are in the file.
 
     Args:
-        path: The upload; the name is kept, whatever its ending.
+        path: The upload; its name is kept, whatever the suffix.
 
     Returns:
-        The photo, upright and RGB, and nothing else of what the file said; at most `MAX_KEPT_SIDE` pixels on its longer
-        side.
+        The photo, upright and RGB, without metadata; at most `MAX_KEPT_SIDE` pixels on its longer side.
 
     Raises:
-        BadImage: It can't be read; the upload is emptied, so that a browser that loads it still finds a file.
+        BadImage: It can't be read; the file is then empty, so that a browser that loads it still finds one.
     """
     try:
         photo = open_image(path, at_least=MAX_KEPT_SIDE)
     except BadImage:
-        _put(b"", path)
+        _replace(b"", path)
         raise
     photo.thumbnail((MAX_KEPT_SIDE, MAX_KEPT_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    coded = io.BytesIO()
-    photo.save(coded, "JPEG", quality=_QUALITY)
-    _put(coded.getvalue(), path)
+    encoded = io.BytesIO()
+    photo.save(encoded, "JPEG", quality=_QUALITY)
+    _replace(encoded.getvalue(), path)
     return photo
 
 
 def shown_by_browsers(path: Path) -> bool:
-    """Whether a browser shows this file, whatever its name ends in; HEIC and TIFF it does not."""
+    """Whether a browser shows this file, by its content; browsers do not show HEIC and TIFF."""
     try:
         with path.open("rb") as file:
             head = file.read(12)
@@ -64,21 +63,21 @@ def shown_by_browsers(path: Path) -> bool:
     return head.startswith(_SHOWN_BY_BROWSERS) or head[4:] == b"ftypavif"
 
 
-def _put(content: bytes, path: Path) -> None:
-    """Have a file hold this from now on, also while others read it: two people may send the same photo to one place."""
+def _replace(content: bytes, path: Path) -> None:
+    """Replace a file's content, also while others read it: the same photo of two people is the same file."""
     if path.exists():
         partial = path.with_name(f".{uuid4().hex}")
-        with suppress(FileNotFoundError):  # its folder is deleted meanwhile, as uploads are in time
+        with suppress(FileNotFoundError):  # its folder was deleted meanwhile
             partial.write_bytes(content)
             partial.replace(path)
 
 
-def own_folder() -> Path:
-    """Make a folder for the uploads of this process alone, and have gradio use it.
+def private_upload_folder() -> Path:
+    """Make a folder for the uploads of this process alone, and set GRADIO_TEMP_DIR so that gradio uses it.
 
-    gradio's own is shared by all its pages on a machine, and serves each what was sent to the others. This one lies in
-    the folder that GRADIO_TEMP_DIR names, or where the system keeps temporary files, and goes with the process, even if
-    that is told to terminate.
+    gradio's default folder is shared by all its pages on a machine, and each serves what was sent to the others. This
+    one is inside of the folder that GRADIO_TEMP_DIR named before, or the system's for temporary files. It is deleted
+    when the process ends, also by SIGTERM.
     """
     parent = os.environ.get("GRADIO_TEMP_DIR")
     if parent:
@@ -92,15 +91,15 @@ def own_folder() -> Path:
 
 
 @asynccontextmanager
-async def sweeping(folder: Path, seconds: float) -> AsyncIterator[None]:
-    """Meanwhile, delete what gradio's own schedule leaves: what was sent in part, and empty folders.
+async def deleting_leftovers(folder: Path, seconds: float) -> AsyncIterator[None]:
+    """Meanwhile, delete what gradio's `delete_cache` leaves: incomplete uploads and empty folders.
 
-    gradio looks every so many seconds for uploads older than that, and never forgets one that it does not find; so this
-    looks in between, for what gradio should have deleted the last time.
+    Read in gradio 6.31.0: it searches for old uploads every `seconds`, and keeps the name of one that somebody else has
+    deleted for ever. So this searches halfway between two of its searches, for what it should have deleted before.
 
     Args:
-        folder: Where uploads lie, and nothing else.
-        seconds: The period and the age of gradio's schedule.
+        folder: The folder of uploads, with nothing else in it.
+        seconds: Both values of `delete_cache`: the time between two searches, and the age of what is deleted.
     """
 
     async def sweep() -> None:
@@ -117,10 +116,10 @@ async def sweeping(folder: Path, seconds: float) -> AsyncIterator[None]:
 
 
 def delete_older(folder: Path, since: float) -> None:
-    """Delete files and empty folders that have not changed since then, seconds of the epoch."""
+    """Delete files and empty folders that have not changed since a time, in seconds of the epoch."""
     for parent, _, names in os.walk(folder, topdown=False):
         for path in (Path(parent, name) for name in names):
-            with suppress(FileNotFoundError):  # somebody else deletes as well
+            with suppress(FileNotFoundError):  # gradio deletes as well
                 if path.lstat().st_ctime < since:
                     path.unlink()
         with suppress(OSError):  # it is not empty

@@ -1,11 +1,10 @@
-"""ZeroGPU, the hardware of free Spaces, which lends a GPU to functions that ask for it. Answers here ask for none."""
+"""ZeroGPU, the hardware of free Spaces: it gives a GPU to functions that are declared for it. This page needs none."""
 
 
 def declare() -> None:
-    """Declare a function for the GPU, without which ZeroGPU stops a Space at its start; it is never called.
+    """Declare a function for the GPU that is never called: ZeroGPU stops a Space that declares none when it starts.
 
-    To be called before the page is launched. Where the package `spaces` is missing nothing is done, and elsewhere than
-    on ZeroGPU its decorator does nothing.
+    Call it before the page is launched. It does nothing where the package `spaces` is missing, or on other hardware.
     """
     try:
         import spaces

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import atomic_write
 from dogbreeds.training.options import GROUPS, OPTIONS, TrainConfig, nearest_option
 
 NOT_A_RECIPE = ("output_dir", "overwrite", "resume")
@@ -81,6 +82,5 @@ def write_config_file(path: Path, config: TrainConfig, found: Collection[str], c
         return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
     text = "\n".join([f"# {comment}", *lines(first), "", "# As they were given:", *lines(plain)])
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

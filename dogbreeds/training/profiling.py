@@ -1,9 +1,11 @@
-"""Where the time of training goes, measured without making anything wait."""
+"""Where the time of training goes, measured without making anything wait, and how fast the hardware could be."""
 
 import time
 from typing import Any
 
 import torch
+
+from dogbreeds.training.context import Context
 
 PHASES = ("data", "views", "forward and backward", "optimiser", "evaluation", "saving")
 """What an epoch's time is spent on: waiting for data, making views of it, the network, and so on."""
@@ -72,6 +74,57 @@ def peak_flops(device: torch.device, dtype: torch.dtype, num_rounds: int = 5) ->
             torch.cuda.synchronize()
         fastest = min(fastest, (time.perf_counter() - started) / repeats)
     return 2 * size**3 / fastest
+
+
+def measured_peak(context: Context) -> float:
+    """Measure and print how fast the run's device is, in its precision; operations a second."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(context.accelerator.mixed_precision, torch.float32)
+    peak = peak_flops(context.device, dtype)
+    context.say(f"measured peak: {peak / 1e12:.3g} TFLOP/s in {str(dtype).removeprefix('torch.')}")
+    return peak
+
+
+def time_record(
+    seconds: dict[str, float], num_photos: int, *, flops_per_photo: float, peak: float | None
+) -> dict[str, Any]:
+    """What run.json says of the time of a run's epochs; empty where none was trained.
+
+    Args:
+        seconds: Of each of `PHASES`.
+        num_photos: Photos trained on in that time.
+        flops_per_photo: Floating-point operations, forwards and backwards, that one process does for each of the
+            photos; 0 where only the classifier is used, on features that were computed before.
+        peak: Of one process's device, in operations a second, if it was measured.
+    """
+    if not seconds:
+        return {}
+    total = sum(seconds.values())
+    photos_per_second_in_steps = num_photos / (total - seconds["evaluation"] - seconds["saving"])
+    record: dict[str, Any] = {
+        "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
+        "photos_per_second": num_photos / total,
+        "photos_per_second_in_steps": photos_per_second_in_steps,
+        "bottleneck": bottleneck(seconds),
+    }
+    if peak:
+        record["measured_peak_flops"] = peak
+        record["share_of_peak"] = flops_per_photo * photos_per_second_in_steps / peak or None
+    return record
+
+
+def time_in_words(record: dict[str, Any]) -> list[str]:
+    """The lines that say what `time_record` found."""
+    if not record:
+        return []
+    total = sum(record["seconds"].values())
+    shares = ", ".join(f"{phase} {seconds / total:.0%}" for phase, seconds in record["seconds"].items())
+    lines = [
+        f"training took {total:.1f} s ({shares}): {record['photos_per_second']:,.0f} photos/s, "
+        f"{record['photos_per_second_in_steps']:,.0f} without validation and saving"
+    ]
+    if record.get("share_of_peak"):
+        lines.append(f"{record['share_of_peak']:.0%} of the measured peak")
+    return [*lines, record["bottleneck"]]
 
 
 def bottleneck(seconds: dict[str, float]) -> str:

@@ -5,7 +5,6 @@ A file is its content and the SHA-256 of that, so that one which is damaged or c
 
 import hashlib
 import io
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import atomic_write, sha256
 
 BEST = "best.pt"
 NUM_KEPT = 2
@@ -114,19 +114,11 @@ class SavedStates:
 
 def _write_whole(path: Path, content: dict[str, Any]) -> None:
     """Write a file that is whole on the disk, or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with atomic_write(path) as temporary:
         torch.save(content, temporary)
-        with temporary.open("r+b") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.seek(0, os.SEEK_END)
+        digest = bytes.fromhex(sha256(temporary))
+        with temporary.open("ab") as file:
             file.write(digest)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _read(path: Path) -> Any:

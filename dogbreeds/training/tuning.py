@@ -1,34 +1,32 @@
 """The search for better options: short runs, each with options that Optuna proposes, judged on the validation photos.
 
-A study is a folder that any number of processes work on, each with one trial at a time. A trial that was interrupted,
-however, is known by its lock, which the system releases: its options are tried again.
+A study is a folder that any number of processes work on, each with one trial at a time. The system releases the lock of
+a trial that was interrupted in whatever way: its options are tried again.
 """
 
-import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from filelock import FileLock, Timeout
 from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
-from dogbreeds.run_folder import partial_path
 from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, study_folder
 from dogbreeds.training.config_file import write_config_file
 from dogbreeds.training.datasets.splits import Splits, load_data, with_part_of_training
-from dogbreeds.training.loaders import FeatureDataset, PixelDataset
+from dogbreeds.training.inputs import Features
+from dogbreeds.training.loop import Diverged, Row
 from dogbreeds.training.models.build import ARCHITECTURES, build_model, is_plain_cnn
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
-from dogbreeds.training.trainer import Diverged, Trainer
+from dogbreeds.training.train import fit, set_up
 
 _CLASSIFIER: dict[str, FloatDistribution] = {
     "head_learning_rate": FloatDistribution(1e-4, 3e-2, log=True),
@@ -109,8 +107,9 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
         raise UserError(f"--tune-fraction {fraction:g}: must be above 0 and at most 1")
     config.check_options_apply()
     splits = with_part_of_training(load_data(config), fraction, config.run.seed)
-    build_model(config, splits.names)  # before there is a study, whose options could not be mended any more
-    shared = _Shared(dataclasses.replace(splits, test=None))
+    # Before there is a study, whose options could not be changed any more
+    build_model(config.model, config.preprocessing.image_size, splits.names)
+    splits, features = replace(splits, test=None), Features()
     print(
         f"{len(splits.names)} breeds: each trial has {len(splits.train)} training and {len(splits.validation)} "
         "validation photos"
@@ -132,7 +131,7 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
             break
         trial, trial_lock = claimed
         with _released(trial_lock):
-            _run_trial(study, trial, config, shared)
+            _run_trial(study, trial, config, splits, features)
             finished = study.get_trials(deepcopy=False, states=FINISHED)
             print(_line(study.trials[trial.number], finished, num_trials), flush=True)
     with lock:
@@ -142,50 +141,6 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
             return False
         _write_best(study, folder, config)
     return True
-
-
-@dataclass
-class _Shared:
-    """What all trials of a process have in common."""
-
-    splits: Splits
-    features: dict[str, FeatureDataset] = field(default_factory=dict)
-    """Of a frozen backbone, which no option that is searched changes."""
-
-
-class _TrialRun(Trainer):
-    """A run of which nothing is kept but its validation losses: no folder is made, no checkpoint written."""
-
-    def __init__(self, config: TrainConfig, shared: _Shared, after_epoch: Callable[[dict[str, float]], None]) -> None:
-        """Set up as for training; `after_epoch` is called with each epoch's row of the history."""
-        self._shared = shared
-        self._after_epoch = after_epoch
-        super().__init__(config)
-
-    def _load_data(self) -> Splits:
-        return self._shared.splits
-
-    def _compute_features(self, data: dict[str, PixelDataset]) -> tuple[dict[str, FeatureDataset], dict[str, float]]:
-        if not self._shared.features:
-            self._shared.features, _ = super()._compute_features(data)
-        return dict(self._shared.features), {}
-
-    def _begin(self) -> Path:
-        return partial_path(self.config.run.output_dir)
-
-    def _save_state(self, best: dict[str, torch.Tensor] | None) -> None:
-        pass
-
-    def _note_epoch(self, train_loss: float, figures: dict[str, float], started: float) -> None:
-        super()._note_epoch(train_loss, figures, started)
-        self._after_epoch(self.progress.history[-1])
-
-    def _say(self, line: str) -> None:
-        pass
-
-    def _end(self) -> None:
-        print("told to end: the same command tries this trial's options again, and goes on", file=sys.stderr)
-        super()._end()
 
 
 def _begin_or_check(
@@ -240,11 +195,21 @@ def _claim(
     return trial, lock
 
 
-def _run_trial(study: optuna.Study, trial: optuna.Trial, config: TrainConfig, shared: _Shared) -> None:
-    """Train with the options of a trial, and tell the study how that went."""
-    history: list[dict[str, float]] = []
+def _run_trial(
+    study: optuna.Study, trial: optuna.Trial, config: TrainConfig, splits: Splits, features: Features
+) -> None:
+    """Train with the options of a trial, of which only its validation losses are kept, and report them to the study.
 
-    def after_epoch(row: dict[str, float]) -> None:
+    Args:
+        study: The study.
+        trial: One of it, with the options to try.
+        config: All other options.
+        splits: The data.
+        features: Of a frozen backbone, which no option that is searched changes.
+    """
+    history: list[Row] = []
+
+    def after_epoch(row: Row) -> None:
         history.append(row)
         epoch = int(row["epoch"])
         trial.report(row["validation_loss"], epoch)
@@ -253,13 +218,16 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, config: TrainConfig, sh
 
     started = time.perf_counter()
     output_dir = study_folder(config.run.output_dir) / f"trial-{trial.number}"
-    of_no_trial = {"tensorboard": False, "measure_peak": False, "checkpoint_minutes": 0.0}
-    options: dict[str, Any] = {**trial.params, **of_no_trial, "output_dir": output_dir}
+    nothing_else = {"tensorboard": False, "measure_peak": False, "checkpoint_minutes": 0.0}
+    options: dict[str, Any] = {**trial.params, **nothing_else, "output_dir": output_dir}
     try:
-        _TrialRun(config.replace(**options), shared, after_epoch).fit()
+        fit(set_up(config.replace(**options), splits=splits, features=features, saves=False), after_epoch)
         state = TrialState.COMPLETE
     except (optuna.TrialPruned, Diverged):  # options with which nothing is learned are tried, and bad
         state = TrialState.PRUNED
+    except SystemExit:
+        print("stopped by SIGTERM: the same command tries this trial's options again, and continues", file=sys.stderr)
+        raise
     best = min(history, key=lambda row: row["validation_loss"], default=None)
     trial.set_user_attr(SECONDS, round(time.perf_counter() - started, 1))
     if best:

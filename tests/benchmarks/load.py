@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/benchmarks/load.py --users 64 --seconds 120
 
-Users on this machine, each from an address of 127.0.0.0/8 of its own, ask the page one question after the other, as
+Users on this machine, each from an address of 127.0.0.0/8 of its own, send the page one request after the other, as
 programs and as browsers do: photos that were generated so that their answers differ, files that are no photos, and
 clients that go away in the middle. Exits with 1 if an answer was lost or was another photo's.
 """
@@ -40,7 +40,7 @@ PATIENCE = 60
 APART = 0.06
 """By how much the probabilities of two photos differ at least, summed over the breeds that an answer names."""
 SHARE_BAD, SHARE_COMPARED, SHARE_KILLED = 0.15, 0.1, 0.05
-"""Of the questions."""
+"""Of the requests."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Refused(Exception):
 
 @dataclass
 class Report:
-    """What became of the questions."""
+    """What became of the requests."""
 
     num_asked: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Report:
     wrong: list[str] = field(default_factory=list)
     """Answers that were another photo's, or none of the photos'."""
     errors: Counter[str] = field(default_factory=Counter)
-    """Questions without an answer, by why."""
+    """Requests without an answer, by reason."""
     killed: int = 0
     """Clients that went away on purpose."""
     memory: list[tuple[int, float]] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Report:
     def __str__(self) -> str:
         median, p95, p99 = np.percentile(self.seconds, [50, 95, 99]) if self.seconds else (np.nan,) * 3
         lines = [
-            f"questions       {self.num_asked}, of which {self.killed} clients went away on purpose",
+            f"requests        {self.num_asked}, of which {self.killed} clients went away on purpose",
             f"answers         {len(self.seconds)}, wrong: {len(self.wrong)}",
             f"no answer       {sum(self.errors.values())}",
             *(f"  {count} x {why}" for why, count in self.errors.most_common()),
@@ -93,10 +93,10 @@ class Report:
 
 
 def make_samples(predictors: Sequence[Predictor], num_photos: int, seed: int = 0) -> list[Sample]:
-    """Photos whose answers can be told apart, as JPEG with a camera's name and as PNG, and files that are none."""
+    """Photos with clearly different answers, as JPEG with a camera's name and as PNG, and files that are no photos."""
     rng = np.random.default_rng(seed)
     exif = Image.Exif()
-    exif[0x010F] = "Phone"  # has the page code the upload again
+    exif[0x010F] = "Phone"  # metadata that the page must remove
     samples: list[Sample] = []
     while len(samples) < num_photos:
         small = rng.integers(0, 256, (*rng.integers(2, 9, 2), 3), dtype=np.uint8)
@@ -315,7 +315,7 @@ def load(
     photos, bad = [each for each in samples if not each.error], [each for each in samples if each.error]
     until = time.monotonic() + seconds
 
-    def one_question(rng: random.Random) -> None:
+    def one_request(rng: random.Random) -> None:
         person = Person(host, rng)
         sample = rng.choice(bad if rng.random() < SHARE_BAD else photos)
         model = None if rng.random() < SHARE_COMPARED else rng.choice(models)
@@ -343,7 +343,7 @@ def load(
         rng = random.Random(number)
         while time.monotonic() < until:
             try:
-                one_question(rng)
+                one_request(rng)
             except (Refused, HTTPException, OSError, ValueError, KeyError) as error:
                 with changing:
                     report.errors[f"{type(error).__name__} {error}"] += 1
@@ -382,7 +382,7 @@ def main() -> None:
             Person(host, random.Random(0)).ask(samples[0], models[0])
             print(f"afterwards      one person is answered in {time.monotonic() - started:.2f} s")
         left = [path for path in Path(folder).rglob("*") if path.is_file()]
-        print(f"uploads         {len(left)} files after it was told to stop")
+        print(f"uploads         {len(left)} files after it was terminated")
     sys.exit(1 if report.wrong or report.errors else 0)
 
 

@@ -10,6 +10,7 @@ pipeline's; ours is what its run.json says, float32 or 8-bit.
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import ViTConfig, ViTForImageClassification, pipeline
 from dogbreeds import run_folder
 from dogbreeds.breeds import all_breeds
 from dogbreeds.calibration import Calibration
+from dogbreeds.files import write_json
 from dogbreeds.images import open_image
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.serving.predictor import Predictor
@@ -61,8 +63,9 @@ def make_random_vit_base(path: Path, photos: list[Path]) -> Path:
     view = Preprocessing()
     pixels = np.stack([view(open_image(photo)) for photo in photos])
     quantize_onnx(partial / run_folder.ONNX, partial / run_folder.ONNX_8BIT, pixels)
-    run_folder.write_json(partial / run_folder.PREPROCESSOR, view.to_preprocessor_config("ViTImageProcessor"))
-    record = {"serving_model": run_folder.ONNX_8BIT, "calibration": Calibration(1.0, 0.0, 0.5).to_dict()}
+    write_json(partial / run_folder.PREPROCESSOR, view.to_preprocessor_config("ViTImageProcessor"))
+    shipped = run_folder.RunFolder.open(run_folder.DEFAULT_RUN).record  # its figures are of another model
+    record = replace(shipped, serving_model=run_folder.ONNX_8BIT, calibration=Calibration(1.0, 0.0, 0.5))
     run_folder.commit(partial, path, record)
     return path
 

@@ -10,16 +10,16 @@ from PIL import Image
 from dogbreeds.answers import Answer, BreedProbability
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.heat_map import overlay
-from dogbreeds.serving.model_set import Comparison, ModelSet
+from dogbreeds.serving.model_set import ModelAnswers, ModelSet
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.predictor import Prediction
 
 _SIGNS = {"confident": "✔", "unsure": "?", "not_a_dog": "✖", "error": "!", "agree": "=", "disagree": "≠"}
-"""What tells the kinds of answers apart for those who don't see their colours."""
+"""A sign for each kind of answer, for people who don't see the colours."""
 
 
 def headline(answer: Answer, num_breeds: int, texts: Texts) -> str:
-    """What the answer is, in a sentence or three.
+    """The verdict in one to three sentences.
 
     Args:
         answer: To one photo.
@@ -33,8 +33,8 @@ def headline(answer: Answer, num_breeds: int, texts: Texts) -> str:
         return _banner("not_a_dog", texts.not_a_dog, texts.none_of_mine.format(num_breeds), texts.hard_to_see)
     names = [texts.name(candidate.breed) for candidate in answer.candidates]
     one_of = texts.look_alikes.format(one_of_several(names, texts)) if len(names) > 1 else ""
-    said = texts.is_a.format(texts.group(answer.group)) if answer.group else texts.perhaps.format(best)
-    return _banner("unsure", texts.unsure, said, f"{one_of} {texts.try_closer}".strip())
+    sentence = texts.is_a.format(texts.group(answer.group)) if answer.group else texts.perhaps.format(best)
+    return _banner("unsure", texts.unsure, sentence, f"{one_of} {texts.try_closer}".strip())
 
 
 def problem(sentence: str, texts: Texts) -> str:
@@ -43,7 +43,7 @@ def problem(sentence: str, texts: Texts) -> str:
 
 
 def waiting(sentence: str) -> str:
-    """What stands where the answer will be."""
+    """What is shown in place of the answer until there is one."""
     return f'<p class="waiting">{escape(sentence)}</p>'
 
 
@@ -55,11 +55,11 @@ def progress(num_done: int, num_all: int, texts: Texts) -> str:
 
 
 def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts) -> str:
-    """The most probable breeds as bars, the heat map over the photo, who answered and how fast.
+    """The most probable breeds as bars, the heat map over the photo, which model answered and how fast.
 
     Args:
         prediction: The answer.
-        photo: What was predicted: upright, RGB.
+        photo: The photo that was answered, upright and RGB.
         model: The name of the model.
         texts: The person's language.
     """
@@ -77,40 +77,41 @@ def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts
     )
 
 
-def agreement(comparison: Comparison, models: ModelSet, texts: Texts) -> str:
-    """Whether the models agree, and what they say together."""
-    answers = list(comparison.predictions.values())
-    no_dog = comparison.agree and answers[0].verdict == "not_a_dog"
-    if not comparison.agree:
-        sentence = texts.disagree.format(" / ".join(_in_short(answer, texts) for answer in answers))
+def agreement(answers: ModelAnswers, models: ModelSet, texts: Texts) -> str:
+    """Whether the models agree, and the answer of their ensemble."""
+    predictions = list(answers.predictions.values())
+    no_dog = answers.agree and predictions[0].verdict == "not_a_dog"
+    if not answers.agree:
+        sentence = texts.disagree.format(" / ".join(_in_short(prediction, texts) for prediction in predictions))
     elif no_dog:
         sentence = texts.none_sees_a_dog
     else:
-        sentence = texts.agree.format(texts.name(answers[0].breeds[0].breed))
+        sentence = texts.agree.format(texts.name(predictions[0].breeds[0].breed))
     remark = ""
-    if comparison.together and (joint := models.joint) and not no_dog:
-        why = texts.together_why.format(joint.num_right, joint.num_photos, max(joint.num_right_alone))
-        remark = f"{texts.together.format(_in_short(comparison.together, texts))} {why}"
-    return _banner("agree" if comparison.agree else "disagree", texts.side_by_side, sentence, remark)
+    if answers.ensemble and (ensemble := models.ensemble) and not no_dog:
+        why = texts.ensemble_why.format(ensemble.num_right, ensemble.num_photos, max(ensemble.num_right_alone))
+        remark = f"{texts.ensemble_answer.format(_in_short(answers.ensemble, texts))} {why}"
+    return _banner("agree" if answers.agree else "disagree", texts.side_by_side, sentence, remark)
 
 
-def side_by_side(comparison: Comparison, models: ModelSet, photo: Image.Image, texts: Texts) -> str:
+def side_by_side(answers: ModelAnswers, models: ModelSet, photo: Image.Image, texts: Texts) -> str:
     """The models' answers beside each other, or below each other on a phone."""
     return '<div class="cards">' + "".join(
         f'<section class="card" aria-label="{escape(name)}"><h2>{escape(name)}</h2>'
         f"{headline(prediction, len(models.labels(name)), texts)}{details(prediction, photo, name, texts)}</section>"
-        for name, prediction in comparison.predictions.items()
+        for name, prediction in answers.predictions.items()
     ) + "</div>"  # fmt: skip
 
 
 def rates(run: RunFolder, name: str, texts: Texts) -> str:
-    """How often each kind of a model's answers is wrong, as measured when it was made; nothing where it was not."""
-    figures = run.record["figures"]
+    """How often each kind of a model's answers was wrong when it was evaluated; empty where that was not measured."""
+    figures = run.record.figures
     found = figures.get("test") or figures["validation"]
     if not {"top1_confident", "candidates_right"} <= set(found):
         return ""
+    photos = texts.rates_test if figures.get("test") else texts.rates_validation
     sentence = texts.rates.format(
-        n=found["n"],
+        photos=photos.format(found["n"]),
         model=name,
         confident=texts.percent(found["share_confident"]),
         wrong=texts.percent(1 - found["top1_confident"]),
@@ -123,20 +124,20 @@ def rates(run: RunFolder, name: str, texts: Texts) -> str:
 
 
 def thumbnail(photo: Image.Image, height: int = 56) -> str:
-    """A small picture for a row of a table; its file's name stands beside it."""
+    """A small picture for a row of a table. Its alt text is empty, because the file's name is in the same row."""
     small = photo.copy()
     small.thumbnail((2 * height, height))
     return f'<img src="{_data_url(small)}" alt="" height="{height}">'
 
 
 def download_link(content: bytes, name: str, text: str) -> str:
-    """A link that saves a CSV file that travels within the page, so that none is left on the server."""
+    """A link that saves a CSV file, which is part of the page, so that no file is left on the server."""
     data = base64.b64encode(content).decode()
     return f'<a class="download" download="{escape(name)}" href="data:text/csv;base64,{data}">{escape(text)}</a>'
 
 
 def one_of_several(names: Sequence[str], texts: Texts) -> str:
-    """Names in a row: "A, B or C"."""
+    """A list of names: "A, B or C"."""
     return f" {texts.or_} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 

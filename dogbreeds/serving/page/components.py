@@ -1,4 +1,4 @@
-"""The page's ways in for photos, and its way out for programs: gradio's components with this project's rules.
+"""gradio's components with this project's rules: inputs for photos, and outputs for programs.
 
 gradio writes a components.pyi beside this file when it is imported; nothing needs that file.
 """
@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
+from pydantic import TypeAdapter
 
 from dogbreeds.images import BadImage
-from dogbreeds.serving.api import COMPARISON_SCHEMA, PREDICTION_SCHEMA
+from dogbreeds.serving.api import ComparisonJson, PredictionJson
 from dogbreeds.serving.uploads import open_upload, shown_by_browsers
 
 
@@ -35,7 +36,7 @@ class PhotoInput(gr.Image):
     is_template = True
 
     def preprocess(self, payload: Any) -> Upload | BadImage | None:  # type: ignore[override]
-        """The photo, or what is wrong with it: as a value, so that the page can say it where the answer would be."""
+        """The photo, or what is wrong with it: as a value, which the page shows in place of the answer."""
         if payload is None:
             return None
         path = _uploaded(payload.path)
@@ -57,7 +58,7 @@ class PhotoFiles(gr.File):
 
 
 class PhotoFolder(gr.UploadButton):
-    """A button for a folder, likewise."""
+    """A button to choose a folder; its files as in `PhotoFiles`."""
 
     is_template = True
 
@@ -67,43 +68,45 @@ class PhotoFolder(gr.UploadButton):
 
 
 class TypedJson(gr.JSON):
-    """A JSON value whose shape the page's description for programs tells; people don't see it."""
+    """A JSON value whose type is published in the description of the endpoints; people don't see it."""
 
     is_template = True
-    schema: ClassVar[dict[str, Any]]
+    json_type: ClassVar[Any]
 
     def api_info(self) -> dict[str, Any]:
         """The JSON schema of the value."""
-        return self.schema
+        return TypeAdapter(self.json_type).json_schema()
 
 
-class PredictionJson(TypedJson):
+class PredictionOutput(TypedJson):
     """The answer of one model."""
 
-    schema = PREDICTION_SCHEMA
+    json_type = PredictionJson
 
 
-class ComparisonJson(TypedJson):
+class ComparisonOutput(TypedJson):
     """The answers of all models."""
 
-    schema = COMPARISON_SCHEMA
+    json_type = ComparisonJson
 
 
 def _uploaded(path: str) -> Path:
-    """The place of an upload, which is read, coded anew and deleted there.
+    """The path of an upload, which may be read, replaced and deleted.
 
-    gradio itself lets any path of the server through where a question leaves out the `meta` that marks it as a file.
+    gradio lets any path of the server through if a request leaves out the `meta` that marks it as a file.
 
     Raises:
         gradio.Error: It is no upload.
     """
-    place = Path(path).resolve()
-    if Path(get_upload_folder()).resolve() not in place.parents:
+    resolved = Path(path).resolve()
+    # get_upload_folder is not documented (read in gradio 6.31.0): GRADIO_TEMP_DIR, which serve() sets, or the default.
+    if Path(get_upload_folder()).resolve() not in resolved.parents:
         raise gr.Error("This is no file that was sent to this page.", print_exception=False)
-    return place
+    return resolved
 
 
 def _named(payload: Any) -> list[tuple[str, Path]]:
+    # Read in gradio 6.31.0: several files come as a pydantic RootModel, ListFiles, whose `root` is the list.
     files = getattr(payload, "root", payload) or []
     named = [(file.orig_name or Path(file.path).name, _uploaded(file.path)) for file in files]
     return [(name, path) for name, path in named if not name.startswith(".")]  # as `index` leaves hidden files out

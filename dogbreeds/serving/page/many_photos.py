@@ -1,39 +1,47 @@
-"""Many uploaded photos -> one row each, a few at a time."""
+"""The tab "Many photos": a table with one row for each uploaded file, answered a few at a time."""
 
 import io
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import gradio as gr
 import numpy as np
 
 from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.machine import on_all_cores
 from dogbreeds.serving.library import columns, places, write_csv
-from dogbreeds.serving.page.cards import thumbnail
-from dogbreeds.serving.page.texts import ENGLISH
+from dogbreeds.serving.model_set import ModelSet
+from dogbreeds.serving.page import cards
+from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder
+from dogbreeds.serving.page.texts import ENGLISH, Texts, texts_for
 from dogbreeds.serving.predictor import Predictor
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
 BATCH_SIZE = 8
-"""Photos that are answered between two looks at the page."""
-
+"""Photos that are answered between two updates of the page."""
 NUM_BREEDS = 3
-"""Breeds that a row names."""
+"""Breeds that a row of the CSV file names."""
+MAX_CONCURRENT = 2
+"""People whose many photos are answered at the same time; the others wait."""
+TABLE_SECONDS = 1.0
+"""How often the table is drawn again while it grows."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one file."""
+    """The result for one file."""
 
     file: str
-    """Its name where it came from, without the folder, which browsers don't tell."""
+    """Its own name, without the folder, which browsers don't tell."""
     thumbnail: str
     """An `<img>`, or nothing where the file could not be read."""
     answer: Answer | None
@@ -41,12 +49,122 @@ class Row:
     """Why there is no answer."""
 
 
+def many_photos_tab(models: ModelSet, text: gr.I18n, keep_seconds: float) -> None:
+    """Add the tab to the page.
+
+    Args:
+        models: The first of them answers.
+        text: The page's texts.
+        keep_seconds: How long the rows of a visit are kept after their last change.
+    """
+    with gr.Tab(text("many_photos")):
+        with gr.Row():
+            files = PhotoFiles(label=text("photos"), file_count="multiple", height=180, elem_id="files", scale=3)
+            with gr.Column(min_width=160):
+                folder = PhotoFolder(text("folder"), file_count="directory", elem_id="folder")  # type: ignore[arg-type]
+                stop = gr.Button(text("stop"), variant="stop", visible=False, elem_id="stop")
+        status = gr.HTML(text("waiting_many_html"), elem_id="status")
+        download = gr.HTML("", elem_id="download")
+        table = gr.Dataframe(
+            label=text("table"),
+            interactive=False,
+            visible=False,
+            show_search="filter",
+            wrap=True,
+            max_height=640,
+            elem_id="table",
+        )
+        rows = gr.State([], time_to_live=keep_seconds)
+
+    def show_many(files: list[tuple[str, Path]], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        yield from _updates(files, models, texts_for(request.headers.get("accept-language")))
+
+    def stop_many(rows: list[Row], request: gr.Request) -> tuple[Any, ...]:
+        texts = texts_for(request.headers.get("accept-language"))
+        return *_ready(), *_finished(rows, texts.stopped, texts)
+
+    runs: list[Any] = [
+        source.upload(
+            show_many,
+            [source],
+            [files, folder, stop, status, download, table, rows],
+            api_visibility="private",
+            concurrency_limit=MAX_CONCURRENT,
+            concurrency_id="many",
+            show_progress="hidden",
+        )
+        for source in (files, folder)
+    ]
+    outputs = [files, folder, stop, status, download]
+    stop.click(stop_many, [rows], outputs, cancels=runs, api_visibility="private", queue=False)
+
+
+def _updates(files: list[tuple[str, Path]], models: ModelSet, texts: Texts) -> Iterator[tuple[Any, ...]]:
+    """What the tab shows while the files are answered: a value for each output of `show_many`."""
+    if not files:
+        return
+    if len(files) > MAX_FILES:
+        for _, path in files:
+            path.unlink(missing_ok=True)
+        message = cards.problem(texts.too_many.format(len(files), MAX_FILES), texts)
+        yield *_ready(), message, "", gr.update(visible=False), []
+        return
+    rows: list[Row] = []
+    drawn_at = 0.0
+    running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
+    yield *running, cards.progress(0, len(files), texts), "", gr.skip(), []
+    for batch in answer_many(models.first, files):
+        rows += batch
+        table = gr.skip()
+        if time.monotonic() - drawn_at > TABLE_SECONDS:
+            table, drawn_at = _table(rows, models.names[0], texts), time.monotonic()
+        kept = [replace(row, thumbnail="") for row in rows]  # photos are not kept while the page is open
+        yield *running, cards.progress(len(rows), len(files), texts), "", table, kept
+    yield *_ready(), *_finished(rows, texts.done, texts), _table(rows, models.names[0], texts), gr.skip()
+
+
+def _ready() -> tuple[Any, Any, Any]:
+    """Both inputs accept files, and there is nothing to stop."""
+    return gr.update(value=None, interactive=True), gr.update(interactive=True), gr.update(visible=False)
+
+
+def _finished(rows: Sequence[Row], sentence: str, texts: Texts) -> tuple[str, str]:
+    """The status and the download when no more rows come."""
+    status = cards.waiting(sentence.format(len(rows), sum(row.error is not None for row in rows)))
+    return status, cards.download_link(to_csv(rows), "breeds.csv", texts.download) if rows else ""
+
+
+def _table(rows: Sequence[Row], model: str, texts: Texts) -> Any:
+    """The rows so far, for the page's table."""
+    return gr.Dataframe(
+        [[row.thumbnail, *_answer_cells(row, texts), row.file] for row in rows],
+        label=f"{texts.table} ({model})",
+        headers=[texts.thumbnail, texts.breed, texts.verdict, texts.probability, texts.file],
+        datatype=["html", "str", "str", "number", "str"],
+        column_widths=[140, 200, 240, 130, 340],
+        visible=True,
+    )
+
+
+def _answer_cells(row: Row, texts: Texts) -> tuple[str, str, float | None]:
+    """Breed, kind of answer and probability; where there is no answer, why."""
+    if row.answer is None:
+        assert row.error is not None
+        return "", texts.problem(row.error), None
+    if row.answer.verdict == "not_a_dog":
+        return "", texts.not_a_dog, None
+    kind = texts.confident if row.answer.verdict == "confident" else texts.unsure
+    group = f" ({texts.group(row.answer.group)})" if row.answer.group else ""
+    best = row.answer.breeds[0]
+    return texts.name(best.breed), kind + group, round(best.probability, 2)
+
+
 def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iterator[list[Row]]:
-    """Answer uploads, `BATCH_SIZE` rows at a time and in their order; all are deleted, even where nobody waits.
+    """Answer uploads in their order, `BATCH_SIZE` at a time; all are deleted, also if the caller stops early.
 
     Args:
         predictor: The model that answers.
-        files: Of each upload its name and where it lies.
+        files: The name and the path of each upload.
     """
     view = predictor.run.preprocessing
 
@@ -56,43 +174,41 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
             photo = open_image(path, at_least=view.decoded_side)
         except BadImage as error:
             return Row(name, "", None, error), None
-        return Row(name, thumbnail(photo), None, None), view(photo)
+        return Row(name, cards.thumbnail(photo), None, None), view(photo)
 
-    with _taken_away(files) as mine:
-        loaded = on_all_cores(load, mine, 2 * BATCH_SIZE)
+    with _moved(files) as moved:
+        loaded = on_all_cores(load, moved, 2 * BATCH_SIZE)
         while batch := list(islice(loaded, BATCH_SIZE)):
             views = [pixels for _, pixels in batch if pixels is not None]
             answers = iter(predictor.answers(predictor.logits(np.stack(views)), top_k=NUM_BREEDS) if views else [])
-            yield [
-                row if pixels is None else Row(row.file, row.thumbnail, next(answers), None) for row, pixels in batch
-            ]
+            yield [row if pixels is None else replace(row, answer=next(answers)) for row, pixels in batch]
 
 
 @contextmanager
-def _taken_away(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
-    """The files in a folder of their own, and nowhere else, until they are deleted.
+def _moved(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
+    """Move the files to a folder of their own, which is deleted at the end.
 
-    gradio keeps files of the same content and name in one place, whoever sent them, so they may not be deleted there
-    one by one.
+    gradio (read in 6.31.0) keeps an upload as <folder>/<hash of the content>/<name>, whoever sent it. So two people can
+    send one file, and none may be deleted there while another waits for it.
     """
     with TemporaryDirectory(dir=files[0][1].parent.parent) as folder:
-        mine = [(name, Path(folder) / str(number)) for number, (name, _) in enumerate(files)]
-        for (_, sent), (_, path) in zip(files, mine, strict=True):
-            with suppress(FileNotFoundError):  # told when it is opened
+        moved = [(name, Path(folder) / str(number)) for number, (name, _) in enumerate(files)]
+        for (_, sent), (_, path) in zip(files, moved, strict=True):
+            with suppress(FileNotFoundError):  # reported when it is opened
                 os.link(sent, path)
         for _, sent in files:
             sent.unlink(missing_ok=True)
-        yield mine
+        yield moved
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
-    """The rows as a CSV file in UTF-8, with the mark by which spreadsheets know that, safe against formulas."""
+    """The rows as a CSV file that no spreadsheet runs as a formula, in UTF-8 with a byte order mark for Excel."""
     text = io.StringIO(newline="")
-    write_csv(text, (_cells(row) for row in rows), ["file", *columns(NUM_BREEDS)[1:]])
+    write_csv(text, (_csv_cells(row) for row in rows), ["file", *columns(NUM_BREEDS)[1:]])
     return text.getvalue().encode("utf-8-sig", "backslashreplace")
 
 
-def _cells(row: Row) -> dict[str, str | float]:
+def _csv_cells(row: Row) -> dict[str, str | float]:
     cells: dict[str, str | float] = {"file": row.file}
     if row.error:
         cells["error"] = ENGLISH.problem(row.error)

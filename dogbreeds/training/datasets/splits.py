@@ -20,6 +20,7 @@ from dogbreeds.hub import announce
 from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.machine import on_all_cores
 from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.record import DataRecord
 from dogbreeds.training.datasets.pixel_cache import PixelCache, default_folder, open_pixel_cache
 from dogbreeds.training.options import TrainConfig
 
@@ -106,16 +107,36 @@ class Splits:
         """The name of each class."""
         return self.train.names
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def held_out(self) -> list[str]:
+        """The splits that are not trained on."""
+        return ["validation", "test"] if self.test else ["validation"]
+
+    def __getitem__(self, split: str) -> Photos:
+        """The photos of a split that there is."""
+        photos = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        assert photos is not None, split
+        return photos
+
+    def to_record(self) -> DataRecord:
         """What run.json says of the data."""
-        return {
-            "num_train": len(self.train),
-            "num_validation": len(self.validation),
-            "num_test": len(self.test) if self.test else 0,
-            "left_out": [{"id": photo.id, "reason": photo.reason} for photo in self.left_out],
-            "fingerprint": self.fingerprint,
-            "split_hash": self.split_hash,
-        }
+        return DataRecord(
+            num_train=len(self.train),
+            num_validation=len(self.validation),
+            num_test=len(self.test) if self.test else 0,
+            left_out=[{"id": photo.id, "reason": photo.reason} for photo in self.left_out],
+            fingerprint=self.fingerprint,
+            split_hash=self.split_hash,
+        )
+
+    def in_words(self) -> list[str]:
+        """Lines that say how many photos there are, and name those that are left out."""
+        sizes = f"{len(self.train)} training, {len(self.validation)} validation"
+        sizes += f" and {len(self.test)} test photos" if self.test else " photos"
+        lines = [f"{len(self.names)} breeds: {sizes}"]
+        if self.left_out:
+            lines.append(f"left out {len(self.left_out)} photos:")
+        return lines + [f"  {photo.id}: {photo.reason}" for photo in self.left_out]
 
 
 def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:

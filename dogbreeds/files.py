@@ -1,0 +1,125 @@
+"""Writing files and folders so that each is whole or absent, whenever the process ends."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dogbreeds.errors import UserError
+
+
+def partial_path(path: Path) -> Path:
+    """Where the folder or file that will become `path` is made."""
+    return path.with_name(path.name + ".partial")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write a file under a temporary name beside it, which replaces `path` when the block ends.
+
+    The content is on the disk before the file gets its name. If the block raises, `path` stays as it was.
+
+    Yields:
+        The temporary path, to be written and closed within the block.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+    except BaseException:  # Ctrl-C too
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_or_absent(path: Path) -> Iterator[Path]:
+    """Fill a new folder under a temporary name beside it, which becomes `path` when the block ends.
+
+    If the block raises, the folder is removed.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        UserError: `path`, or an unfinished one, exists already, or can't be made.
+    """
+    check_absent(path)
+    partial = partial_path(path)
+    make_folder(partial)
+    try:
+        yield partial
+        if partial.exists():  # `run_folder.commit` renames it itself
+            partial.rename(path)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that does not exist yet.
+
+    Raises:
+        UserError: It exists already, or can't be made.
+    """
+    check_absent(path)
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"can't make the folder {str(path)!r}: {error.strerror}") from None
+
+
+def check_absent(path: Path, *, option: str = "--output") -> None:
+    """Refuse an output path that exists, before any work is done.
+
+    Args:
+        path: Where results will be written.
+        option: The option that named it.
+
+    Raises:
+        UserError: It exists already.
+    """
+    if path.exists():
+        raise UserError(f"{str(path)!r} exists already: give another {option}, or remove it")
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file, or replace it."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.name} is missing in {str(path.parent)!r}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)!r} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{str(path)!r} is damaged: it holds no JSON object")
+    return value
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,74 @@
+"""What the page offers to programs: two endpoints, and examples of how to call them."""
+
+from typing import Any
+
+import gradio as gr
+from gradio.route_utils import get_root_url
+
+from dogbreeds.answers import NO_ANSWER
+from dogbreeds.images import BadImage
+from dogbreeds.serving.api import CURL, PYTHON, comparison_json, prediction_json
+from dogbreeds.serving.batching import MAX_BATCH_SIZE
+from dogbreeds.serving.model_set import ModelSet
+from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, Upload
+from dogbreeds.serving.page.texts import ENGLISH, texts_for
+
+
+def examples_section(page: gr.Blocks, models: ModelSet, text: gr.I18n) -> None:
+    """Add the section "Use it from a program" to the page."""
+    with gr.Accordion(text("program"), open=False):
+        program = gr.Markdown(elem_id="program")
+
+    def tell_programs(request: gr.Request) -> str:
+        texts = texts_for(request.headers.get("accept-language"))
+        assert request.request is not None
+        # get_root_url is not documented (read in gradio 6.31.0): it honours the proxy of a Space. It can be replaced by
+        # the headers x-forwarded-proto and x-forwarded-host, or without these the request's own base_url.
+        address = get_root_url(request.request, request.request.url.path, None)
+        python, curl = (example.format(url=address, model=models.names[0]) for example in (PYTHON, CURL))
+        return f"{texts.program_text}\n\n```python\n{python}```\n\ncurl:\n\n```sh\n{curl}```"
+
+    page.load(tell_programs, None, program, api_visibility="private", queue=False, show_progress="hidden")
+
+
+def program_endpoints(models: ModelSet, photo: PhotoInput) -> None:
+    """Add the endpoints `predict` and `compare`; their components are invisible."""
+
+    def predict(photo: Upload | BadImage | None, model: str) -> dict[str, Any]:
+        """Tell the breed of the dog on a photo.
+
+        Args:
+            photo: The photo.
+            model: The name of the model that shall answer.
+
+        Returns:
+            The verdict (confident, unsure or not_a_dog), the five most probable breeds with their probabilities, the
+            look-alikes and the breed group of an unsure answer, and the seconds it took; or why there is no answer.
+        """
+        if not isinstance(photo, Upload):
+            return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": _why_not(photo)}
+        return prediction_json(model, models.predict(model, photo.photo))
+
+    def compare(photo: Upload | BadImage | None) -> dict[str, Any]:
+        """Ask all models about the same photo.
+
+        Args:
+            photo: The photo.
+
+        Returns:
+            The answer of each, whether they agree, and their joint answer where that was measured to be the better one.
+        """
+        if not isinstance(photo, Upload):
+            return {"answers": [], "agree": None, "together": None, "error": _why_not(photo)}
+        return comparison_json(models.compare(photo.photo))
+
+    answer = PredictionOutput(visible=False)
+    model = gr.Radio(models.names, value=models.names[0], label="model", visible=False)
+    trigger = gr.Button(visible=False)
+    trigger.click(predict, [photo, model], answer, api_name="predict", concurrency_limit=MAX_BATCH_SIZE)
+    comparison = ComparisonOutput(visible=False)
+    trigger.click(compare, [photo], comparison, api_name="compare", concurrency_limit=MAX_BATCH_SIZE)
+
+
+def _why_not(photo: BadImage | None) -> str:
+    return ENGLISH.problem(photo) if photo else "No photo was sent."

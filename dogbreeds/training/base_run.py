@@ -1,0 +1,58 @@
+"""The run that another one starts from, and that none of the photos it was trained on is held out now."""
+
+from dataclasses import dataclass, field
+
+from dogbreeds.errors import UserError
+from dogbreeds.files import read_json
+from dogbreeds.record import BaseRun, RunRecord
+from dogbreeds.run_folder import RECORD
+from dogbreeds.split_file import SPLITS, load_splits
+from dogbreeds.training.context import Context
+from dogbreeds.training.datasets.splits import Splits
+from dogbreeds.training.models.checkpoint import base_run_folder
+from dogbreeds.training.options import TrainConfig
+
+TRAINED_BEFORE = "trained before"
+"""The split, in splits.parquet, of photos that a run was not trained on itself, but one that it starts from."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a run knows of the run that it starts from."""
+
+    record: BaseRun | None = None
+    """For run.json; None where it starts from no run."""
+    trained_on: dict[str, str] = field(default_factory=dict)
+    """By digest, the breed of each photo that the weights have been trained on; empty where that is not known."""
+
+
+def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
+    """The run whose folder, here or on the Hub, `--model` names.
+
+    Differences in what the two runs see of a photo are printed.
+
+    Raises:
+        UserError: It was trained on photos that are held out here.
+    """
+    folder = None if config.model.from_scratch else base_run_folder(config.model.model)
+    if folder is None:
+        return Base()
+    name, record = config.model.model, RunRecord.from_json(read_json(folder / RECORD), folder)
+    stored = load_splits(folder / SPLITS)
+    trained_on = {**stored.get("train", {}), **stored.get(TRAINED_BEFORE, {})} if stored else {}
+    same_data = record.data.fingerprint == splits.fingerprint
+    held_out = {digest for split in splits.held_out for digest in splits.digests[split].tolist()}
+    # A run of a version that did not store its split has the hashes alone.
+    another_split = not stored and same_data and record.data.split_hash != splits.split_hash
+    if another_split or not held_out.isdisjoint(trained_on):
+        raise UserError(
+            f"the run {name!r} was trained on photos that are held out here: give the --seed "
+            f"({record.config['seed']}), --validation-fraction and --test-fraction that it was trained with"
+        )
+    if not stored and not same_data:
+        context.say(f"note: {name!r} does not say which photos it was trained on; some may be held out here")
+    mine = config.to_dict()
+    for option in vars(config.preprocessing):
+        if (theirs := record.config.get(option, mine[option])) != mine[option]:
+            context.say(f"note: {name!r} was trained with {option} {theirs!r}, this run with {mine[option]!r}")
+    return Base(BaseRun(record.command, record.seconds, record.data.split_hash), trained_on)

@@ -1,0 +1,139 @@
+"""The network with what trains it: optimiser, learning rates and averaged weights."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from dogbreeds.training.context import Context
+from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
+from dogbreeds.training.inputs import Inputs
+from dogbreeds.training.models.build import classifier_of
+from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
+from dogbreeds.training.options import TrainConfig
+
+COMPILE_FROM = 500_000
+"""Photos to train on, over all epochs, from which `--compile auto` compiles the network on a GPU: the minute that takes
+must be saved again."""
+
+
+class Head(nn.Module):
+    """The classifier alone, on features `(B, D)` that are computed once: what a frozen backbone leaves to train."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits `(B, C)`."""
+        return self.classifier(features)
+
+
+class Learner:
+    """What learns; one optimiser step at a time."""
+
+    def __init__(self, config: TrainConfig, context: Context, model: PreTrainedModel, inputs: Inputs) -> None:
+        """Make the optimiser, and have accelerate prepare it with the network.
+
+        Args:
+            config: The run's options.
+            context: Its process.
+            model: The whole network.
+            inputs: What it is given: features, if its classifier alone is trained on them.
+        """
+        self._config, self._accelerator = config, context.accelerator
+        self._head_only = inputs.head_only
+        self.full_model = model
+        self.trained_model: nn.Module = Head(classifier_of(model)[1]) if inputs.head_only else model
+        # Not in fp16, where accelerate then can't tell whether a step was skipped.
+        fused = context.device.type in ("cpu", "cuda") and self._accelerator.mixed_precision != "fp16"
+        optimizer = build_optimizer(self.trained_model, config.optim, fused=fused)
+        self.num_trained_parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        # As accelerate has it, for `accelerate launch` can set it too
+        num_accumulated = self._accelerator.gradient_accumulation_steps
+        num_steps = config.optim.epochs * math.ceil(len(inputs.training_loader) / num_accumulated)
+        self.schedule = Schedule(optimizer, config.optim, num_steps)
+        self.average: WeightAverage | None = None
+        if config.optim.ema_decay:
+            # Copied before `prepare`, which for mixed precision gives a model a `forward` that a copy would share.
+            self.average = WeightAverage(self.trained_model, config.optim.ema_decay, context.device)
+        self.model, self.optimizer = self._accelerator.prepare(self.trained_model, optimizer)
+        if self._compiles(context, len(inputs.labels["train"]) * config.optim.epochs):
+            context.say("compiling the network; the first step takes a minute")
+            self.model.compile()
+
+    def _compiles(self, context: Context, num_photos: int) -> bool:
+        """Whether the network is compiled, by the options and the size of the run."""
+        if self._config.run.compile != "auto":
+            return self._config.run.compile == "on"
+        return context.device.type == "cuda" and not self._head_only and num_photos >= COMPILE_FROM
+
+    @property
+    def best_model(self) -> nn.Module:
+        """What is validated and saved: the averaged weights, where there are any."""
+        return self.average.model if self.average else self.trained_model
+
+    @property
+    def learning_rate(self) -> float:
+        """The largest of the present learning rates."""
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    def train_mode(self) -> None:
+        """Switch to training, but for a backbone that is frozen."""
+        self.model.train()
+        if self._config.model.freeze_backbone and not self._head_only:
+            self.full_model.eval()  # or the backbone's batch-norm statistics would move
+            classifier_of(self.full_model)[1].train()
+
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean loss of a batch: inputs as the network takes them, labels `(B,)`."""
+        optim = self._config.optim
+        logits = logits_of(self.model, inputs)
+        return LOSSES[optim.loss](logits, target_probabilities(labels, logits.shape[1], optim.label_smoothing))
+
+    def step(self) -> None:
+        """Step the optimiser with the gradients that were accumulated, if this batch completes them."""
+        accelerator, max_norm = self._accelerator, self._config.optim.max_grad_norm
+        if accelerator.sync_gradients and max_norm:
+            accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
+        self.optimizer.step()
+        if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+            self.schedule.after_step()
+            if self.average is not None:
+                self.average.update(self.trained_model)
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        scaler = self._accelerator.scaler
+        return {
+            "model": self.trained_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.trained_model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        if self._accelerator.scaler:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+
+    def load_best(self, weights: dict[str, torch.Tensor]) -> nn.Module:
+        """The network with these weights, as it was before accelerate prepared it."""
+        model: nn.Module = self._accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+        model.load_state_dict(weights)
+        return model
+
+
+def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Logits `(B, C)` of a network of transformers or of a `Head`."""
+    output = model(inputs)
+    return output if isinstance(output, torch.Tensor) else output.logits

@@ -1,0 +1,61 @@
+"""The folder of an unfinished run, and what makes a resumed run the same run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dogbreeds import run_folder
+from dogbreeds.errors import UserError
+from dogbreeds.files import partial_path, write_json
+from dogbreeds.training.context import Context
+from dogbreeds.training.datasets.splits import Splits
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
+
+
+def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
+    """The folder in which a run is made, until it is complete.
+
+    A new run's is made by the main process, once data and model were found to be good; a resumed run's must be of the
+    same options, photos and number of processes.
+
+    Raises:
+        UserError: The folder can't be made, or the run to resume was begun with something else.
+    """
+    partial, identity, problem = partial_path(config.run.output_dir), _identity(config, context, splits), ""
+    if context.is_main:
+        try:
+            run_folder.begin(config.run.output_dir, resume=config.run.resume)
+            file = partial / run_folder.STATE / "config.json"
+            if not file.exists():  # a run that was killed just after it began is resumed from its beginning
+                file.parent.mkdir(exist_ok=True)
+                write_json(file, identity)
+        except UserError as error:
+            problem = str(error)
+    if problem := context.broadcast(problem):
+        raise UserError(problem)
+    if config.run.resume:
+        _check_identity(partial / run_folder.STATE, identity)
+    return partial
+
+
+def _identity(config: TrainConfig, context: Context, splits: Splits) -> dict[str, Any]:
+    """What must be the same for a resumed run to be the same run."""
+    options = {name: value for name, value in config.to_dict().items() if name not in FREE_OPTIONS}
+    return {
+        **options,
+        # As accelerate has them, for its own configuration can set them too
+        "mixed_precision": context.accelerator.mixed_precision,
+        "gradient_accumulation_steps": context.accelerator.gradient_accumulation_steps,
+        "num_processes": context.num_processes,
+        "split_hash": splits.split_hash,
+    }
+
+
+def _check_identity(state: Path, identity: dict[str, Any]) -> None:
+    try:
+        then = json.loads((state / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"the state in {str(state)!r} can't be read: start again with --overwrite") from None
+    for name, now in json.loads(json.dumps(identity)).items():
+        if now != then.get(name):
+            raise UserError(f"can't resume with another {name}: it was {then.get(name)!r}, now it is {now!r}")

@@ -1,0 +1,160 @@
+"""The last part of a run: the best weights are judged, calibrated and exported, and the run folder is completed."""
+
+import copy
+import csv
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from torch import nn
+
+from dogbreeds import run_folder
+from dogbreeds.answers import answer_rates
+from dogbreeds.calibration import Calibration, softmax
+from dogbreeds.files import write_json
+from dogbreeds.hub import HubId
+from dogbreeds.images import PhotoSource, open_image
+from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
+from dogbreeds.model_card import model_card
+from dogbreeds.predictions import Predictions
+from dogbreeds.record import ONNX, RunRecord
+from dogbreeds.split_file import SPLITS, save_splits
+from dogbreeds.training.base_run import TRAINED_BEFORE
+from dogbreeds.training.breed_metrics import compute_figures
+from dogbreeds.training.context import Context
+from dogbreeds.training.evaluation import predict_logits
+from dogbreeds.training.export import export_serving_model
+from dogbreeds.training.inputs import Inputs
+from dogbreeds.training.loop import photo_errors_as_user_errors
+from dogbreeds.training.models.registry import resolve_model
+from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.run import Run
+
+Logits = dict[str, tuple[np.ndarray, np.ndarray]]
+"""For each split that is held out its logits `(N, C)` and labels `(N,)`."""
+
+
+def judge(model: nn.Module, inputs: Inputs, context: Context) -> Logits:
+    """The logits of the splits that are held out, in float32 whatever training used, for that is what is served."""
+    logits = {}
+    for split in inputs.held_out:
+        with photo_errors_as_user_errors(), context.timed(f"evaluation of {split}"):
+            logits[split] = predict_logits(model, inputs, split, context, exact=True)
+    return logits
+
+
+def save_run(run: Run, logits: Logits) -> None:
+    """Calibrate, export and complete the run folder; by the main process.
+
+    Args:
+        run: Trained, with its best weights loaded.
+        logits: From `judge`.
+    """
+    config, context, partial, names = run.config, run.context, run.partial, run.splits.names
+    calibration = Calibration.fit(*logits["validation"])
+    figures = {split: _save_predictions(run, split, *logits[split], calibration) for split in logits}
+    _save_splits(run)
+    model = copy.deepcopy(run.learner.full_model).cpu().float().eval()
+    with context.timed("export"):
+        model.save_pretrained(partial)
+        differences = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
+    image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
+    write_json(partial / run_folder.PREPROCESSOR, run.inputs.preprocessing.to_preprocessor_config(image_processor))
+    with (partial / run_folder.HISTORY).open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(run.loop.progress.history[0]))
+        writer.writeheader()
+        writer.writerows(run.loop.progress.history)
+    record = RunRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=_command(context.num_processes),
+        config=config.to_dict(),
+        base_run=run.base.record,
+        hub=_from_hub(config),
+        data=run.splits.to_record(),
+        num_epochs=run.loop.progress.epoch,
+        best_epoch=run.loop.progress.best_epoch,
+        calibration=calibration,
+        figures=figures,
+        model_type=model.config.model_type,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_trained_parameters=run.learner.num_trained_parameters,
+        flops_per_photo=run.flops_per_photo,
+        milliseconds_per_photo=_milliseconds_per_photo(run),
+        export_difference=differences,
+        seconds={name: round(seconds, 1) for name, seconds in context.seconds.items()},
+        time=run.time_record(),
+        hardware=context.hardware,
+        mixed_precision=context.accelerator.mixed_precision,
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "onnxruntime")},
+    )
+    (partial / run_folder.CARD).write_text(model_card(config.run.output_dir.name, record, names), encoding="utf-8")
+    run_folder.commit(partial, config.run.output_dir, record)
+    for split, found in figures.items():
+        context.say(
+            f"{split}: n {found['n']}, top-1 {found['top1']:.1%}, top-3 {found['top3']:.1%}, "
+            f"top-5 {found['top5']:.1%}, macro F1 {found['macro_f1']:.3f}, log-loss {found['log_loss']:.3f}, "
+            f"ECE {found['ece']:.1%}, {found['photos_per_second']:.0f} photos/s"
+        )
+    context.say(f"saved to {config.run.output_dir}")
+
+
+def _save_predictions(
+    run: Run, split: str, logits: np.ndarray, labels: np.ndarray, calibration: Calibration
+) -> dict[str, float]:
+    """Write a split's probabilities with their tables; its figures."""
+    probabilities = calibration.probabilities(logits)
+    photos, digests = run.splits[split], run.splits.digests[split]
+    predictions = Predictions(photos.ids, tuple(digests.tolist()), labels, run.splits.names, probabilities)
+    predictions.save(run.partial / run_folder.predictions_file(split))
+    predictions.write_tables(run.partial, f"-{split}")
+    # Of the photos, even where their features were computed long before
+    seconds = run.context.seconds[f"evaluation of {split}"] + run.features.seconds.get(split, 0.0)
+    return {
+        **compute_figures(probabilities, labels, softmax(logits)),
+        **answer_rates(logits, labels, calibration, run.splits.names),
+        "seconds": seconds,
+        "photos_per_second": len(labels) / seconds,
+    }
+
+
+def _save_splits(run: Run) -> None:
+    """Write which photo is in which split, with those that only the run it started from was trained on."""
+    digests = {split: found.tolist() for split, found in run.splits.digests.items()}
+    labels = {split: [run.splits.names[label] for label in run.splits[split].labels] for split in digests}
+    here = {digest for found in digests.values() for digest in found}
+    before = {digest: label for digest, label in run.base.trained_on.items() if digest not in here}
+    if before:
+        digests[TRAINED_BEFORE], labels[TRAINED_BEFORE] = list(before), list(before.values())
+    save_splits(run.partial / SPLITS, digests, labels)
+
+
+def _milliseconds_per_photo(run: Run) -> dict[str, float]:
+    """How long the exported model takes on one validation photo, from the file to the answer, on the CPU."""
+    session = onnxruntime.InferenceSession(run.partial / ONNX, providers=["CPUExecutionProvider"])
+    preprocessing, photos = run.inputs.preprocessing, run.splits.validation.sources
+
+    def answer(photo: PhotoSource) -> Any:
+        image = open_image(photo, at_least=preprocessing.decoded_side)
+        return session.run(None, {"pixel_values": preprocessing(image)[None]})
+
+    return milliseconds_per_photo([answer], [photos[index] for index in range(min(len(photos), NUM_PHOTOS))])[0]
+
+
+def _command(num_processes: int) -> str:
+    launcher = ["accelerate", "launch", "--num_processes", str(num_processes)] if num_processes > 1 else ["python"]
+    return shlex.join([*launcher, *sys.argv])
+
+
+def _from_hub(config: TrainConfig) -> dict[str, str]:
+    """Which of the data and the model's weights are the Hugging Face Hub's, by their ids, for the model card."""
+    named = {"data": config.data.data}
+    if not config.model.from_scratch:
+        named["model"] = resolve_model(config.model.model)
+    return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).is_dir()}

@@ -1,0 +1,103 @@
+"""One run from its options to its folder; ViT and CNN are trained the same way.
+
+run = set_up(config)    data, model, optimiser
+fit(run)                epochs, each validated and saved for --resume
+finish(run)             best weights: predictions, calibration, ONNX, run folder
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dogbreeds.files import partial_path
+from dogbreeds.run_folder import STATE, check_output
+from dogbreeds.training.base_run import find_base
+from dogbreeds.training.context import Context
+from dogbreeds.training.datasets.splits import Splits, load_data
+from dogbreeds.training.inputs import Features, Inputs
+from dogbreeds.training.learner import Learner
+from dogbreeds.training.loop import Loop, Row
+from dogbreeds.training.models.build import build_model, flops_per_photo, model_preprocessing
+from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.profiling import measured_peak, time_in_words
+from dogbreeds.training.resume import begin_run
+from dogbreeds.training.run import Run
+from dogbreeds.training.save_run import judge, save_run
+from dogbreeds.training.saved_states import SavedStates
+
+
+def train(config: TrainConfig) -> Path:
+    """Train a model and write its run folder.
+
+    Args:
+        config: All options.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: The user can mend it: data, model, options or the run folder; or the loss is not a number any more.
+        SystemExit: The process got SIGTERM; the state is saved for --resume.
+    """
+    run = set_up(config)
+    fit(run)
+    finish(run)
+    return config.run.output_dir
+
+
+def set_up(
+    config: TrainConfig, *, splits: Splits | None = None, features: Features | None = None, saves: bool = True
+) -> Run:
+    """Read the data, make model, optimiser and loop, and restore the state of a run that is resumed.
+
+    Args:
+        config: All options.
+        splits: The data, if it has been read already.
+        features: Of a frozen backbone, shared with other runs on the same data.
+        saves: Whether the run makes a folder and prints; without, only its losses remain, as in tuning.
+
+    Raises:
+        UserError: As `train`.
+    """
+    config.check_options_apply()
+    output_dir, features = config.run.output_dir, features or Features()
+    if saves:
+        check_output(output_dir, overwrite=config.run.overwrite, resume=config.run.resume)
+    context = Context(config.run, config.optim, partial_path(output_dir), quiet=not saves)
+
+    if splits is None:
+        with context.timed("data"), context.accelerator.main_process_first():
+            splits = load_data(config, progress=context.is_main)
+    for line in splits.in_words():
+        context.say(line)
+
+    base = find_base(config, context, splits)
+    model = build_model(config.model, config.preprocessing.image_size, splits.names)
+    preprocessing = model_preprocessing(config.model, config.preprocessing)
+
+    partial = begin_run(config, context, splits) if saves else partial_path(output_dir)
+    saved_states = SavedStates(partial / STATE) if saves else None
+    flops = flops_per_photo(model, config.preprocessing.image_size)
+    peak = measured_peak(context) if config.run.measure_peak else None
+
+    inputs = Inputs(config, context, splits, model, preprocessing, features)
+    learner = Learner(config, context, model, inputs)
+    loop = Loop(config, context, inputs, learner, saved_states)
+    return Run(config, context, splits, base, inputs, features, learner, loop, saved_states, partial, flops, peak)
+
+
+def fit(run: Run, after_epoch: Callable[[Row], None] | None = None) -> None:
+    """Train the epochs that are left, and say what they took; see `Loop.fit`."""
+    run.loop.fit(after_epoch)
+    for line in time_in_words(run.time_record()):
+        run.context.say(line)
+
+
+def finish(run: Run) -> None:
+    """Judge, calibrate and export the best weights, and complete the run folder."""
+    assert run.saved_states, "a run that saves nothing has no best weights"
+    model = run.learner.load_best(run.saved_states.load_best())
+    logits = judge(model, run.inputs, run.context)
+    if run.context.is_main:
+        save_run(run, logits)
+    run.context.accelerator.wait_for_everyone()
+    run.context.accelerator.end_training()
