@@ -107,7 +107,8 @@ def index(
     """
     if top_k < 1:
         raise UserError(f"--top-k {top_k}: must be 1 or more")
-    from dogbreeds.serving.library import UNREADABLE, index_library
+    from dogbreeds.serving.library import index_library
+    from dogbreeds.serving.rows import UNREADABLE
 
     counts = index_library(run_dir, folder, output, top_k=top_k, progress=sys.stderr.isatty())
     named = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
@@ -237,7 +238,7 @@ def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
         output: A JSON file to make that names every photo.
         image_size: Sides of what the model sees, pixels: smaller photos are listed.
     """
-    from dogbreeds.training.doctor import examine, write_json
+    from dogbreeds.training.doctor import examine
 
     if output:
         check_absent(output)
@@ -247,7 +248,7 @@ def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
         raise UserError(f"--image-size {image_size}: must be 1 or more")
     diagnosis = examine(data, image_size=image_size, progress=sys.stderr.isatty())
     if output:
-        write_json(diagnosis, output)
+        diagnosis.save(output)
     print(diagnosis)
     return 1 if diagnosis.findings else 0
 

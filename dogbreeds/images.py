@@ -16,18 +16,18 @@ from dogbreeds.errors import UserError
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
 
 MAX_PIXELS = 50_400_000
-"""Larger photos are refused before they are decoded. Phones take up to 8192 x 6144 pixels, and two copies of that, one
-of them turned or in other colours, stay below 600 MB."""
+"""Larger photos are refused before they are decoded. Phones take up to 8192 x 6144 pixels; two copies of that, one of
+them turned or in other colours, take less than 600 MB."""
 
 _FEWER_PIXELS = {"WEBP": 24_000_000, "AVIF": 32_000_000, "TIFF": 38_000_000}
-"""Of formats whose decoders hold more than one copy, or the file."""
+"""The limit for formats whose decoders hold more than one copy, or the whole file."""
 
 _SLOW_CODECS = ("bmp_rle", "ppm", "ppm_plain")
 _MAX_SLOW_PIXELS = 3_000_000
-"""Pillow's decoders that are written in Python take a second for a million pixels."""
+"""The limit for Pillow's decoders that are written in Python: they take a second for a million pixels."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-"""What a photo may be, besides HEIF; JPEG includes MPO. Pillow opens more, but some of those formats run other programs
+"""The formats that are read, besides HEIF; JPEG includes MPO. Pillow opens more, but some of them run other programs
 (EPS runs Ghostscript)."""
 
 _TURNS = {
@@ -39,14 +39,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation, what makes a photo upright."""
+"""The transposition that makes a photo upright, by EXIF orientation."""
 _ORIENTATION = 0x0112
 
 _BAND_PIXELS = 2_000_000
-"""Colours are converted so many pixels at a time, so that no third copy of a large photo is held."""
+"""Colours are converted this many pixels at a time, so that no third copy of a large photo is in memory."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the stricter limit
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # what matters of a damaged file, BadImage says
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # a damaged file raises BadImage
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -55,24 +55,24 @@ Problem = Literal["missing", "unreadable", "empty", "not_a_photo", "too_large", 
 
 
 class BadImage(UserError):
-    """This is no photo that can be read; the message is a sentence for the person who brought it."""
+    """The photo can't be read; the message is a sentence for the person who sent it."""
 
     def __init__(self, message: str, problem: Problem) -> None:
         super().__init__(message)
         self.problem: Problem = problem
-        """What is wrong, for those who say it in another language."""
+        """What is wrong, for messages in other languages."""
 
 
 def open_image(source: PhotoSource, *, at_least: int | None = None) -> Image.Image:
-    """Open a photo as the person sees it: upright, RGB in sRGB's colours, 8 bits, first frame, transparency on white.
+    """Open a photo as an image viewer shows it: upright, 8-bit sRGB, first frame, transparent pixels on white.
 
     Args:
         source: A path, the file's bytes, or a PIL image.
-        at_least: The sides, pixels, that are enough for what follows. A JPEG file that is at least twice as large is
+        at_least: The width and height, in pixels, that the caller needs. A JPEG file that is at least twice as large is
             decoded at a half, a quarter or an eighth of its size, which is several times as fast.
 
     Returns:
-        A loaded RGB image, turned as its EXIF orientation says, without anything else that the file tells.
+        A loaded RGB image, turned as its EXIF orientation says, without any other metadata of the file.
 
     Raises:
         BadImage: The file is missing, empty, no image, of a kind not in `FORMATS`, cut short, damaged, or larger
@@ -84,7 +84,7 @@ def open_image(source: PhotoSource, *, at_least: int | None = None) -> Image.Ima
         return _decode(_identify(io.BytesIO(source)), at_least)
     path = Path(source)
     try:
-        with path.open("rb") as file:  # read as far as is needed: a video is known by its first bytes
+        with path.open("rb") as file:  # read only as far as needed: the first bytes identify a video
             return _decode(_identify(file if file.seekable() else io.BytesIO(file.read())), at_least)
     except FileNotFoundError:
         raise BadImage(f"There is no file {str(path)!r}.", "missing") from None
@@ -94,7 +94,7 @@ def open_image(source: PhotoSource, *, at_least: int | None = None) -> Image.Ima
 
 
 def image_size(content: bytes) -> tuple[int, int]:
-    """Width and height that a photo's header tells, before it is turned upright.
+    """Width and height of a photo from its header, before it is turned upright.
 
     Raises:
         BadImage: The file is empty, no image, or of a kind not in `FORMATS`.
@@ -103,7 +103,7 @@ def image_size(content: bytes) -> tuple[int, int]:
 
 
 def open_header(content: bytes) -> Image.Image:
-    """A photo as its header describes it: format, size and facts, not turned, not decoded.
+    """A photo's header: format, size and metadata. It is not turned and not decoded.
 
     Raises:
         BadImage: As `image_size`.
@@ -112,7 +112,7 @@ def open_header(content: bytes) -> Image.Image:
 
 
 def _identify(file: BinaryIO) -> Image.Image:
-    """Read the header only."""
+    """Read only the header."""
     head = file.read(64)
     file.seek(0)
     if not head:
@@ -121,22 +121,22 @@ def _identify(file: BinaryIO) -> Image.Image:
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[12:]:
         _register_heif()
         formats = ("HEIF",)
-    patient = _PatientFile(file)
+    limited = _LimitedFile(file)
     try:
-        image = Image.open(cast(BinaryIO, patient), formats=formats)
-        patient.begin_pixels(is_jpeg=image.format in ("JPEG", "MPO"))
+        image = Image.open(cast(BinaryIO, limited), formats=formats)
+        limited.begin_pixels(is_jpeg=image.format in ("JPEG", "MPO"))
         return image
     except UnidentifiedImageError:
         message = "This file is not a photo (JPEG, PNG, WebP, HEIC and the like can be read)."
         raise BadImage(message, "not_a_photo") from None
     except Image.DecompressionBombError:
         raise _too_large("") from None
-    except Exception as error:  # Pillow's decoders raise what they like on a damaged header
+    except Exception as error:  # Pillow's decoders raise errors of many classes on a damaged header
         raise _damaged(error) from None
 
 
-class _PatientFile:
-    """A file that is read to a reasonable number of parts.
+class _LimitedFile:
+    """A file that can be read in a limited number of parts.
 
     A few megabytes can hold millions of empty PNG chunks or GIF comments, or thousands of empty scans of a JPEG, each
     of which takes as long as a full one.
@@ -148,7 +148,7 @@ class _PatientFile:
         self._scans_left: int | None = None
 
     def begin_pixels(self, *, is_jpeg: bool) -> None:
-        """From here on it is the pixels that are read."""
+        """Set the limits for reading the pixels, which follow the header."""
         self._reads_left = 500_000
         self._scans_left = 100 if is_jpeg else None
 
@@ -156,7 +156,7 @@ class _PatientFile:
         content = self._file.read(size)
         self._reads_left -= 1
         if self._scans_left is not None:
-            self._scans_left -= content.count(b"\xff\xda")  # stands nowhere else in the pixels of a JPEG
+            self._scans_left -= content.count(b"\xff\xda")  # occurs nowhere else in the pixels of a JPEG
         if self._reads_left < 0 or (self._scans_left or 0) < 0:
             raise ValueError("there are too many parts in this file")
         return content
@@ -175,7 +175,7 @@ def _decode(image: Image.Image, at_least: int | None) -> Image.Image:
 
 
 def _max_pixels(image: Image.Image) -> int:
-    """How many pixels are still decoded in a few seconds and below 600 MB."""
+    """The number of pixels that are decoded within a few seconds and 600 MB."""
     if any(tile[0] in _SLOW_CODECS for tile in getattr(image, "tile", [])):
         return _MAX_SLOW_PIXELS
     if image.mode == "CMYK" and image.info.get("progressive"):
@@ -202,11 +202,11 @@ def _register_heif() -> None:
 
 
 def _upright_rgb(image: Image.Image, *, close: bool = False) -> Image.Image:
-    """As `open_image` gives it.
+    """Load an image and convert it, as `open_image` returns it.
 
     Args:
-        image: Perhaps not loaded yet.
-        close: It is used no more, and its memory is freed before the result is turned.
+        image: Loaded or not.
+        close: Whether to close it, which frees its memory before the result is turned.
     """
     try:
         image.load()
@@ -216,20 +216,20 @@ def _upright_rgb(image: Image.Image, *, close: bool = False) -> Image.Image:
             image.close()
         if turn is not None:
             upright = upright.transpose(turn)
-    except Exception as error:  # as above
+    except Exception as error:  # Pillow's decoders raise errors of many classes
         raise _damaged(error) from None
     upright.info = {}
     return upright
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the photo upright; a damaged EXIF block must not cost it."""
+    """The transposition that makes the photo upright; None if there is none, or the EXIF block is damaged."""
     orientation: Any = None
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # Pillow's readers of EXIF and XMP raise what they like
+    except Exception:  # Pillow's readers of EXIF and XMP raise errors of many classes
         pass
-    if orientation is None:  # Pillow stops at the first tag that is damaged, though others may follow
+    if orientation is None:  # Pillow stops at the first damaged tag; the orientation may follow it
         orientation = _orientation_in(image.info.get("exif") or b"")
     return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
@@ -250,7 +250,7 @@ def _orientation_in(exif: bytes) -> int | None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """A new RGB image of the same size, made of bands."""
+    """A new RGB image of the same size, converted in bands."""
     to_srgb = _to_srgb(image)
     if image.mode == "RGB" and not to_srgb and not image.has_transparency_data:
         return image.copy()
@@ -284,7 +284,7 @@ def _band(band: Image.Image, full_scale: float | None, to_srgb: Any) -> Image.Im
 
 
 def _to_srgb(image: Image.Image) -> Any:
-    """What gives the colours as a model and a browser take them, or None: an iPhone's are in the wider Display P3."""
+    """The transformation from the image's colour profile to sRGB, if needed: an iPhone's photos are in Display P3."""
     content = image.info.get("icc_profile")
     if not content or image.mode not in ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK"):
         return None
@@ -296,14 +296,14 @@ def _to_srgb(image: Image.Image) -> Any:
             return None
         mode = "CMYK" if image.mode == "CMYK" else "RGB"
         return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
-    except Exception:  # a damaged profile must not cost the photo, whose colours are then taken as they stand
+    except Exception:  # a damaged profile is ignored
         return None
 
 
 def _full_scale(image: Image.Image) -> float | None:
-    """The value of white in a deep grey image; None for others."""
+    """The value of white in a grey image of more than 8 bits; None for other images."""
     if image.mode.startswith("I;"):
-        return 65535.0  # by its name; "I" and "F" do not say their scale, so the values must
+        return 65535.0  # "I" and "F" have no defined scale: it is guessed from the values
     if image.mode not in ("I", "F"):
         return None
     bands = (np.asarray(image.crop(box)) for box in _bands(image))
@@ -313,7 +313,7 @@ def _full_scale(image: Image.Image) -> float | None:
 
 
 def _eight_bit(image: Image.Image, full_scale: float) -> Image.Image:
-    """Scale the values of deep grey images to 0..255; Pillow's own `convert` clips them to white."""
+    """Scale the values of a grey image of more than 8 bits to 0..255; Pillow's own `convert` clips them to white."""
     deep = np.asarray(image)
     values = np.nan_to_num(deep.astype(np.float32), posinf=full_scale).clip(0, full_scale)
     grey = Image.fromarray((values * (255.0 / full_scale)).round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What this process may use of its machine, how it uses all of it, and what the machine is called."""
+"""The cores of this machine: their number, a pool that uses all of them, and their name."""
 
 import ctypes
 import math
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def num_cores() -> int:
-    """The cores that this process may use: fewer than the machine's where it is pinned, or in a limited container."""
+    """The cores that this process may use: fewer than the machine's if it is pinned, or in a limited container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:  # a container's limit (docker run --cpus 2), as Linux's control groups tell it: microseconds of each period
+    try:  # a container's limit (docker run --cpus 2) in Linux's control groups: microseconds of each period
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no control groups, or no limit ("max")
@@ -25,20 +25,20 @@ def num_cores() -> int:
 
 
 def num_cores_each() -> int:
-    """This process's share of the cores, where `accelerate launch` or torchrun started several on this machine."""
+    """This process's share of the cores, if `accelerate launch` or torchrun started several on this machine."""
     return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def on_all_cores(function: Callable[[Item], Answer], items: Iterable[Item], num_ahead: int) -> Iterator[Answer]:
-    """The function's answers to some items, in their order, computed by one thread for each core.
+def on_all_cores(function: Callable[[Item], Result], items: Iterable[Item], num_ahead: int) -> Iterator[Result]:
+    """The function's result for each item, in order, computed by one thread for each core.
 
     Args:
-        function: Of one item; to be called from several threads.
-        items: However many; they are asked for when their turn comes.
-        num_ahead: Items that may be at work or done ahead of the one whose answer is being used, so that memory is
-            bounded and no core stands still behind a slow one.
+        function: Takes one item; several threads call it at a time.
+        items: Any number; the caller's thread iterates over them, `num_ahead` ahead of the results it uses.
+        num_ahead: Items that may be in progress or done ahead of the result in use. It limits the memory; with too few,
+            cores wait for a slow item.
     """
-    ahead: deque[Future[Answer]] = deque()
+    ahead: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(num_cores()) as pool:
         try:
             for item in items:
@@ -48,7 +48,7 @@ def on_all_cores(function: Callable[[Item], Answer], items: Iterable[Item], num_
             while ahead:
                 yield ahead.popleft().result()
         finally:
-            for future in ahead:  # Ctrl-C does not wait for those
+            for future in ahead:  # so that Ctrl-C does not wait for them
                 future.cancel()
 
 
@@ -65,7 +65,7 @@ def has_8bit_products() -> bool:
 def keep_freed_memory() -> None:
     """Have the C library keep freed memory for what is allocated next, instead of giving it back to the system.
 
-    Training on a CPU allocates and frees the same large tensors in every step. By default each is mapped anew, and the
+    Training on a CPU allocates and frees the same large tensors in every step. By default each is mapped again, and the
     system clears its pages: half of the time of MobileNetV2's step (tests/benchmarks/training_speed.py). Only glibc has
     these settings; elsewhere nothing happens. See mallopt(3).
     """
@@ -79,10 +79,10 @@ def keep_freed_memory() -> None:
 
 
 def processor() -> str:
-    """The cores and their maker's name for them, such as ``2 CPU cores (Intel(R) Xeon(R) Platinum 8481C)``."""
+    """The number of cores and the processor's name, such as ``2 CPU cores (Intel(R) Xeon(R) Platinum 8481C)``."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor that tells no name
+    except (OSError, StopIteration):  # not Linux, or a processor without a name there
         name = platform.processor() or platform.machine()
     return f"{num_cores()} CPU cores ({name})"

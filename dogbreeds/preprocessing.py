@@ -1,9 +1,9 @@
-"""The model's view of a photo: the one way from an RGB image to the pixels that a model sees.
+"""From an RGB image to the pixels that a model sees, its "view" of the photo.
 
-Training's evaluation, the command line and the page all call `Preprocessing`; what it does is read from the checkpoint's
-`preprocessor_config.json`, in the format of transformers, so that `transformers.pipeline` sees the same. The steps of
-pre-processing (`grayscale`, `equalize`, `blur`, `zca`) have no place in that format: they stand there under a key of
-this project's own, `STEPS`, which transformers passes over. A view that has any of them is seen by this project alone.
+The evaluation in training, the command line and the page all call `Preprocessing`. It is read from the checkpoint's
+`preprocessor_config.json`, in the format of transformers, so `transformers.pipeline` sees the same pixels. That format
+has no fields for the steps `grayscale`, `equalize`, `blur` and `zca`. They are stored there under a key of this
+project, `STEPS`, which transformers ignores: it then gives other pixels than this project.
 """
 
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ from dogbreeds.errors import UserError
 Fit = Literal["crop", "squash"]
 
 STEPS = "dogbreeds_steps"
-"""The key of `preprocessor_config.json` that holds a view's steps of pre-processing; absent where there are none."""
+"""The key of `preprocessor_config.json` with the steps; absent if there are none."""
 BLUR = 2 / 224
-"""Standard deviation of the Gaussian blur, as a share of the view's side: 2 pixels of 224, the default of Pillow's
-filter. A share, because random views are cut from a photo that is kept larger."""
+"""Standard deviation of the Gaussian blur, as a fraction of the view's side: 2 pixels of 224, the default of Pillow's
+filter. It is a fraction because random views are cut from a larger copy of the photo."""
 
 
 @dataclass(frozen=True, eq=False)
 class Zca:
-    """Convolutional ZCA whitening: pixels lose what their neighbours and other channels tell of them.
+    """Convolutional ZCA whitening: removes the correlation of pixels with their neighbours and of channels.
 
     ZCA (Bell & Sejnowski 1997, "The independent components of natural scenes are edge filters") of whole photos would
-    need a covariance of 150,528 x 150,528 values. That of k x k x 3 patches is small, and because photos look alike
-    wherever one looks, its rows for a patch's central pixel whiten every pixel, as a convolution.
-    `dogbreeds.training.earlier.zca` fits it.
+    need a covariance matrix of 150,528 x 150,528 values. That of patches of k x k x 3 values is small. Photos have the
+    same statistics everywhere, so the matrix's rows for the central pixel of a patch can whiten every pixel, as a
+    convolution. `dogbreeds.training.earlier.zca` fits it.
     """
 
     kernel: np.ndarray
     """float32 `(3, 3, k, k)`: output channel, input channel, row, column; k is odd."""
     bias: np.ndarray
-    """float32 `(3,)`: added to each output channel, so that its mean is about 0."""
+    """float32 `(3,)`: added to each output channel, which gives it a mean of about 0."""
 
     def __post_init__(self) -> None:
         side = self.kernel.shape[-1]
@@ -50,11 +50,11 @@ class Zca:
         return np.array_equal(self.kernel, other.kernel) and np.array_equal(self.bias, other.bias)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Whiten normalised pixels, float32 `(3, H, W)` to the same; beyond the edges the outermost pixels go on."""
+        """Whiten normalised pixels, float32 `(3, H, W)` to the same shape; the outermost pixels pad the edges."""
         _, height, width = pixels.shape
         side = self.kernel.shape[-1]
         padded = np.pad(pixels, ((0, 0), *[(side // 2, side // 2)] * 2), mode="edge")
-        # One small product for each place of the kernel: one large one would copy every pixel k x k times first.
+        # One small product for each position of the kernel: a large one would copy every pixel k x k times first.
         whitened = np.repeat(self.bias[:, None], height * width, axis=1)
         for row, column in np.ndindex(side, side):
             part = padded[:, row : row + height, column : column + width].reshape(3, -1)
@@ -62,7 +62,7 @@ class Zca:
         return whitened.reshape(pixels.shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Values for JSON."""
         return {"kernel": self.kernel.tolist(), "bias": self.bias.tolist()}
 
     @classmethod
@@ -86,27 +86,27 @@ class Zca:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model sees of a photo."""
+    """How a photo becomes the pixels that a model sees."""
 
     size: int = 224
     """Height and width of the view, pixels."""
     fit: Fit = "crop"
-    """``crop``: the shorter side is scaled to `shortest_edge` and the centre cut out; ``squash``: both sides are
-    scaled to `size`, whatever the photo's proportions."""
+    """``crop``: the shorter side is scaled to `shortest_edge` and the centre is cropped; ``squash``: both sides are
+    scaled to `size`, whatever the photo's aspect ratio."""
     shortest_edge: int | None = None
-    """With ``crop``, what the shorter side is scaled to, pixels; None means `size`."""
+    """With ``crop``, the length to which the shorter side is scaled, pixels; None means `size`."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     grayscale: bool = False
-    """Whether the three channels are one: the luma of ITU-R BT.601, as Pillow's mode ``L``."""
+    """Whether all three channels are the luma of ITU-R BT.601, as in Pillow's mode ``L``."""
     equalize: bool = False
-    """Whether the histogram of the luma (Y of YCbCr) is equalised and the colours left as they are: channel by channel,
-    as Pillow's `ImageOps.equalize` does it with RGB, a coat would change its colour (Gonzalez & Woods, Digital Image
-    Processing, 3rd ed., section 6.5.4)."""
+    """Whether the histogram of the luma (Y of YCbCr) is equalised. Colours stay: Pillow's `ImageOps.equalize` of RGB
+    equalises each channel, which would change the colour of a coat (Gonzalez & Woods, Digital Image Processing, 3rd
+    ed., section 6.5.4)."""
     blur: bool = False
-    """Whether the view is smoothed by a Gaussian; see `BLUR`."""
+    """Whether the view is blurred with a Gaussian; see `BLUR`."""
     zca: Zca | None = None
-    """What whitens the normalised pixels, if anything does."""
+    """The whitening of the normalised pixels, if any."""
 
     def __post_init__(self) -> None:
         assert self.fit in ("crop", "squash"), self.fit
@@ -120,8 +120,8 @@ class Preprocessing:
             image: An upright RGB image, from `dogbreeds.images.open_image`.
 
         Returns:
-            float32 array `(3, size, size)`, channels R, G, B; 0..1 shifted by `mean` and divided by `std`, and then
-            whitened where the view has `zca`.
+            float32 array `(3, size, size)`, channels R, G, B: values of 0..1 less `mean`, divided by `std`, and then
+            whitened if there is a `zca`.
         """
         cut = self.cut(image)
         pixels = np.empty((3, self.size, self.size), dtype=np.float32)
@@ -131,46 +131,46 @@ class Preprocessing:
         return self.zca(pixels) if self.zca else pixels
 
     def cut(self, image: Image.Image) -> np.ndarray:
-        """The view before it is normalised: uint8 `(size, size, 3)` of an upright RGB image.
+        """Crop and scale an upright RGB image to uint8 `(size, size, 3)`, before it is normalised.
 
-        `grayscale`, `equalize` and `blur` are part of it, in this order, and work on what was cut. (Training with
-        random views keeps the whole photo, squashed, by a view of its own with the same steps: there they work on the
-        whole, before the random crop.)
+        Then `grayscale`, `equalize` and `blur` follow, in this order. (Training with random views keeps the whole
+        photo, with ``squash`` and the same steps: there they apply to the whole photo, before the random crop.)
         """
         assert image.mode == "RGB", f"the view takes RGB images, not {image.mode}"
         box = self.region(image.width, image.height)
-        # One step, with the same pixels as scaling the whole photo and cutting then, but without the work in between.
-        seen = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        # The same pixels as from scaling the whole photo and then cropping, in one step that does less.
+        view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if self.grayscale:
-            seen = seen.convert("L").convert("RGB")
+            view = view.convert("L").convert("RGB")
         if self.equalize:
-            luma, *colours = seen.convert("YCbCr").split()
-            seen = Image.merge("YCbCr", (ImageOps.equalize(luma), *colours)).convert("RGB")
+            luma, *colours = view.convert("YCbCr").split()
+            view = Image.merge("YCbCr", (ImageOps.equalize(luma), *colours)).convert("RGB")
         if self.blur:
-            seen = seen.filter(ImageFilter.GaussianBlur(BLUR * self.size))
-        return np.asarray(seen)
+            view = view.filter(ImageFilter.GaussianBlur(BLUR * self.size))
+        return np.asarray(view)
 
     @property
     def decoded_side(self) -> int:
-        """How large, in pixels, the shorter side of a photo must be decoded for this view: twice what is seen of it.
+        """The length, in pixels, that the shorter side of a decoded photo must have: twice what it is scaled to.
 
-        What Pillow's own `thumbnail` takes as enough for a scaled photo to look the same (`reducing_gap=2.0`).
+        With this factor, a photo that was reduced in decoding looks the same after scaling; Pillow's `thumbnail` has
+        the same default (`reducing_gap=2.0`).
         """
         return 2 * (self.shortest_edge or self.size)
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """What `cut` depends on; views with the same geometry cut the same pixels, whatever their normalisation."""
+        """The parameters of `cut`: with the same ones it gives the same pixels, whatever the normalisation."""
         return {"size": self.size, "fit": self.fit, "shortest_edge": self.shortest_edge, **self._8bit_steps}
 
     @property
     def _8bit_steps(self) -> dict[str, bool]:
-        """The steps that `cut` does; those that it does not are not named."""
+        """The steps of `cut` that are on."""
         steps = {"grayscale": self.grayscale, "equalize": self.equalize, "blur": self.blur}
         return {name: True for name, is_done in steps.items() if is_done}
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
-        """What normalises 8-bit values, each `(3,)` float32: they are multiplied by the first, less the second."""
+        """The normalisation of 8-bit values, two `(3,)` float32: multiply by the first, subtract the second."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return 1.0 / (255.0 * std), mean / std
 
@@ -178,7 +178,7 @@ class Preprocessing:
         """The part of a photo of this size that the model sees: left, top, right, bottom, in the photo's pixels."""
         if self.fit == "squash":
             return 0.0, 0.0, float(width), float(height)
-        # transformers scales to whole pixels and cuts at a whole pixel; this is where that cut lies in the photo.
+        # transformers scales to whole pixels and crops at a whole pixel; this is where that crop lies in the photo.
         shortest_edge = self.shortest_edge or self.size
         scaled = [int(shortest_edge * side / min(width, height)) for side in (width, height)]
         starts = [(side - self.size) // 2 for side in scaled]
@@ -189,9 +189,9 @@ class Preprocessing:
         return left, top, right, bottom
 
     def to_preprocessor_config(self, image_processor_type: str) -> dict[str, Any]:
-        """The same view for `transformers.AutoImageProcessor`, but for the steps under `STEPS`, which it can't do.
+        """The same view for `transformers.AutoImageProcessor`, except for the steps under `STEPS`, which it ignores.
 
-        So `transformers.pipeline` shows a model that was trained with any of those steps other pixels than it knows.
+        So `transformers.pipeline` gives a model that was trained with any of those steps other pixels than in training.
 
         Args:
             image_processor_type: The transformers class that belongs to the model, such as ``ViTImageProcessor``.
@@ -249,7 +249,7 @@ def _read_steps(values: Any) -> dict[str, Any]:
     """The steps of a `preprocessor_config.json`, as the fields of a `Preprocessing`."""
     where = f"preprocessor_config.json: {STEPS}"
     if not isinstance(values, dict):
-        raise UserError(f"{where} is {values!r}, not an object of steps; copy the run folder anew or train again")
+        raise UserError(f"{where} is {values!r}, not an object of steps; copy the run folder again or train again")
     steps = dict(values)
     for name, value in values.items():
         try:
@@ -258,5 +258,5 @@ def _read_steps(values: Any) -> dict[str, Any]:
             elif name not in ("grayscale", "equalize", "blur") or not isinstance(value, bool):
                 raise ValueError(f"{name} {value!r} is no step that this version knows")
         except ValueError as error:
-            raise UserError(f"{where}: {error}; copy the run folder anew or train again") from None
+            raise UserError(f"{where}: {error}; copy the run folder again or train again") from None
     return steps

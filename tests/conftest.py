@@ -58,7 +58,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of a small ViT that was really trained; not to be changed."""
-    from dogbreeds.training.trainer import train
+    from dogbreeds.training.train import train
 
     return train(tiny_config(photo_folder, tmp_path_factory.mktemp("runs") / "tiny", epochs=8))
 

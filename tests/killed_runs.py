@@ -23,10 +23,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 from conftest import make_photo_folder, tiny_config
-from dogbreeds.training.trainer import Trainer
 
 from dogbreeds.files import partial_path
-from dogbreeds.training import trainer as trainer_module
+from dogbreeds.training import loop
+from dogbreeds.training import train as training
 
 OPTIONS = {
     "epochs": 4,
@@ -47,19 +47,19 @@ MAX_SECONDS = 60
 def fit(data: Path, output_dir: Path, model: str, started: int, result: Path) -> None:
     """Train in this process, say when the first step is due, and write what came out."""
     torch.set_num_threads(1)
-    trainer_module.AGREE_EVERY = 1  # several processes too save every step
+    loop.AGREE_EVERY = 1  # several processes too save every step
     resume = partial_path(output_dir).is_dir()
-    trainer = Trainer(tiny_config(data, output_dir, model=model, resume=resume, **OPTIONS))
+    run = training.set_up(tiny_config(data, output_dir, model=model, resume=resume, **OPTIONS))
     os.write(started, b"!")
-    trainer.fit()
-    if trainer.accelerator.is_main_process:
-        history = [{key: value for key, value in row.items() if key != "seconds"} for row in trainer.progress.history]
+    training.fit(run)
+    if run.context.is_main:
+        history = [{key: value for key, value in row.items() if key != "seconds"} for row in run.loop.progress.history]
         tensors = {
-            **trainer.trained_model.state_dict(),
-            **{f"best {k}": v for k, v in trainer.checkpoints.load_best().items()},
+            **run.learner.trained_model.state_dict(),
+            **{f"best {k}": v for k, v in run.saved_states.load_best().items()},
         }
         digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors.values())).hexdigest()
-        outcome = {"history": history, "best_epoch": trainer.progress.best_epoch, "weights": digest}
+        outcome = {"history": history, "best_epoch": run.loop.progress.best_epoch, "weights": digest}
         unfinished = result.with_suffix(".tmp")
         unfinished.write_text(json.dumps(outcome))
         unfinished.replace(result)

@@ -21,6 +21,7 @@ FLOORS = [
         "calibration",
         "breeds",
         "images",
+        "photos",
         "preprocessing",
         "metrics",
         "predictions",

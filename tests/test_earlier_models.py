@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 from conftest import make_photo, tiny_config
-from dogbreeds.training.trainer import Trainer, train
 from safetensors.torch import save_file
 from timm.models import register_model, vgg
 from timm.models.vgg import VGG
@@ -41,6 +40,7 @@ from dogbreeds.training.export import ServingModel, explain_dense, export_servin
 from dogbreeds.training.models.build import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
 from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
 from dogbreeds.training.options import LossName, OptimizerName, TrainConfig
+from dogbreeds.training.train import fit, set_up, train
 from dogbreeds.training.tuning import tune
 
 NAMES = ("a", "b", "c")
@@ -397,9 +397,9 @@ def test_each_loss_learns(name):
 
 def test_a_run_with_another_optimizer_and_loss(photo_folder, tmp_path):
     options = {"optimizer": "rmsprop", "loss": "squared-hinge", "epochs": 5}
-    trainer = Trainer(tiny_config(photo_folder, tmp_path / "run", **options))
-    trainer.fit()
-    assert max(row["validation_top1"] for row in trainer.progress.history) >= 0.75
+    run = set_up(tiny_config(photo_folder, tmp_path / "run", **options))
+    fit(run)
+    assert max(row["validation_top1"] for row in run.loop.progress.history) >= 0.75
 
 
 def test_losses_are_what_they_are_said_to_be():

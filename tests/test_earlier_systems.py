@@ -114,7 +114,7 @@ def test_every_system_has_its_rows_with_names_of_their_own():
 def test_every_command_is_one_that_its_script_understands(row, tmp_path, monkeypatch):
     program, name, *arguments = shlex.split(row.command(tmp_path, "photos of dogs"))
     configs = []
-    monkeypatch.setattr("dogbreeds.training.trainer.train", configs.append)
+    monkeypatch.setattr("dogbreeds.training.train.train", configs.append)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(ROOT / name), run_name="__main__")
     config = configs[0]

@@ -4,13 +4,13 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
-from operator import attrgetter
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pyarrow.parquet
@@ -21,8 +21,11 @@ from dogbreeds import machine
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RECORD
 from dogbreeds.serving import library
-from dogbreeds.serving.library import UNREADABLE, index_library
+from dogbreeds.serving import rows as rows_module
+from dogbreeds.serving.journal import Journal
+from dogbreeds.serving.library import index_library
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.rows import UNREADABLE
 
 COLUMNS = ["path", "verdict", "breed", "probability", "breed_2", "probability_2", "group", "error"]
 
@@ -41,7 +44,7 @@ def photos(tmp_path) -> Path:
 @pytest.fixture
 def small_batches(monkeypatch):
     monkeypatch.setattr(library, "BATCH_SIZE", 2)
-    monkeypatch.setattr(library, "ROW_GROUP", 5)
+    monkeypatch.setattr(rows_module, "ROW_GROUP", 5)
     monkeypatch.setattr(library, "num_cores", lambda: 2)
 
 
@@ -74,6 +77,12 @@ def interrupt(monkeypatch, num_batches: int) -> None:
 
 def partial_of(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
+
+
+def paths_in(partial: Path) -> list[str]:
+    """Of the rows that an interrupted run has kept."""
+    with closing(sqlite3.connect(partial)) as connection:
+        return [os.fsdecode(path) for (path,) in connection.execute("SELECT path FROM rows ORDER BY number")]
 
 
 def test_every_photo_gets_the_answer_of_predict(tiny_run, photos, tmp_path, small_batches):
@@ -199,42 +208,57 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny_run, photos, tmp_path, sma
         interrupt(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             indexed(tiny_run, photos, output)
-    lines = partial_of(output).read_bytes().splitlines()
-    assert len(lines) == 1 + 4 and not output.exists()
+    assert list(tmp_path.glob("breeds*")) == [partial_of(output)]
+    assert len(paths_in(partial_of(output))) == 4
     assert indexed(tiny_run, photos, output) == whole
 
 
-@pytest.mark.parametrize("torn", [20, -1])
-def test_a_killed_run_goes_on_where_it_was(tiny_run, photos, tmp_path, capsys, torn):
-    output = tmp_path / "breeds.csv"
+def killed_run(tiny_run, photos, output, function, num_calls, begun=""):
+    """A run that is killed when a function of the journal is called, after a number of calls before."""
     code = f"""
 import os, signal
 from pathlib import Path
-from dogbreeds.serving import library
+from dogbreeds.serving import journal, library
+from dogbreeds.serving.journal import Journal
 
-library.BATCH_SIZE, write, calls = 2, library._Rows._write, []
+library.BATCH_SIZE, original, calls = 2, {function}, []
 
-def killed(self, lines):
-    calls.append(lines)
-    if len(calls) == 5:  # after the header and three batches, in the middle of a line
-        write(self, [lines[0], lines[1][:{torn}]])
+def until_killed(rows):
+    yield rows[0]
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def killed(first, *others):
+    calls.append(others)
+    if len(calls) > {num_calls}:
+        {begun}
         os.kill(os.getpid(), signal.SIGKILL)
-    write(self, lines)
+    return original(first, *others)
 
-library._Rows._write = killed
+{function} = killed
 library.index_library({str(tiny_run)!r}, Path({str(photos)!r}), Path({str(output)!r}), top_k=2, progress=False)
 """
     killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    lines = partial_of(output).read_bytes().split(b"\n")
-    done = [json.loads(line)["path"] for line in lines[1:-1]]
-    assert len(done) == 7 and lines[-1]
+
+
+@pytest.mark.parametrize(("torn", "num_done"), [(0, 6), (1, 4), (5000, 4)])
+def test_a_killed_run_goes_on_where_it_was(tiny_run, photos, tmp_path, capsys, torn, num_done):
+    """Killed in the middle of the fourth batch; and then, as a power cut may do it, the end of the log is lost."""
+    output = tmp_path / "breeds.csv"
+    killed_run(tiny_run, photos, output, "Journal.append", 3, "original(first, until_killed(*others))")
+    log = output.with_name("breeds.csv.partial-wal")
+    os.truncate(log, log.stat().st_size - torn)
+    copy = tmp_path / "copy.partial"
+    shutil.copy(partial_of(output), copy)
+    shutil.copy(log, tmp_path / "copy.partial-wal")
+    done = paths_in(copy)
+    assert len(done) == num_done
     (photos / "a" / "000-added-meanwhile.png").write_bytes((photos / "03.png").read_bytes())
     there = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}
     (photos / done[0]).unlink()
     rows = indexed(tiny_run, photos, output)
-    assert "continuing: 7 files are done" in capsys.readouterr().err
-    assert [row["path"] for row in rows[:7]] == done and all(row["verdict"] for row in rows)
+    assert f"continuing: {num_done} files are done" in capsys.readouterr().err
+    assert [row["path"] for row in rows[:num_done]] == done and all(row["verdict"] for row in rows)
     assert sorted(row["path"] for row in rows) == sorted(there)
 
 
@@ -247,16 +271,18 @@ def test_a_csv_needs_no_more_than_the_page(tiny_run, photos, tmp_path):
     assert not loaded & {"torch", "transformers", "pandas", "pyarrow", "scipy", "sklearn", "gradio"}
 
 
-@pytest.mark.parametrize("torn", [0, 10, -1])
-def test_a_run_that_was_killed_in_its_first_line_begins_anew(tiny_run, photos, tmp_path, torn):
+@pytest.mark.parametrize(
+    ("function", "begun"),
+    [
+        ("journal._create_or_check", ""),
+        ("journal._create_or_check", "original(first, *others)"),
+        ("Journal.__len__", ""),
+    ],
+)
+def test_a_run_that_was_killed_while_its_file_was_made_begins_again(tiny_run, photos, tmp_path, function, begun):
     output = tmp_path / "breeds.csv"
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            indexed(tiny_run, photos, output)
-    header = partial_of(output).read_bytes()
-    assert header.count(b"\n") == 1
-    partial_of(output).write_bytes(header[:torn])
+    killed_run(tiny_run, photos, output, function, 0, begun)
+    assert partial_of(output).exists()
     assert len(indexed(tiny_run, photos, output)) == 24
 
 
@@ -282,10 +308,18 @@ def test_rows_made_from_something_else_are_not_continued(tiny_run, photos, tmp_p
             index_library(run, folder, output, top_k=top_k, progress=False)
         assert "delete it" in str(error.value) and "\n" not in str(error.value)
         assert partial_of(output).read_bytes() == begun
-    partial_of(output).write_text("something of the user's\n")
-    with pytest.raises(UserError, match="no unfinished table"):
-        index_library(tiny_run, photos, output, progress=False)
-    assert partial_of(output).read_text() == "something of the user's\n"
+    with closing(sqlite3.connect(tmp_path / "database")) as connection, connection:
+        connection.execute("CREATE TABLE mine (value)")
+    for content, words in (
+        (b"something of the user's\n", "no unfinished table"),
+        ((tmp_path / "database").read_bytes(), "no unfinished table"),
+        (b'{"format": 2, "folder": "photos"}\n{"path": "a.png"}\n', "an older version .* delete it"),
+    ):
+        partial_of(output).write_bytes(content)
+        with pytest.raises(UserError, match=words) as error:
+            index_library(tiny_run, photos, output, progress=False)
+        assert "\n" not in str(error.value) and list(tmp_path.glob("breeds*")) == [partial_of(output)]
+        assert partial_of(output).read_bytes() == content
 
 
 def test_two_runs_do_not_write_the_same_table(tiny_run, photos, tmp_path, monkeypatch):
@@ -315,12 +349,13 @@ def full_disk(num_bytes: int):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@pytest.mark.parametrize("written", ["_Rows.append", "_write_table"])
+@pytest.mark.parametrize("written", ["Journal.append", "write_table"])
 def test_a_full_disk_costs_no_rows(tiny_run, photos, tmp_path, small_batches, suffix, written):
-    output, write = tmp_path / f"breeds{suffix}", attrgetter(written)(library)
+    output = tmp_path / f"breeds{suffix}"
+    write, num_bytes = (Journal.append, 60_000) if written == "Journal.append" else (library.write_table, 100)
 
     def on_a_full_disk(*arguments):
-        with full_disk(1500 if written == "_Rows.append" else 100):
+        with full_disk(num_bytes):
             return write(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -329,7 +364,7 @@ def test_a_full_disk_costs_no_rows(tiny_run, photos, tmp_path, small_batches, su
             indexed(tiny_run, photos, output)
     assert "\n" not in str(error.value)
     assert list(tmp_path.glob("breeds*")) == [partial_of(output)]
-    assert 6 < partial_of(output).read_bytes().count(b"\n") <= 25
+    assert 6 <= len(paths_in(partial_of(output))) <= 24
     assert len(indexed(tiny_run, photos, output)) == 24
 
 
@@ -337,7 +372,7 @@ def test_few_photos_are_in_memory_whatever_their_number(tiny_run, photos, tmp_pa
     for number in range(100, 300):
         os.link(photos / "03.png", photos / f"{number}.png")
     opened, most, lock = 0, 0, threading.Lock()
-    open_image, append = library.open_image, library._Rows.append
+    open_image, append = rows_module.open_image, Journal.append
 
     def counted(source, **options):
         nonlocal opened, most
@@ -353,8 +388,8 @@ def test_few_photos_are_in_memory_whatever_their_number(tiny_run, photos, tmp_pa
         with lock:
             opened -= len(rows)
 
-    monkeypatch.setattr(library, "open_image", counted)
-    monkeypatch.setattr(library._Rows, "append", written)
+    monkeypatch.setattr(rows_module, "open_image", counted)
+    monkeypatch.setattr(Journal, "append", written)
     rows = indexed(tiny_run, photos, tmp_path / "breeds.csv")
     in_flight = (library.BATCHES_PER_CORE * 2 + 1) * library.BATCH_SIZE
     assert len(rows) == 224 and opened == 0 and 2 < most <= in_flight

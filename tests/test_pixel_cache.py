@@ -11,11 +11,12 @@ from conftest import make_photo, make_photo_folder, tiny_config
 from dogbreeds.errors import UserError
 from dogbreeds.images import open_image
 from dogbreeds.preprocessing import Preprocessing
-from dogbreeds.training import trainer as trainer_module
+from dogbreeds.training import train as train_module
 from dogbreeds.training.datasets import pixel_cache
 from dogbreeds.training.datasets.pixel_cache import open_pixel_cache
 from dogbreeds.training.datasets.splits import load_data
-from dogbreeds.training.trainer import Trainer, fits_on_gpu
+from dogbreeds.training.inputs import fits_on_gpu
+from dogbreeds.training.train import set_up
 
 VIEW = Preprocessing(24)
 
@@ -152,18 +153,16 @@ def test_two_at_a_time_make_it_once(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize("augment", ["on", "off"])
 @pytest.mark.parametrize("steps", [{}, {"grayscale": True, "equalize": True, "whitening": "zca"}], ids=str)
 def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment, steps, monkeypatch):
-    def model_view(config):  # with what a checkpoint may bring
-        return replace(config.preprocessing.build(), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    def model_preprocessing(model, options):  # with what a checkpoint may bring
+        return replace(options.build(), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 
-    monkeypatch.setattr(trainer_module, "model_view", model_view)
+    monkeypatch.setattr(train_module, "model_preprocessing", model_preprocessing)
     batches = []
     for cache in ("on", "off"):
         options = {"cache": cache, "augment": augment, "rotation": 10.0 if augment == "on" else 0.0, **steps}
         config = tiny_config(photo_folder, tmp_path / cache, **options)
-        trainer = Trainer(config)
-        if trainer.random_views:
-            trainer.random_views.draw(1)
-        batches.append([trainer._inputs(batch, trainer.random_views) for batch in trainer.training_loader])
+        inputs = set_up(config).inputs
+        batches.append([inputs.of_training(batch) for batch in inputs.training_batches(epoch=1, num_done=0)])
     for mine, theirs in zip(*batches, strict=True):
         assert np.array_equal(mine.numpy(), theirs.numpy())
 

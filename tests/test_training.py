@@ -13,21 +13,24 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT, make_photo_folder, tiny_config
-from dogbreeds.training.trainer import Trainer, train
 from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
+from dogbreeds.training import inputs as inputs_module
 from dogbreeds.training import profiling
+from dogbreeds.training import save_run as save_run_module
 from dogbreeds.training import saved_states as saved_states_module
-from dogbreeds.training import trainer as trainer_module
+from dogbreeds.training.evaluation import predict_logits
 from dogbreeds.training.loaders import EpochSampler, PixelDataset, training_loader
+from dogbreeds.training.loop import Loop
 from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import PHASES, PhaseClock, bottleneck, peak_flops
 from dogbreeds.training.saved_states import SavedStates
+from dogbreeds.training.train import finish, fit, set_up, train
 
 
 def weights(run):
@@ -37,24 +40,29 @@ def weights(run):
 
 def fitted(config):
     """Trained, but neither exported nor saved, which takes longer than training does here."""
-    trainer = Trainer(config)
-    trainer.fit()
-    return trainer
+    run = set_up(config)
+    fit(run)
+    return run
 
 
-def best_weights(trainer):
-    return trainer.checkpoints.load_best()
+def best_weights(run):
+    return run.saved_states.load_best()
+
+
+def logits_of(run, model, **exact):
+    """Logits and labels of the validation photos."""
+    return predict_logits(model, run.inputs, "validation", run.context, **exact)
 
 
 def same_run(one, other):
     """Whether two runs went the same way, in their last weights, their best and their history."""
     for mine, theirs in (
-        (one.trained_model.state_dict(), other.trained_model.state_dict()),
+        (one.learner.trained_model.state_dict(), other.learner.trained_model.state_dict()),
         (best_weights(one), best_weights(other)),
     ):
         if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
             return False
-    histories = [[{**row, "seconds": 0} for row in trainer.progress.history] for trainer in (one, other)]
+    histories = [[{**row, "seconds": 0} for row in run.loop.progress.history] for run in (one, other)]
     return histories[0] == histories[1]
 
 
@@ -66,16 +74,20 @@ def history(run):
 def test_a_tiny_vit_over_fits_eight_photos(tmp_path):
     folder = make_photo_folder(tmp_path / "data", num_photos=6)
     config = tiny_config(folder, tmp_path / "run", epochs=40, augment="off", schedule="constant")
-    trainer = Trainer(config)
-    eight = np.concatenate([np.flatnonzero(trainer.splits.train.labels == label)[:2] for label in range(4)])
-    photos = trainer.splits.train.select(eight)
+    run = set_up(config)
+    eight = np.concatenate([np.flatnonzero(run.splits.train.labels == label)[:2] for label in range(4)])
+    photos = run.splits.train.select(eight)
     assert len(photos) == 8
-    trainer.training_loader = training_loader(PixelDataset(photos, trainer.preprocessing), 8, seed=0, num_workers=0)
-    losses = [trainer._train_epoch(epoch) for epoch in range(40)]
-    pixels = torch.stack([torch.from_numpy(trainer.preprocessing(make_open(source))) for source in photos.sources])
-    trainer.model.eval()
+    loader = training_loader(PixelDataset(photos, run.inputs.preprocessing), 8, seed=0, num_workers=0)
+    run.inputs.training_loader, run.inputs._sampler = loader, loader.sampler
+    losses = []
+    for epoch in range(40):
+        run.loop.progress.epoch = epoch
+        losses.append(run.loop._train_epoch(started=0.0))
+    pixels = torch.stack([torch.from_numpy(run.inputs.preprocessing(make_open(source))) for source in photos.sources])
+    model = run.learner.model.eval()
     with torch.no_grad():
-        assert (trainer.model(pixels).logits.argmax(1).numpy() == photos.labels).all()
+        assert (model(pixels).logits.argmax(1).numpy() == photos.labels).all()
     assert losses[-1] < 0.1 < losses[0]
 
 
@@ -139,13 +151,13 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(photo_folder, checkpoin
         options = {**options, "model": str(checkpoints / options["model"])}
     whole = fitted(tiny_config(photo_folder, tmp_path / "whole", epochs=3, **options))
 
-    def stop(self, epoch, train_epoch=Trainer._train_epoch):
-        if epoch == 2:
+    def stop(self, started, train_epoch=Loop._train_epoch):
+        if self.progress.epoch == 2:
             raise KeyboardInterrupt
-        return train_epoch(self, epoch)
+        return train_epoch(self, started)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_train_epoch", stop)
+        patch.setattr(Loop, "_train_epoch", stop)
         fitted(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, **options))
     assert not (tmp_path / "stopped").exists()
     with pytest.raises(UserError, match="--resume continues it"):
@@ -155,7 +167,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(photo_folder, checkpoin
     resumed = fitted(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, resume=True, **options))
     assert same_run(whole, resumed)
     if options["model"].endswith("vit_nano"):  # a CNN's export takes longer than this test
-        resumed.finish()
+        finish(resumed)
         assert not (tmp_path / "stopped" / "state").exists()
         assert [row["epoch"] for row in history(tmp_path / "stopped")] == ["1", "2", "3"]
 
@@ -167,7 +179,7 @@ def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, 
     before = weights(run)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(
-            trainer_module, "export_serving_model", lambda *_: (_ for _ in ()).throw(RuntimeError("full disk"))
+            save_run_module, "export_serving_model", lambda *_: (_ for _ in ()).throw(RuntimeError("full disk"))
         )
         train(tiny_config(photo_folder, tmp_path / "run", epochs=1, seed=1, overwrite=True))
     RunFolder.open(run)
@@ -180,22 +192,23 @@ def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, 
 def test_a_frozen_backbone_stays_as_it_was(photo_folder, checkpoints, tmp_path):
     for augment in ("auto", "on"):
         options = {"model": str(checkpoints / "mobilenet_v2_nano"), "freeze_backbone": True, "augment": augment}
-        trainer = Trainer(tiny_config(photo_folder, tmp_path / augment, **options))
-        before = {name: tensor.clone() for name, tensor in trainer.full_model.state_dict().items()}
-        trainer.fit()
-        moved = {n for n, tensor in trainer.full_model.state_dict().items() if not torch.equal(tensor, before[n])}
+        run = set_up(tiny_config(photo_folder, tmp_path / augment, **options))
+        model = run.learner.full_model
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        fit(run)
+        moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
         assert moved == {"classifier.weight", "classifier.bias"}
-        assert trainer.head_only == (augment == "auto")
+        assert run.inputs.head_only == (augment == "auto")
 
 
 def test_features_are_those_of_the_whole_model(photo_folder, checkpoints, tmp_path):
     model = str(checkpoints / "mobilenet_v2_nano")
-    trainer = Trainer(tiny_config(photo_folder, tmp_path / "run", model=model, freeze_backbone=True))
-    logits, labels = trainer._predict_logits(trainer.model, "validation")
-    photos = trainer.splits.validation
-    pixels = torch.stack([torch.from_numpy(trainer.preprocessing(make_open(source))) for source in photos.sources])
+    run = set_up(tiny_config(photo_folder, tmp_path / "run", model=model, freeze_backbone=True))
+    logits, labels = logits_of(run, run.learner.model)
+    photos = run.splits.validation
+    pixels = torch.stack([torch.from_numpy(run.inputs.preprocessing(make_open(source))) for source in photos.sources])
     with torch.no_grad():
-        expected = trainer.full_model.eval()(pixels).logits.numpy()
+        expected = run.learner.full_model.eval()(pixels).logits.numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert (labels == photos.labels).all()
 
@@ -205,10 +218,10 @@ def test_early_stopping_keeps_the_best_epoch(photo_folder, tmp_path, monkeypatch
     seen = []
 
     def validate(self):
-        seen.append({name: t.clone() for name, t in self.accelerator.unwrap_model(self.model).state_dict().items()})
+        seen.append({name: tensor.clone() for name, tensor in self._learner.trained_model.state_dict().items()})
         return {"log_loss": next(losses), "top1": 0.5, "top3": 1.0}
 
-    monkeypatch.setattr(Trainer, "_validate", validate)
+    monkeypatch.setattr(Loop, "_validate", validate)
     run = train(tiny_config(photo_folder, tmp_path / "run", epochs=6, early_stopping_patience=2))
     assert len(history(run)) == 4 and RunFolder.open(run).record.best_epoch == 2
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in weights(run).items())
@@ -218,21 +231,20 @@ def test_accumulated_batches_are_one_large_batch(photo_folder, tmp_path):
     options = {"epochs": 1, "augment": "off", "max_grad_norm": 0.0, "images_per_breed": 10}
     one = fitted(tiny_config(photo_folder, tmp_path / "one", batch_size=8, **options))
     two = fitted(tiny_config(photo_folder, tmp_path / "two", batch_size=4, gradient_accumulation_steps=2, **options))
-    for name, tensor in one.trained_model.state_dict().items():
-        torch.testing.assert_close(two.trained_model.state_dict()[name], tensor, atol=2e-4, rtol=1e-3)
+    for name, tensor in one.learner.trained_model.state_dict().items():
+        torch.testing.assert_close(two.learner.trained_model.state_dict()[name], tensor, atol=2e-4, rtol=1e-3)
 
 
 def test_averaged_weights_are_what_is_validated_and_saved(photo_folder, tmp_path):
-    trainer = Trainer(tiny_config(photo_folder, tmp_path / "run", epochs=1, ema_decay=0.99))
-    trainer.fit()
-    raw = {name: tensor.clone() for name, tensor in trainer.full_model.state_dict().items()}
-    averaged = trainer.average.model.state_dict()
+    run = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=1, ema_decay=0.99))
+    raw = {name: tensor.clone() for name, tensor in run.learner.full_model.state_dict().items()}
+    averaged = run.learner.average.model.state_dict()
     assert any(not torch.equal(raw[name], tensor) for name, tensor in averaged.items())
-    logits, labels = trainer._predict_logits(trainer.average.model, "validation")
+    logits, labels = logits_of(run, run.learner.average.model)
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     loss = metrics.log_loss(shifted / shifted.sum(1, keepdims=True), labels)
-    assert trainer.progress.history[0]["validation_loss"] == pytest.approx(loss)
-    trainer.finish()
+    assert run.loop.progress.history[0]["validation_loss"] == pytest.approx(loss)
+    finish(run)
     assert all(torch.equal(tensor, averaged[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
@@ -243,12 +255,12 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(photo_folder, tmp_path):
 
 
 def test_bfloat16_trains(photo_folder, tmp_path):
-    trainer = Trainer(tiny_config(photo_folder, tmp_path / "run", mixed_precision="bf16", ema_decay=0.5))
-    trainer.fit()
-    averaged, _ = trainer._predict_logits(trainer.average.model, "validation")
-    assert not np.array_equal(averaged, trainer._predict_logits(trainer.model, "validation")[0])
-    assert not np.array_equal(averaged, trainer._predict_logits(trainer.average.model, "validation", exact=True)[0])
-    trainer.finish()
+    run = fitted(tiny_config(photo_folder, tmp_path / "run", mixed_precision="bf16", ema_decay=0.5))
+    average = run.learner.average.model
+    averaged, _ = logits_of(run, average)
+    assert not np.array_equal(averaged, logits_of(run, run.learner.model)[0])
+    assert not np.array_equal(averaged, logits_of(run, average, exact=True)[0])
+    finish(run)
     assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "run").values())
 
 
@@ -283,20 +295,22 @@ def test_two_processes_train_one_model(photo_folder, tmp_path):
     assert record.data.split_hash == one.splits.split_hash
     assert record.data.num_train % 8 == 0  # or the last batch would differ
     assert record.best_epoch == 2  # so that its weights are the last
-    for name, tensor in one.trained_model.state_dict().items():
+    for name, tensor in one.learner.trained_model.state_dict().items():
         torch.testing.assert_close(weights(run)[name], tensor, atol=1e-4, rtol=1e-3)
 
 
 def test_the_run_says_what_its_time_went_on(photo_folder, tmp_path, capsys):
-    trainer = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=2, measure_peak=True))
-    record = trainer._time_record()
-    assert set(record["seconds"]) == set(PHASES) and all(seconds > 0 for seconds in trainer.time_spent.values())
-    in_epochs = sum(row["seconds"] for row in trainer.progress.history)
-    assert in_epochs <= sum(trainer.time_spent.values()) + 0.02  # the epochs' own seconds are rounded; saving is on top
-    num_photos = 2 * len(trainer.splits.train)
-    assert record["photos_per_second"] == pytest.approx(num_photos / sum(trainer.time_spent.values()))
+    run = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=2, measure_peak=True))
+    record, progress = run.time_record(), run.loop.progress
+    assert set(record["seconds"]) == set(PHASES) and all(seconds > 0 for seconds in progress.time_spent.values())
+    in_epochs = sum(row["seconds"] for row in progress.history)
+    assert (
+        in_epochs <= sum(progress.time_spent.values()) + 0.02
+    )  # the epochs' own seconds are rounded; saving is on top
+    num_photos = 2 * len(run.splits.train)
+    assert record["photos_per_second"] == pytest.approx(num_photos / sum(progress.time_spent.values()))
     assert record["photos_per_second_in_steps"] > record["photos_per_second"]
-    reached = 3 * trainer.flops_per_photo * record["photos_per_second_in_steps"]
+    reached = 3 * run.flops_per_photo * record["photos_per_second_in_steps"]
     assert record["share_of_peak"] == pytest.approx(reached / record["measured_peak_flops"])
     said = capsys.readouterr().out
     assert "measured peak: " in said and " photos/s, " in said and record["bottleneck"] in said
@@ -378,17 +392,17 @@ def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
     assert checkpoints.load() == {"epoch": 1}
 
 
-def remove_photos(trainer):
-    shutil.rmtree(trainer.config.data.data)
+def remove_photos(run):
+    shutil.rmtree(run.config.data.data)
 
 
-def kill_a_worker(trainer):
+def kill_a_worker(run):
     multiprocessing.active_children()[0].kill()
 
 
-def remove_the_run(trainer):
-    trainer.checkpoints.wait()
-    shutil.rmtree(trainer.partial)
+def remove_the_run(run):
+    run.saved_states.wait()
+    shutil.rmtree(run.partial)
 
 
 @pytest.mark.parametrize(
@@ -410,21 +424,18 @@ def remove_the_run(trainer):
 )
 def test_what_happens_in_the_second_epoch_is_told_and_the_first_is_kept(photo_folder, tmp_path, fault, options, words):
     shutil.copytree(photo_folder, tmp_path / "photos")
-    trainer = Trainer(tiny_config(tmp_path / "photos", tmp_path / "run", epochs=3, **options))
-    note_epoch = trainer._note_epoch
+    run = set_up(tiny_config(tmp_path / "photos", tmp_path / "run", epochs=3, **options))
 
-    def note_and_fail(*arguments):
-        note_epoch(*arguments)
-        if trainer.progress.epoch == 1:
-            trainer.checkpoints.wait()
-            fault(trainer)
+    def fail_after_the_first(row):
+        if row["epoch"] == 1:
+            run.saved_states.wait()
+            fault(run)
 
-    trainer._note_epoch = note_and_fail
     with pytest.raises(UserError, match=words) as error:
-        trainer.fit()
+        fit(run, fail_after_the_first)
     assert "\n" not in str(error.value)
     if fault is not remove_the_run:
-        assert SavedStates(trainer.partial / "state").load()["progress"]["epoch"] == 1
+        assert SavedStates(run.partial / "state").load()["progress"]["epoch"] == 1
 
 
 def test_a_run_killed_at_any_moment_ends_as_if_it_never_was():
@@ -439,23 +450,33 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was():
 def test_a_run_that_is_told_to_end_saves_and_goes_on_later(photo_folder, tmp_path):
     options = {"epochs": 3, "batch_size": 4, "dropout": 0.2, "checkpoint_minutes": 0.0}
     whole = fitted(tiny_config(photo_folder, tmp_path / "whole", **options))
-    told = Trainer(tiny_config(photo_folder, tmp_path / "told", **options))
-    steps = []
+    stopped = set_up(tiny_config(photo_folder, tmp_path / "stopped", **options))
+    steps, schedule = [], stopped.learner.schedule
 
-    def step_and_tell(*arguments, step=told.schedule.after_step):
+    def step_and_stop(*arguments, step=schedule.after_step):
         steps.append(1)
         if len(steps) == 9:  # in the second epoch
             os.kill(os.getpid(), signal.SIGTERM)
         return step()
 
-    told.schedule.after_step = step_and_tell
+    schedule.after_step = step_and_stop
     with pytest.raises(SystemExit) as ended:
-        told.fit()
+        fit(stopped)
     assert ended.value.code == 128 + signal.SIGTERM
-    resumed = Trainer(tiny_config(photo_folder, tmp_path / "told", resume=True, **options))
-    assert (resumed.progress.epoch, resumed.progress.batch) == (1, 3)
-    resumed.fit()
+    resumed = set_up(tiny_config(photo_folder, tmp_path / "stopped", resume=True, **options))
+    progress = resumed.loop.progress
+    assert (progress.epoch, progress.batch) == (1, 3)
+    before = stopped.loop.progress
+    assert (progress.epoch_seconds, progress.time_spent) == (before.epoch_seconds, before.time_spent)
+    assert progress.epoch_seconds > 0
+    progress.epoch_seconds += 1000  # as if those three batches had taken so much longer
+    progress.time_spent["data"] += 1000
+    fit(resumed)
     assert same_run(whole, resumed)
+    assert progress.history[1]["seconds"] > 1000 > progress.history[0]["seconds"] + progress.history[2]["seconds"]
+    assert sum(progress.time_spent.values()) > 1000 and progress.num_photos == 3 * len(resumed.splits.train)
+    assert resumed.time_record()["photos_per_second"] < progress.num_photos / 1000
+    assert resumed.context.seconds["training"] == sum(row["seconds"] for row in progress.history)
 
 
 def test_a_weight_average_follows_at_its_decay():
@@ -474,22 +495,22 @@ def test_a_weight_average_follows_at_its_decay():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_photos_live_there_and_bfloat16_is_used(photo_folder, tmp_path, capsys):
-    trainer = fitted(tiny_config(photo_folder, tmp_path / "run", rotation=10.0, compile="on"))
-    assert trainer.accelerator.mixed_precision == "bf16"
-    assert next(iter(trainer.training_loader)).inputs.is_cuda
+    run = fitted(tiny_config(photo_folder, tmp_path / "run", rotation=10.0, compile="on"))
+    assert run.context.accelerator.mixed_precision == "bf16"
+    assert next(iter(run.inputs.training_loader)).inputs.is_cuda
     assert "the photos are in the GPU's memory" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_classifier_alone_trains_on_a_gpu(photo_folder, checkpoints, tmp_path):
     model = str(checkpoints / "mobilenet_v2_nano")
-    trainer = fitted(tiny_config(photo_folder, tmp_path / "run", model=model, freeze_backbone=True))
-    assert next(iter(trainer.training_loader)).inputs.is_cuda
+    run = fitted(tiny_config(photo_folder, tmp_path / "run", model=model, freeze_backbone=True))
+    assert next(iter(run.inputs.training_loader)).inputs.is_cuda
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_photos_that_do_not_fit_on_the_gpu_stay_in_the_hosts_memory(photo_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trainer_module, "GPU_SHARE", 0.0)
+    monkeypatch.setattr(inputs_module, "GPU_SHARE", 0.0)
     fitted(tiny_config(photo_folder, tmp_path / "run"))
     assert "the photos stay in the host's memory" in capsys.readouterr().out
 

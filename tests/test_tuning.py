@@ -16,11 +16,12 @@ from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
 from dogbreeds.study import BEST, FINISHED, GIVEN, REPORT, open_study, study_folder
-from dogbreeds.training import tuning
+from dogbreeds.training import inputs, tuning
 from dogbreeds.training.config_file import read_config_file, write_config_file
 from dogbreeds.training.datasets.splits import load_data, with_part_of_training
+from dogbreeds.training.loop import Loop
 from dogbreeds.training.options import TrainConfig
-from dogbreeds.training.trainer import Trainer, train
+from dogbreeds.training.train import train
 from dogbreeds.training_script import run_training_script
 
 
@@ -54,8 +55,13 @@ def test_a_study_goes_on_where_it_was_and_its_best_trial_is_what_training_gives(
 ):
     config = tiny_config(photo_folder, tmp_path / "runs" / "tiny")
     asked_for = []
-    pixels = Trainer._pixels
-    monkeypatch.setattr(Trainer, "_pixels", lambda self, split: asked_for.append(split) or pixels(self, split))
+    pixels = inputs._pixels
+
+    def noted_pixels(config, context, splits, split, preprocessing):
+        asked_for.append(split)
+        return pixels(config, context, splits, split, preprocessing)
+
+    monkeypatch.setattr(inputs, "_pixels", noted_pixels)
     assert script(monkeypatch, config, "--tune", "3") == 0
     before = finished(config)
     assert [trial.state for trial in before] == [TrialState.COMPLETE] * 3
@@ -100,8 +106,10 @@ def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifie
     photo_folder, tiny_run, tmp_path, monkeypatch
 ):
     calls = []
-    compute = Trainer._compute_features
-    monkeypatch.setattr(Trainer, "_compute_features", lambda self, data: calls.append(set(data)) or compute(self, data))
+    compute = inputs.compute_features
+    monkeypatch.setattr(
+        inputs, "compute_features", lambda model, data, *rest: calls.append(set(data)) or compute(model, data, *rest)
+    )
     config = tiny_config(photo_folder, tmp_path / "head", model=str(tiny_run), freeze_backbone=True)
     assert tuning.tune(config, 3)
     assert calls == [{"train", "validation"}]
@@ -129,12 +137,12 @@ def test_the_first_trial_of_a_plain_cnn_is_as_given_whatever_the_ranges(photo_fo
 def test_pruned_trials_and_those_that_learn_nothing_count(photo_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tuning, "pruner", lambda: Prune(1))
     config = tiny_config(photo_folder, tmp_path / "tiny")
-    check = Trainer._check_finite
+    check = Loop.check_finite
 
     def no_number(self, loss, epoch, step):
-        check(self, float("nan") if self.config.run.output_dir.name == "trial-2" else loss, epoch, step)
+        check(self, float("nan") if self._config.run.output_dir.name == "trial-2" else loss, epoch, step)
 
-    monkeypatch.setattr(Trainer, "_check_finite", no_number)
+    monkeypatch.setattr(Loop, "check_finite", no_number)
     assert script(monkeypatch, config, "--tune", "4") == 0
     complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
     assert [trial.state for trial in finished(config)] == [complete, pruned, pruned, complete]
@@ -202,15 +210,15 @@ def test_several_processes_share_a_study_and_one_that_is_killed_loses_nothing(ph
 
 def test_an_interrupted_trial_is_tried_again(photo_folder, tmp_path, monkeypatch):
     config = tiny_config(photo_folder, tmp_path / "tiny")
-    note = Trainer._note_epoch
+    run_epoch = Loop._run_epoch
 
-    def interrupted(self, *arguments):
-        if self.config.run.output_dir.name == "trial-1":
+    def interrupted(self):
+        if self._config.run.output_dir.name == "trial-1":
             raise KeyboardInterrupt
-        note(self, *arguments)
+        return run_epoch(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_note_epoch", interrupted)
+        patch.setattr(Loop, "_run_epoch", interrupted)
         assert script(patch, config, "--tune", "3") == 130
     assert len(finished(config)) == 1 and {path.name for path in tmp_path.iterdir()} == {"tiny.study"}
     assert script(monkeypatch, config, "--tune", "3") == 0
@@ -309,7 +317,7 @@ def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, mon
 )
 def test_options_need_to_go_together_only_with_the_command_line(lines, arguments, expected, tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr("dogbreeds.training.trainer.train", lambda config: trained.append(config.to_dict()))
+    monkeypatch.setattr("dogbreeds.training.train.train", lambda config: trained.append(config.to_dict()))
     (tmp_path / "options.toml").write_text(lines)
     preset = TrainConfig.from_options(output_dir=tmp_path / "run", model="vit_tiny", freeze_backbone=True)
     assert script(monkeypatch, preset, "--config", str(tmp_path / "options.toml"), *arguments) == 0

@@ -14,7 +14,7 @@ from dogbreeds.training.datasets.splits import load_data
 from dogbreeds.training.earlier import zca as zca_module
 from dogbreeds.training.earlier.zca import fit_zca, zca_of
 from dogbreeds.training.loaders import PixelDataset
-from dogbreeds.training.trainer import Trainer, train
+from dogbreeds.training.train import set_up, train
 
 
 def smooth_patches(num_patches=20_000, side=5):
@@ -63,13 +63,14 @@ def test_it_is_fitted_on_training_photos_alone_and_a_function_of_the_seed(tmp_pa
     opened = []
     monkeypatch.setattr("dogbreeds.training.loaders.open_image", lambda s, **_: opened.append(s) or open_image(s))
     view = Preprocessing(32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-    trainer_view = Trainer(config).preprocessing
+    trainer_view = set_up(config).inputs.preprocessing
     fitted = fit_zca(PixelDataset(splits.train, view), view, seed=0)
     assert set(opened) == set(splits.train.sources)
     assert fit_zca(PixelDataset(splits.train, view), view, seed=0) == fitted != trainer_view.zca  # another mean and std
     assert fit_zca(PixelDataset(splits.train, view), view, seed=1) != fitted
     assert (
-        Trainer(tiny_config(photos, tmp_path / "other", whitening="zca", augment="off")).preprocessing == trainer_view
+        set_up(tiny_config(photos, tmp_path / "other", whitening="zca", augment="off")).inputs.preprocessing
+        == trainer_view
     )
     monkeypatch.setattr(zca_module, "NUM_PHOTOS", 5)
     opened.clear()

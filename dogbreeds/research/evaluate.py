@@ -1,7 +1,6 @@
 """One run on a labelled set: what it answers, how good that is, and what it costs."""
 
 import dataclasses
-import hashlib
 import itertools
 import sys
 import time
@@ -22,11 +21,12 @@ from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
-from dogbreeds.machine import on_all_cores, processor
+from dogbreeds.machine import processor
+from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
 from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.split_file import SPLITS, load_splits
+from dogbreeds.split_file import SPLITS, load_splits, load_trained_on
 from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.datasets.splits import LeftOut, Photos, load_data, read_dataset
 from dogbreeds.training.options import TrainConfig
@@ -228,16 +228,9 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
 
 def latencies(predictors: Sequence[Predictor], photos: Photos) -> list[dict[str, float]]:
     """The median and 95th percentile of the milliseconds from one file to its answer, for each run, taken in turns."""
-    readable = []
-    for source in photos.sources:
-        try:
-            open_image(source)
-        except BadImage:
-            continue
-        readable.append(source)
-        if len(readable) == NUM_PHOTOS:
-            break
-    return milliseconds_per_photo([predictor.predict for predictor in predictors], readable)
+    readable = (source for source in photos.sources if not isinstance(read_photo(source, open_image), BadImage))
+    some = list(islice(readable, NUM_PHOTOS))
+    return milliseconds_per_photo([predictor.predict for predictor in predictors], some)
 
 
 def fixed_cost(run: RunFolder) -> dict[str, Any]:
@@ -257,8 +250,8 @@ def fixed_cost(run: RunFolder) -> dict[str, Any]:
 
 def num_trained_on(run: RunFolder, digests: Sequence[str]) -> int | None:
     """How many photos of these digests a run was trained on; None where an older version did not record it."""
-    splits = load_splits(run.path / SPLITS)
-    return None if splits is None else sum(digest in splits.get("train", ()) for digest in digests)
+    trained_on = load_trained_on(run.path / SPLITS)
+    return None if trained_on is None else sum(digest in trained_on for digest in digests)
 
 
 def training_remarks(run: RunFolder, digests: Sequence[str]) -> list[str]:
@@ -371,8 +364,9 @@ def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]
     place: dict[tuple[str, str], tuple[str, int]] = {}  # of a digest and a label, where the photo is now
     given = read_dataset(data)
     for name, photos in given.items():
-        for index, digest in enumerate(on_all_cores(_digest, photos.sources, BATCH_SIZE)):
-            place.setdefault((digest, photos.names[photos.labels[index]]), (name, index))
+        for index, digest in enumerate(read_photos(photos.sources, lambda source: photo_digest(read_bytes(source)))):
+            if isinstance(digest, str):  # of a file that can be read
+                place.setdefault((digest, photos.names[photos.labels[index]]), (name, index))
     found = {}
     for split, label_of in splits.items():
         missing = label_of.items() - place.keys()
@@ -394,14 +388,6 @@ def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]
     return found
 
 
-def _digest(source: Path | bytes) -> str:
-    """The SHA-256 of a photo's file, in hexadecimal; of one that can't be read, that of no photo."""
-    try:
-        return hashlib.sha256(source if isinstance(source, bytes) else source.read_bytes()).hexdigest()
-    except OSError:
-        return ""
-
-
 def _without_unused_names(photos: Photos) -> Photos:
     present = np.unique(photos.labels)
     names = tuple(photos.names[label] for label in present)
@@ -409,23 +395,17 @@ def _without_unused_names(photos: Photos) -> Photos:
 
 
 def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], list[str], np.ndarray, list[LeftOut]]]:
-    """Batches of indices, digests and pixels, and the photos that can't be opened; decoding goes on ahead."""
+    """Batches of indices, digests and pixels, and the photos that can't be opened; decoding runs ahead."""
     view = predictor.run.preprocessing
 
-    def load(index: int) -> tuple[str, np.ndarray] | LeftOut:
-        source = photos.sources[index]
-        try:
-            content = source if isinstance(source, bytes) else source.read_bytes()
-            return hashlib.sha256(content).hexdigest(), view(open_image(content, at_least=view.decoded_side))
-        except OSError as error:
-            return LeftOut(photos.ids[index], f"The file can't be read ({error.strerror}).")
-        except BadImage as error:
-            return LeftOut(photos.ids[index], str(error))
+    def load(source: Path | bytes) -> tuple[str, np.ndarray]:
+        content = read_bytes(source)
+        return photo_digest(content), view(open_image(content, at_least=view.decoded_side))
 
-    loaded = on_all_cores(load, range(len(photos)), BATCH_SIZE)
+    loaded = read_photos(photos.sources, load)
     for start in range(0, len(photos), BATCH_SIZE):
         batch = list(enumerate(islice(loaded, BATCH_SIZE), start))
-        good = [(index, *item) for index, item in batch if isinstance(item, tuple)]
-        bad = [item for _, item in batch if isinstance(item, LeftOut)]
+        good = [(index, *item) for index, item in batch if not isinstance(item, BadImage)]
+        bad = [LeftOut(photos.ids[index], str(item)) for index, item in batch if isinstance(item, BadImage)]
         pixels = np.stack([view_ for _, _, view_ in good]) if good else np.empty(0)
         yield [index for index, _, _ in good], [digest for _, digest, _ in good], pixels, bad

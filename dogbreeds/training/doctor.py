@@ -1,12 +1,11 @@
-"""What is wrong with a data set: photos that can't be read or mislead, photos that occur twice, breeds with few."""
+"""Finds faults of a data set: photos that can't be read or mislead, duplicates, breeds with few photos."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,8 +15,8 @@ from tqdm import tqdm
 
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_header, open_image
-from dogbreeds.machine import on_all_cores
-from dogbreeds.training.datasets.splits import NUM_AHEAD, read_dataset
+from dogbreeds.photos import photo_digest, read_bytes, read_photos
+from dogbreeds.training.datasets.splits import read_dataset
 
 KINDS = {
     "unreadable": "can't be read: mend or remove them",
@@ -34,10 +33,10 @@ KINDS = {
     "alike_in_two_splits": "groups of near duplicates are in two splits: keep the one for testing",
     "alike": "groups are near duplicates: keep one of each",
 }
-"""What may be wrong, and the remedy, after the number of cases."""
+"""What may be wrong, and the remedy; printed after the number of cases."""
 
 NUM_EXAMPLES = 3
-"""Of each kind that are printed; the JSON has all."""
+"""Findings of each kind that are printed; the JSON file has all."""
 
 FORMAT_OF_ENDING = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
@@ -53,16 +52,19 @@ FORMAT_OF_ENDING = {
 
 _SKETCH_SIDE = 9
 _MAX_BITS = 8
-"""Near duplicates differ in at most so many of the 128 bits that say where a photo gets brighter."""
+"""Near duplicates differ in at most this many of 128 bits, which say where a sketch gets brighter to the right or
+downwards, ..."""
 _MAX_LEVELS = 10.0
-"""And by at most so many of 255 levels, in the mean over their sketches."""
+"""... and by at most this many of 255 levels, in the mean over their sketches."""
+_BLOCK = 64
+"""Sketches that are compared with all others at a time; limits the memory if all of them are the same."""
 _MAX_TINT = 3
-"""Levels by which the channels of a photo without colour may differ: what a coder does to grey."""
+"""Levels by which the channels of a photo without colour may differ, because of lossy compression."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo of the data set, as people name it."""
+    """The names of a photo of the data set."""
 
     split: str
     id: str
@@ -74,40 +76,39 @@ class Photo:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to mend."""
+    """One fault."""
 
     kind: str
     """One of `KINDS`."""
     photos: tuple[Photo, ...]
-    """The photo, or all that are the same or alike; none where a breed has few."""
+    """The photo, or all that are the same or alike; empty for a breed with few photos."""
     detail: str = ""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was found."""
+    """The result of `examine`."""
 
     num_photos: dict[str, int]
     """By split."""
     num_of_breed: dict[str, int]
     share_grey: float
-    """Of the photos that can be read, those without colour; nothing to mend."""
+    """The share without colour of the photos that can be read; it is not a fault."""
     findings: tuple[Finding, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every finding with every photo, for programs."""
-        return {
-            "num_photos": self.num_photos,
-            "num_of_breed": self.num_of_breed,
-            "share_grey": self.share_grey,
-            "findings": [
-                {"kind": each.kind, "detail": each.detail, "photos": [vars(photo) for photo in each.photos]}
-                for each in self.findings
-            ],
-        }
+    def save(self, path: Path) -> None:
+        """Write every finding with every photo as JSON.
+
+        Raises:
+            UserError: The file can't be written.
+        """
+        try:
+            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"can't write {str(path)!r} ({error.strerror}): give another --output") from None
 
     def __str__(self) -> str:
-        """Counts and examples, for people."""
+        """Counts and examples, in lines of text."""
         splits = ", ".join(f"{count:,} {split}" for split, count in self.num_photos.items())
         fewest, most = min(self.num_of_breed.values()), max(self.num_of_breed.values())
         lines = [
@@ -131,22 +132,22 @@ def _example(finding: Finding) -> str:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One photo, looked at."""
+class _PhotoFacts:
+    """What is known of one photo."""
 
     faults: dict[str, str]
-    """By kind, the detail."""
+    """The detail of each fault, by kind."""
     digest: str = ""
-    """Of the file; empty where it can't be read."""
+    """The SHA-256 of the file; empty if it can't be read."""
     is_grey: bool = False
     sketch: np.ndarray | None = None
-    """`(_SKETCH_SIDE, _SKETCH_SIDE)` uint8, grey; None where the photo can't be decoded."""
+    """`(_SKETCH_SIDE, _SKETCH_SIDE)` uint8, grey; None if the photo can't be decoded."""
 
 
 def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diagnosis:
-    """Look at every photo of a data set.
+    """Find the faults of a data set, in each photo and between photos.
 
-    Near duplicates are found whatever their size, format and compression, not mirrored, turned or cut.
+    Near duplicates are found if they differ in size, format or compression, not if one is mirrored, turned or cropped.
 
     Args:
         data: As for `dogbreeds.training.datasets.splits.read_dataset`.
@@ -162,17 +163,15 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
         for split, photos in splits.items()
         for id_, label in zip(photos.ids, photos.labels, strict=True)
     ]
-    places = [(photos.sources, index) for photos in splits.values() for index in range(len(photos))]
-
-    def look(number: int) -> _Seen:
-        sources, index = places[number]
-        return _look(sources[index], named[number].id, image_size)
-
-    looked = on_all_cores(look, range(len(places)), NUM_AHEAD)
-    seen = list(tqdm(looked, total=len(places), unit="photo", disable=not progress))
+    sources = chain.from_iterable(photos.sources for photos in splits.values())
+    stream = read_photos(zip(sources, named, strict=True), lambda item: _facts(*item, image_size))
+    facts = [
+        _PhotoFacts({"unreadable": str(each)}) if isinstance(each, BadImage) else each
+        for each in tqdm(stream, total=len(named), unit="photo", disable=not progress)
+    ]
     findings = [
         Finding(kind, (photo,), detail)
-        for photo, each in zip(named, seen, strict=True)
+        for photo, each in zip(named, facts, strict=True)
         for kind, detail in each.faults.items()
     ]
     num_of_breed = dict(Counter(photo.breed for photo in named))
@@ -182,8 +181,8 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
         for breed, count in num_of_breed.items()
         if count < median / 2
     ]
-    findings += _repeated(named, seen)
-    readable = [each for each in seen if each.sketch is not None]
+    findings += _duplicates(named, facts)
+    readable = [each for each in facts if each.sketch is not None]
     return Diagnosis(
         num_photos={split: len(photos) for split, photos in splits.items()},
         num_of_breed=num_of_breed,
@@ -192,32 +191,22 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
     )
 
 
-def write_json(diagnosis: Diagnosis, path: Path) -> None:
-    """Write all that was found.
+def _facts(source: Path | bytes, named: Photo, image_size: int) -> _PhotoFacts:
+    """Examine one photo.
 
     Raises:
-        UserError: The file can't be written.
+        BadImage: The file can't be read.
     """
-    try:
-        path.write_text(json.dumps(diagnosis.to_dict(), indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"can't write {str(path)!r} ({error.strerror}): give another --output") from None
-
-
-def _look(source: Path | bytes, name: str, image_size: int) -> _Seen:
-    try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        return _Seen({"unreadable": f"The file can't be read ({error.strerror})."})
-    digest = hashlib.sha256(content).hexdigest()
+    content = read_bytes(source)
+    digest = photo_digest(content)
     try:
         header = open_header(content)
         photo = open_image(content, at_least=4 * _SKETCH_SIDE)
     except BadImage as error:
-        return _Seen({"cut_short" if error.problem == "cut_short" else "unreadable": str(error)}, digest)
+        return _PhotoFacts({"cut_short" if error.problem == "cut_short" else "unreadable": str(error)}, digest)
     faults = {}
-    format = "JPEG" if header.format == "MPO" else header.format  # what many phones call .jpg
-    if FORMAT_OF_ENDING.get(PurePath(name).suffix.lower(), format) != format:
+    format = "JPEG" if header.format == "MPO" else header.format  # many phones name these .jpg
+    if FORMAT_OF_ENDING.get(PurePath(named.id).suffix.lower(), format) != format:
         faults["wrong_ending"] = f"it is {format}"
     if bad_exif := _bad_exif(header):
         faults["bad_exif"] = bad_exif
@@ -227,31 +216,31 @@ def _look(source: Path | bytes, name: str, image_size: int) -> _Seen:
         faults["tiny"] = f"{header.width} x {header.height} pixels"
     small = photo.resize((_SKETCH_SIDE, _SKETCH_SIDE), Image.Resampling.BOX)
     is_grey = np.ptp(np.asarray(small), axis=2).max() <= _MAX_TINT
-    return _Seen(faults, digest, bool(is_grey), np.asarray(small.convert("L")))
+    return _PhotoFacts(faults, digest, bool(is_grey), np.asarray(small.convert("L")))
 
 
 def _bad_exif(header: Image.Image) -> str:
-    """What is wrong with the facts that a photo brings, or nothing."""
+    """What is wrong with the photo's EXIF; empty if nothing is."""
     try:
         exif = header.getexif()
         orientation = exif.get(0x0112, 1)
-    except Exception:  # Pillow's reader raises what it likes
+    except Exception:  # Pillow's reader raises errors of many classes
         return "it can't be read"
     if header.info.get("exif", b"").removeprefix(b"Exif\0\0") and not exif:
         return "it can't be read"
     return "" if orientation in range(1, 9) else f"orientation {orientation!r}"
 
 
-def _repeated(named: list[Photo], seen: list[_Seen]) -> Iterator[Finding]:
-    """Photos that are there twice: the same file, and then what looks the same among different files."""
+def _duplicates(named: list[Photo], facts: list[_PhotoFacts]) -> Iterator[Finding]:
+    """Photos that occur more than once: first equal files, then different files that look the same."""
     same: dict[str, list[int]] = {}
-    for number, each in enumerate(seen):
+    for number, each in enumerate(facts):
         if each.digest:
             same.setdefault(each.digest, []).append(number)
     for numbers in same.values():
         if len(numbers) > 1:
             yield _group("same", [named[number] for number in numbers])
-    sketched = [(numbers, sketch) for numbers in same.values() if (sketch := seen[numbers[0]].sketch) is not None]
+    sketched = [(numbers, sketch) for numbers in same.values() if (sketch := facts[numbers[0]].sketch) is not None]
     if not sketched:
         return
     different = [numbers for numbers, _ in sketched]
@@ -260,7 +249,7 @@ def _repeated(named: list[Photo], seen: list[_Seen]) -> Iterator[Finding]:
 
 
 def _group(kind: str, photos: list[Photo]) -> Finding:
-    """The worst that can be said of photos that are the same or alike."""
+    """The most serious finding about photos that are the same or alike."""
     if len({photo.breed for photo in photos}) > 1:
         breeds = ", ".join(sorted({photo.breed for photo in photos}))
         return Finding(f"{kind}_in_two_breeds", tuple(photos), breeds)
@@ -274,35 +263,27 @@ def near_duplicates(sketches: np.ndarray) -> list[np.ndarray]:
         sketches: `(N, side, side)` uint8: each picture scaled down to a few grey pixels.
 
     Returns:
-        For each group of two or more its indices, ascending.
+        The indices of each group of two or more, ascending.
     """
     levels = sketches.astype(np.int16)
     across, down = np.diff(levels, axis=2)[:, :-1] > 0, np.diff(levels, axis=1)[:, :, :-1] > 0
     bits = np.concatenate([across.reshape(len(levels), -1), down.reshape(len(levels), -1)], axis=1)
-    group = np.arange(len(levels))  # of each, the first of those that it is alike to
-    # Two that differ in no more than _MAX_BITS bits agree in all bits of at least one of _MAX_BITS + 1 bands.
-    for band in np.array_split(np.arange(bits.shape[1]), _MAX_BITS + 1):
-        keys = bits[:, band] @ (1 << np.arange(len(band)))
-        order = np.argsort(keys, kind="stable")
-        for step in range(1, len(order)):  # neighbours, then those two apart, until no bucket is as large as that
-            first, second = order[:-step], order[step:]
-            in_one_bucket = keys[first] == keys[second]
-            if not in_one_bucket.any():
-                break
-            new = in_one_bucket & (group[first] != group[second])
-            first, second = first[new], second[new]
-            close = (bits[first] != bits[second]).sum(axis=1) <= _MAX_BITS
-            first, second = first[close], second[close]
-            close = np.abs(levels[first] - levels[second]).mean(axis=(1, 2)) <= _MAX_LEVELS
-            if close.any():
-                group = _joined(group, first[close], second[close])
+    signs = np.where(bits, np.float32(1), np.float32(-1))  # their product is the number of equal less different bits
+    group = np.arange(len(levels))  # for each picture, the first one of its group
+    for start in range(0, len(levels), _BLOCK):
+        products = signs[start : start + _BLOCK] @ signs[start:].T
+        first, second = start + np.argwhere(products >= bits.shape[1] - 2 * _MAX_BITS).T
+        is_new = group[first] != group[second]
+        first, second = first[is_new], second[is_new]
+        is_close = np.abs(levels[first] - levels[second]).mean(axis=(1, 2)) <= _MAX_LEVELS
+        group = _joined(group, first[is_close], second[is_close]) if is_close.any() else group
     order = np.argsort(group, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     return [members for members in groups if len(members) > 1]
 
 
 def _joined(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The groups after these pairs have become one each."""
+    """The groups after the groups of each of these pairs are joined."""
     size = len(group)
     ends = np.concatenate([np.arange(size), first]), np.concatenate([group, second])
     _, labels = connected_components(coo_array((np.ones(len(ends[0]), np.int8), ends), (size, size)), directed=False)

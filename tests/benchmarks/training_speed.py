@@ -31,7 +31,7 @@ from dogbreeds.images import open_image
 from dogbreeds.training.datasets.splits import load_data
 from dogbreeds.training.models.build import model_view
 from dogbreeds.training.options import TrainConfig
-from dogbreeds.training.trainer import Trainer
+from dogbreeds.training.train import fit, set_up
 
 NUM_WARM_UP = 2
 
@@ -194,26 +194,26 @@ def main(
             if not (freeze_backbone or to_the_end):
                 of_each = max(3, num_photos // len(splits.names))
                 part = config.replace(epochs=1, images_per_breed=of_each)
-            trainer = Trainer(part)
-            trainer.fit()
-            seconds = dict(trainer.time_spent)
+            run = set_up(part)
+            fit(run)
+            seconds, stages = dict(run.loop.progress.time_spent), run.context.seconds
             evaluation, saving = seconds.pop("evaluation"), seconds.pop("saving")
-            ours = data_seconds + trainer.seconds.get("features", 0.0)
-            ours += sum(seconds.values()) * epochs * num_train / trainer.num_photos_trained
-            ours += evaluation * epochs * num_validation / (part.epochs * len(trainer.splits.validation))
-            ours += saving * epochs / part.epochs
+            ours = data_seconds + stages.get("features", 0.0)
+            ours += sum(seconds.values()) * epochs * num_train / run.loop.progress.num_photos
+            ours += evaluation * epochs * num_validation / (part.optim.epochs * len(run.splits.validation))
+            ours += saving * epochs / part.optim.epochs
             if to_the_end:
                 theirs, accuracy = in_its_own_process(train_the_other, config)
-                mine = trainer.progress.history[-1]["validation_top1"]
+                mine = run.loop.progress.history[-1]["validation_top1"]
                 print(f"top-1 on {num_validation} validation photos: ours {mine:.1%}, the example's way {accuracy:.1%}")
             else:
                 step, look = in_its_own_process(time_the_other, config, num_photos)
                 theirs = epochs * (num_train * step + num_validation * look)
             ratios.append(theirs / ours)
-            record = trainer._time_record()
+            record = run.time_record()
             share = record.get("share_of_peak")
             detail = f"{data_seconds:.0f} s data"
-            detail += f", {trainer.seconds['features']:.0f} s features" if trainer.head_only else ""
+            detail += f", {stages['features']:.0f} s features" if run.inputs.head_only else ""
             detail += f", {record['photos_per_second_in_steps']:,.1f} photos/s in steps"
             detail += f", {share:.0%} of the measured peak" if share else ""
             print(

@@ -17,12 +17,12 @@ import numpy as np
 from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.machine import on_all_cores
-from dogbreeds.serving.library import columns, places, write_csv
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder
 from dogbreeds.serving.page.texts import ENGLISH, Texts, texts_for
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.rows import answer_cells, columns, write_csv
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
@@ -213,8 +213,5 @@ def _csv_cells(row: Row) -> dict[str, str | float]:
     if row.error:
         cells["error"] = ENGLISH.problem(row.error)
     if row.answer:
-        cells["verdict"] = row.answer.verdict
-        cells["group"] = row.answer.group or ""
-        for place, each in zip(places(NUM_BREEDS), row.answer.breeds, strict=False):
-            cells[f"breed{place}"], cells[f"probability{place}"] = each.breed, each.probability
+        cells |= answer_cells(row.answer)
     return cells

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,13 @@ from tqdm import tqdm
 
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.machine import on_all_cores
+from dogbreeds.photos import read_photos
 from dogbreeds.preprocessing import Preprocessing
 
 FORMAT = 2
 """Raised when what is kept of a photo changes."""
 NUM_CHECKED = 64
 """Photos whose checksum is compared when a cache is opened."""
-NUM_AHEAD = 64
-"""Photos that are decoded ahead of the one being written."""
 
 _opened: set[Path] = set()
 """Caches that this process uses, and so does not remove."""
@@ -153,9 +151,9 @@ def _build(
             (partial / "pixels.bin").open("wb") as file,
             tqdm(total=len(index_of), desc="decoding photos", unit="photo", disable=not progress) as bar,
         ):
-            for digest, decoded in zip(index_of, _decode(sources, list(index_of.values()), view), strict=True):
-                if isinstance(decoded, str):
-                    problems[digest] = decoded
+            for digest, decoded in zip(index_of, _decode(sources, index_of.values(), view), strict=True):
+                if isinstance(decoded, BadImage):
+                    problems[digest] = str(decoded)
                 else:
                     pixels, size = decoded
                     file.write(pixels.data)
@@ -180,18 +178,15 @@ def _build(
 
 
 def _decode(
-    sources: Sequence[Path | bytes], indices: list[int], view: Preprocessing
-) -> Iterator[tuple[np.ndarray, tuple[int, int]] | str]:
-    """Of each of these photos its pixels and its size, or what is wrong with it; on all cores."""
+    sources: Sequence[Path | bytes], indices: Iterable[int], view: Preprocessing
+) -> Iterator[tuple[np.ndarray, tuple[int, int]] | BadImage]:
+    """The pixels and the size of each of these photos, or why it can't be decoded."""
 
-    def decode(index: int) -> tuple[np.ndarray, tuple[int, int]] | str:
-        try:
-            image = open_image(sources[index], at_least=view.decoded_side)
-        except BadImage as error:
-            return str(error)
+    def decode(index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        image = open_image(sources[index], at_least=view.decoded_side)
         return np.ascontiguousarray(view.cut(image)), image.size
 
-    return on_all_cores(decode, indices, NUM_AHEAD)
+    return read_photos(indices, decode)
 
 
 def _make_room(folder: Path, max_bytes: int, needed: int) -> None:

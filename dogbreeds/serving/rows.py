@@ -1,0 +1,135 @@
+"""Photos -> rows of a table -> CSV or Parquet."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import numpy as np
+
+from dogbreeds.answers import Answer
+from dogbreeds.images import BadImage, PhotoSource, open_image
+from dogbreeds.photos import read_photo
+from dogbreeds.serving.predictor import Predictor
+
+UNREADABLE = "unreadable"
+"""Counted in place of a verdict for a file that could not be read."""
+
+ROW_GROUP = 10_000
+"""Rows of a Parquet table that are in memory at a time."""
+
+Row = dict[str, Any]
+"""By column; columns without a value are left out."""
+_Item = TypeVar("_Item")
+
+
+def columns(top_k: int) -> list[str]:
+    """The columns of a table whose rows name this many breeds."""
+    candidates = [f"{name}{suffix}" for suffix in _rank_suffixes(top_k) for name in ("breed", "probability")]
+    return ["path", "verdict", *candidates, "group", "error"]
+
+
+def _rank_suffixes(top_k: int) -> list[str]:
+    """What the column names of each candidate end in."""
+    return ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
+
+
+def answer_cells(answer: Answer) -> Row:
+    """The columns of a row that say what the answer is; probabilities have 4 decimals."""
+    cells: Row = {"verdict": answer.verdict, **({"group": answer.group} if answer.group else {})}
+    for suffix, candidate in zip(_rank_suffixes(len(answer.breeds)), answer.breeds, strict=True):
+        cells[f"breed{suffix}"] = candidate.breed
+        cells[f"probability{suffix}"] = round(candidate.probability, 4)
+    return cells
+
+
+def classify(predictor: Predictor, photos: Mapping[str, PhotoSource], *, top_k: int) -> list[Row]:
+    """Classify photos in one forward pass.
+
+    Args:
+        predictor: The model that answers.
+        photos: By the text for the column "path", where each photo is.
+        top_k: How many breeds to name, at least 1 and no more than the run knows.
+
+    Returns:
+        A row for each photo, in order. A photo that can't be read has an "error" in place of an answer.
+    """
+    view = predictor.run.preprocessing
+
+    def pixels_of(source: PhotoSource) -> np.ndarray:
+        return view(open_image(source, at_least=view.decoded_side))
+
+    opened = [read_photo(source, pixels_of) for source in photos.values()]
+    pixels = [each for each in opened if not isinstance(each, BadImage)]
+    answers = iter(predictor.answers(predictor.logits(np.stack(pixels)), top_k=top_k) if pixels else [])
+    return [
+        {"path": path, **({"error": str(each)} if isinstance(each, BadImage) else answer_cells(next(answers)))}
+        for path, each in zip(photos, opened, strict=True)
+    ]
+
+
+def write_table(path: Path, rows: Iterable[Row], columns: list[str], suffix: str) -> None:
+    """Write a table so that it is on the disk when this returns, and absent when this fails.
+
+    Args:
+        path: The file to write.
+        rows: Their paths may be no valid text.
+        columns: Those to write.
+        suffix: ".parquet", or ".csv".
+    """
+    # Neither format can hold a path that is no valid text: its bytes are shown instead.
+    shown = ({**row, "path": row["path"].encode("utf-8", "backslashreplace").decode("utf-8")} for row in rows)
+    try:
+        if suffix == ".parquet":
+            _write_parquet(path, shown, columns)
+        else:
+            with path.open("w", newline="", encoding="utf-8") as file:
+                write_csv(file, shown, columns)
+        with path.open("r+b") as written:
+            os.fsync(written.fileno())
+    except BaseException:  # Ctrl-C too
+        path.unlink(missing_ok=True)
+        raise
+
+
+def write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Write a table of answers that no spreadsheet runs as a formula.
+
+    Args:
+        file: Opened with ``newline=""``.
+        rows: Each with some of the columns: text, or numbers, which are written with 4 decimals.
+        columns: The header.
+    """
+    # All text is quoted: by default the module does not quote a name with a carriage return.
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(_csv_cell(row.get(column, "")) for column in columns)
+
+
+def _csv_cell(value: str | float) -> str | Decimal:
+    if isinstance(value, float):
+        return Decimal(f"{value:.4f}")
+    # A spreadsheet would run it as a formula (https://owasp.org/www-community/attacks/CSV_Injection).
+    return "'" + value if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _write_parquet(path: Path, rows: Iterable[Row], columns: list[str]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    types = {name: pyarrow.float32() if name.startswith("probability") else pyarrow.string() for name in columns}
+    schema = pyarrow.schema(types)
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for group in batches(rows, ROW_GROUP):
+            writer.write_table(pyarrow.Table.from_pylist(group, schema))
+
+
+def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Lists of this many items; the last one may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,107 @@
+"""Options in groups: their ranges, and which of those that were given hold."""
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import pytest
+
+from dogbreeds.errors import UserError
+from dogbreeds.training.options import GROUPS, OPTIONS, TrainConfig, resolve
+from dogbreeds.training.presets import CNN, VIT
+from dogbreeds.training_script import run_training_script
+
+REQUIRED = {"output_dir": "runs/x", "model": "vit_tiny"}
+
+
+def test_every_option_is_in_one_group_and_explained():
+    names = [name for group in GROUPS.values() for name in group.__pydantic_fields__]
+    assert names == list(OPTIONS) and len(names) == len(set(names)) == len(
+        TrainConfig.from_options(**REQUIRED).to_dict()
+    )
+    assert all(len(option.description) > 20 and option.description.endswith(".") for option in OPTIONS.values())
+    assert {option.group for option in OPTIONS.values()} == {f.name for f in dataclasses.fields(TrainConfig)}
+
+
+def test_a_config_comes_back_from_json_and_options_of_other_versions_are_left_out():
+    config = TrainConfig.from_options(**REQUIRED, breeds=("Pug", "Beagle"), turns=(0, 90), cache_dir="cache", flip=1)
+    stored = json.loads(json.dumps(config.to_dict()))
+    assert TrainConfig.from_dict({**stored, "of_tomorrow": 1}).to_dict() == config.to_dict()
+    assert config.replace(epochs=7).optim.epochs == 7 and config.replace(epochs=7).replace(epochs=5) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "--epochs 0: must be 1 or more"),
+        ({"epochs": "x"}, "--epochs x: must be "),
+        ({"learning_rate": 0.0}, "--learning-rate 0.0: must be above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan: must be above 0"),
+        ({"flip": 1.5}, "--flip 1.5: must be from 0 to 1"),
+        ({"test_fraction": 1.0}, "--test-fraction 1.0: must be from 0 to below 1"),
+        ({"validation_fraction": 0.0}, "--validation-fraction 0.0: must be above 0 and below 1"),
+        ({"crop_scale": 2.0}, "--crop-scale 2.0: must be above 0 and at most 1"),
+        ({"breeds": ("Pug",)}, "--breeds Pug: must be two or more"),
+        ({"output_dir": ".."}, "--output-dir ..: must be the name of a folder to make"),
+        ({"schedule": "steps"}, "--schedule steps: must be one of cosine, constant, plateau"),
+        ({"test_fraction": 0.5, "validation_fraction": 0.5}, "--test-fraction 0.5: must be small enough"),
+        ({"epoch": 1}, "unknown option 'epoch': did you mean epochs?"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_range(options, words):
+    with pytest.raises(UserError) as error:
+        TrainConfig.from_options(**{**REQUIRED, **options})
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_model_is_named():
+    with pytest.raises(UserError, match="--model is missing"):
+        TrainConfig.from_options(output_dir="runs/x")
+
+
+def test_what_is_typed_beside_a_recipe_is_refused_even_where_it_is_the_default():
+    with pytest.raises(UserError, match=r"--rotation 0\.0: --augmentation mild sets it to 20\.0; leave one out"):
+        TrainConfig.from_options(**REQUIRED, augmentation="mild", rotation=0.0)
+
+
+def test_the_command_line_goes_over_a_files_recipe():
+    mild = TrainConfig.from_options(**REQUIRED, augmentation="mild").augment
+    file = {name: value for name, value in vars(mild).items() if name != "augment"}
+    assert resolve(REQUIRED, file).augment == mild
+    strong = resolve(REQUIRED, file, {"augmentation": "strong"}).augment
+    assert strong == TrainConfig.from_options(**REQUIRED, augmentation="strong").augment and strong.contrast == 0
+    assert resolve(REQUIRED, {"augmentation": "mild"}, {"rotation": 0.0}).augment.rotation == 0
+    assert resolve(REQUIRED, {"augmentation": "mild"}, {"augmentation": None, "augment": "on"}).augment.rotation == 0
+    assert resolve(REQUIRED, {"shear": 5.0}, {"augmentation": "mild"}).augment.shear == 5
+
+
+def test_the_presets_differ_in_model_and_frozen_backbone_alone():
+    vit, cnn = (resolve(preset).to_dict() for preset in (VIT, CNN))
+    assert {name for name in vit if vit[name] != cnn[name]} == {"output_dir", "model", "freeze_backbone"}
+
+
+def series(monkeypatch, tmp_path, *arguments):
+    trained = []
+    monkeypatch.setattr("dogbreeds.training.train.train", lambda config: trained.append(config.run.output_dir.name))
+    monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "0,1", *arguments])
+    try:
+        run_training_script({**VIT, "output_dir": tmp_path / "run"}, None)
+    except SystemExit as stop:
+        return stop.code, trained
+    return 0, trained
+
+
+def test_a_series_that_is_resumed_says_what_is_done_and_takes_no_empty_folder_for_a_run(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(tiny_run, tmp_path / "run-seed0")
+    assert series(monkeypatch, tmp_path, "--resume") == (0, ["run-seed1"])
+    assert f"the run '{tmp_path / 'run-seed0'}' is complete" in capsys.readouterr().out
+    (tmp_path / "run-seed1").mkdir()
+    assert series(monkeypatch, tmp_path, "--resume") == (2, [])
+    assert "run-seed1' exists already" in capsys.readouterr().err
+    (tmp_path / "run-seed1").rmdir()
+    shutil.copytree(tiny_run, tmp_path / "run-seed1")
+    assert series(monkeypatch, tmp_path, "--resume") == (0, [])
+    assert capsys.readouterr().out.count("is complete") == 2

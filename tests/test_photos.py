@@ -1,0 +1,84 @@
+import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import make_photo
+
+from dogbreeds import machine
+from dogbreeds.images import BadImage, open_image
+from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Five photos of different widths; the second is no photo and the fourth is missing."""
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for number, path in enumerate(paths):
+        make_photo(0, number, (40 + number, 30)).save(path)
+    paths[1].write_bytes(b"a text")
+    paths[3].unlink()
+    return paths
+
+
+def width(source):
+    return open_image(source).width
+
+
+def test_each_photo_is_read_in_order_or_has_its_error(paths):
+    results = list(read_photos(paths, width))
+    assert [each for each in results if isinstance(each, int)] == [40, 42, 44]
+    assert isinstance(results[1], BadImage) and results[1].problem == "not_a_photo"
+    assert isinstance(results[3], BadImage) and results[3].problem == "missing"
+    assert read_photo(paths[0], width) == 40 and isinstance(read_photo(paths[1], width), BadImage)
+
+
+def test_bytes_and_their_digest_come_from_one_read(paths):
+    content = paths[0].read_bytes()
+    assert read_bytes(paths[0]) == read_bytes(content) == content
+    assert photo_digest(content) == hashlib.sha256(content).hexdigest()
+
+    def digest_and_width(source):
+        content = read_bytes(source)
+        return photo_digest(content), width(content)
+
+    results = list(read_photos(iter(paths), digest_and_width))
+    assert results[0] == (photo_digest(content), 40)
+    assert isinstance(results[3], BadImage) and results[3].problem == "unreadable"
+    assert str(results[3]) == "The file can't be read (No such file or directory)."
+
+
+def test_other_errors_are_raised(paths):
+    with pytest.raises(ZeroDivisionError):
+        list(read_photos(paths, lambda source: 1 // 0))
+
+
+def test_few_are_read_ahead_on_several_cores(paths, monkeypatch):
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+    asked, threads = [], set()
+    together = threading.Barrier(2, timeout=30)
+
+    def sources():
+        for number in range(40):
+            asked.append(number)
+            yield paths[0]
+
+    def read(source):
+        threads.add(threading.get_ident())
+        together.wait()
+        return width(source)
+
+    stream = read_photos(sources(), read, num_ahead=6)
+    assert not asked
+    for number, _ in enumerate(stream, 1):
+        assert len(asked) <= number + 6
+    assert len(asked) == 40 and len(threads) == 2 and threading.get_ident() not in threads
+
+
+def test_a_stream_that_is_left_cancels_what_is_ahead(paths, monkeypatch):
+    started = []
+    monkeypatch.setattr(machine, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    stream = read_photos(paths[:1] * 50, lambda source: started.append(source) or width(source), num_ahead=40)
+    next(stream)
+    stream.close()
+    assert len(started) < 41
