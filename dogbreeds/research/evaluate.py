@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -200,19 +200,28 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
             "leave their photos out, or use a run that was trained on them"
         )
     label_of = np.array([run.labels.index(name) for name in photos.names])
+    view = run.preprocessing
+
+    def load(source: Path | bytes) -> tuple[str, np.ndarray]:
+        content = read_bytes(source)
+        return photo_digest(content), view(open_image(content, at_least=view.decoded_side))
+
     logits: list[np.ndarray] = []
     kept: list[int] = []
     digests: list[str] = []
     unreadable: list[LeftOut] = []
     started = time.perf_counter()
-    with tqdm(total=len(photos), desc=f"evaluating {run.name}", unit="photo", disable=not progress) as bar:
-        for indices, batch_digests, pixels, bad in _views(predictor, photos):
-            unreadable += bad
-            if len(indices):
-                logits.append(predictor.logits(pixels))
+    loaded = read_photos(photos.sources, load)
+    with tqdm(loaded, f"evaluating {run.name}", len(photos), unit="photo", disable=not progress) as bar:
+        numbered = enumerate(bar)
+        while batch := list(islice(numbered, BATCH_SIZE)):
+            unreadable += [LeftOut(photos.ids[i], str(found)) for i, found in batch if isinstance(found, BadImage)]
+            good = [(i, *found) for i, found in batch if not isinstance(found, BadImage)]
+            if good:
+                indices, batch_digests, pixels = zip(*good, strict=True)
+                logits.append(predictor.logits(np.stack(pixels)))
                 kept += indices
                 digests += batch_digests
-            bar.update(len(indices) + len(bad))
     if not kept:
         raise UserError("none of the photos can be opened")
     assert len(kept) + len(unreadable) == len(photos), (len(kept), len(unreadable), len(photos))
@@ -392,20 +401,3 @@ def _without_unused_names(photos: Photos) -> Photos:
     present = np.unique(photos.labels)
     names = tuple(photos.names[label] for label in present)
     return replace(photos, names=names, labels=np.searchsorted(present, photos.labels))
-
-
-def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], list[str], np.ndarray, list[LeftOut]]]:
-    """Batches of indices, digests and pixels, and the photos that can't be opened; decoding runs ahead."""
-    view = predictor.run.preprocessing
-
-    def load(source: Path | bytes) -> tuple[str, np.ndarray]:
-        content = read_bytes(source)
-        return photo_digest(content), view(open_image(content, at_least=view.decoded_side))
-
-    loaded = read_photos(photos.sources, load)
-    for start in range(0, len(photos), BATCH_SIZE):
-        batch = list(enumerate(islice(loaded, BATCH_SIZE), start))
-        good = [(index, *item) for index, item in batch if not isinstance(item, BadImage)]
-        bad = [LeftOut(photos.ids[index], str(item)) for index, item in batch if isinstance(item, BadImage)]
-        pixels = np.stack([view_ for _, _, view_ in good]) if good else np.empty(0)
-        yield [index for index, _, _ in good], [digest for _, digest, _ in good], pixels, bad
