@@ -257,9 +257,8 @@ def compare(
     predictions = [_sorted(given.reordered(runs[0].labels), remarks) for given in predictions]
     if common:
         predictions = _in_common(predictions, remarks)
-    if data is not None:
-        for run, given in zip(runs, predictions, strict=True):
-            remarks += training_remarks(run, given.digests)
+    for run, given in zip(runs, predictions, strict=True):
+        remarks += training_remarks(run, given.digests)
     finder = PhotoFinder.for_runs(runs, photos or data) if show_photos else PhotoFinder(None)
     names = unique_names(runs)
     recipes = _recipe_names(runs, names)

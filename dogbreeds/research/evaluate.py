@@ -155,7 +155,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     """Classify labelled photos and score the calibrated probabilities.
 
     Args:
-        predictor: The run to judge.
+        predictor: The run to evaluate.
         photos: From `photos_of`, or a split from `dogbreeds.training.datasets.splits.load_data`.
         progress: Show a progress bar.
 
