@@ -4,7 +4,8 @@ What a researcher does, from Python:
 
     TrainConfig                 every option of a run
     load_data(config)           labelled photos, cut into training, validation and test: Splits
-    build_model(config, names)  the model of transformers, (B, 3, H, W) to logits (B, C)
+    build_model(options, image_size, names)
+                                the model of transformers, (B, 3, H, W) to logits (B, C)
     train(config)               a run folder
     Predictor(run)              answers from a run folder, without torch
     evaluate(predictor, photos) figures, each breed, predictions and cost: Evaluation

@@ -10,6 +10,11 @@ class UserError(Exception):
     """A mistake that the user can correct: one line that names the bad value and the remedy."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, or its type where it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn a `UserError` or a missing package into one line on stderr and exit status 2, and Ctrl-C into 130."""

@@ -17,6 +17,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def temporary_path(path: Path) -> Path:
+    """Where `atomic_write` writes the file that will become `path`."""
+    return path.with_name(path.name + ".tmp")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file under a temporary name beside it, which replaces `path` when the block ends.
@@ -26,7 +31,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Yields:
         The temporary path, to be written and closed within the block.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_path(path)
     try:
         yield temporary
         flush(temporary)

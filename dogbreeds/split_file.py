@@ -1,4 +1,7 @@
-"""splits.parquet of a run folder: which photos a run was trained, validated and tested on, by their content."""
+"""splits.parquet of a run folder: which photos a run was trained, validated and tested on, by their content.
+
+A run that starts from another run has a further split, of the photos that only the other was trained on.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ def save_splits(path: Path, digests: Mapping[str, Sequence[str]], labels: Mappin
 
     Args:
         path: The file.
-        digests: For each split (train, validation, test) the SHA-256 of each photo's file, in hexadecimal.
+        digests: For each split (train, validation, test and others) the SHA-256 of each photo's file, in hexadecimal.
         labels: For each split the breed of each photo.
     """
     import pyarrow  # takes a while to import, which predict does without

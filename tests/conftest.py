@@ -69,7 +69,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoModelForImageClassification
 
-    from dogbreeds.training.models.build import ARCHITECTURES
+    from dogbreeds.training.models.registry import ARCHITECTURES
 
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)

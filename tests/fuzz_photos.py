@@ -1,9 +1,9 @@
-"""Files that grow from the corpus by mutation, those kept that reach new code: whatever comes is RGB or one sentence.
+"""Mutated files of the corpus, those kept that reach new code: each must give an RGB image or one sentence.
 
-    PYTHONPATH=. python tests/fuzz_photos.py --minutes 10      # what fails is kept in the folder --failures
+    PYTHONPATH=. python tests/fuzz_photos.py --minutes 10      # a file that fails is kept in the folder --failures
 
-Coverage is that of Pillow's Python code and of ours. The process ends at the first file that crashes it, is not RGB or
-refused with a sentence, takes more than 5 seconds or more than 600 MB.
+The coverage is of Pillow's Python code and of `dogbreeds.images`. The process ends at the first file that crashes it,
+gives neither an RGB image nor a refusal in a sentence, or takes more than 5 seconds or 600 MB.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from photo_corpus import EITHER, MAX_MEGABYTES, MAX_SECONDS, check, check_refusa
 
 
 def open_anything(content: bytes) -> None:
-    """Open what may be a photo, and hold what comes of it against the rule."""
+    """Open a file that may be a photo, and check the result."""
     try:
         opened = open_image(content)
     except BadImage as error:
@@ -33,7 +33,7 @@ def open_anything(content: bytes) -> None:
 
 
 def main() -> None:
-    """Fuzz, and end with the status 0 if nothing was found."""
+    """Fuzz; the exit status is 0 if nothing was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--runs", type=int, default=-1, help="files to try at most, always the same ones")

@@ -1,10 +1,10 @@
-"""Files that people may bring as a photo, and what must become of each: the right picture, or one sentence.
+"""Files that people may send as a photo, and the expected result of each: the right picture, or one sentence.
 
-    PYTHONPATH=. python tests/photo_corpus.py               # all of them; --only bomb for those whose name holds that
+    PYTHONPATH=. python tests/photo_corpus.py               # all of them; --only bomb: those with that in the label
 
 Every format that Pillow writes in every mode, turned in every way, cut short, damaged, enormous or no photo at all.
 Each file is tried in a process of its own, as bytes and under its name, through `open_image`, `open_upload` and a
-`Predictor`; the table tells what became of them, the longest time and the largest memory.
+`Predictor`. The printed table has the results, the longest time and the largest memory.
 """
 
 import argparse
@@ -38,16 +38,16 @@ from dogbreeds.serving.uploads import MAX_KEPT_SIDE, open_upload
 MAX_SECONDS = 5
 MAX_MEGABYTES = 600
 MAX_UPLOAD = 40_000_000
-"""Bytes are in the memory of whoever gives them: larger files than the page takes come by their path alone."""
+"""Larger files are opened by their path only, not as bytes: the page does not accept them."""
 SIZE = (60, 40)
 READ = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "HEIF")
-"""Of the formats that Pillow and its plug-in write, those that are photos here; the others are refused."""
+"""The formats that Pillow and its plug-in write and this project reads; the others are refused."""
 WITH_ORIENTATION = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "HEIF")
 LOSSLESS = {"WEBP": {"lossless": True, "exact": True}, "TIFF": {"compression": "tiff_lzw"}, "JPEG": {"quality": 95}}
 OPTIONS = {**LOSSLESS, "MPO": {"quality": 95}, "AVIF": {"quality": 95, "speed": 10}, "HEIF": {"quality": 95}}
 
 STORED = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
-"""By EXIF orientation, how an upright picture is turned when it is stored (`Image.Transpose`)."""
+"""How an upright picture is turned when it is stored (`Image.Transpose`), by EXIF orientation."""
 
 register_heif_opener()
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged files
@@ -56,14 +56,14 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module="PIL")
 
 @dataclass(frozen=True)
 class Expected:
-    """What must become of a file."""
+    """The expected result for a file."""
 
     picture: Image.Image | None = None
-    """What it shows, of any size; None where nobody can say, as of a damaged file."""
+    """What it shows, in any size; None if that is not defined, as for a damaged file."""
     may_be_read: bool = True
     may_be_refused: bool = False
     tolerance: float = 12
-    """The mean difference of 8-bit values that a coder may make."""
+    """The mean difference of 8-bit values that lossy compression may cause."""
 
 
 REFUSED = Expected(may_be_read=False, may_be_refused=True)
@@ -72,19 +72,19 @@ EITHER = Expected(may_be_refused=True)
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """A file that somebody brings."""
+    """A file to open."""
 
     label: str
-    """What it is, for the table of failures."""
+    """Its description in the table of failures."""
     make: Callable[[], bytes]
-    """Its content, made when its turn comes: some are large."""
+    """Makes its content when it is needed: some are large."""
     expected: Expected
     name: str = "photo.jpg"
-    """What it is called where it comes from."""
+    """Its original name."""
 
 
 def picture() -> Image.Image:
-    """Red top left, green top right, blue bottom left, white bottom right: any turn and any mixed-up colour shows."""
+    """Red top left, green top right, blue bottom left, white bottom right: any wrong turn or colour is visible."""
     image = Image.new("RGB", SIZE, "white")
     image.paste((220, 20, 20), (0, 0, 30, 20))
     image.paste((20, 220, 20), (30, 0, 60, 20))
@@ -97,7 +97,7 @@ def _grey(dtype: type, full_scale: float) -> Image.Image:
 
 
 def _see_through() -> Image.Image:
-    """The picture with a red corner that is not there: white is seen through it."""
+    """The picture with a transparent red corner, where white is expected."""
     image = picture().convert("RGBA")
     image.paste((220, 20, 20, 0), (0, 0, 30, 20))
     return image
@@ -108,7 +108,7 @@ def _palette() -> Image.Image:
 
 
 def in_modes() -> dict[str, tuple[Image.Image, Image.Image]]:
-    """By mode, the picture in it and what must be seen of it."""
+    """The picture in each mode, and what it must look like."""
     grey = picture().convert("L")
     black_and_white = grey.point(lambda value: 255 * (value > 100))
     white_corner = picture()
@@ -166,14 +166,14 @@ def stored(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def corpus() -> Iterator[PhotoFile]:
-    """Every file, the quick ones first."""
+    """Every file, the fast ones first."""
     for part in (formats, cut_short, flipped, no_photos, names, shapes, frames, depths, colours, facts, bombs, giants):
         for file in part():
             yield PhotoFile(f"{part.__name__}: {file.label}", file.make, file.expected, file.name)
 
 
 def formats(orientations: Sequence[int] = range(1, 9), modes: Sequence[str] = ()) -> Iterator[PhotoFile]:
-    """Every format that Pillow writes, every mode, every orientation. What it refuses to write there is none of."""
+    """Every format that Pillow writes, every mode, every orientation. Those that it refuses to write are left out."""
     Image.init()
     for format, (mode, (image, seen)) in itertools.product(sorted(Image.SAVE), in_modes().items()):
         if modes and mode not in modes:
@@ -201,7 +201,7 @@ def _given(label: str, content: bytes, expected: Expected, name: str = "photo.jp
 
 
 def samples(enlarged: int = 5) -> dict[str, bytes]:
-    """A file of each way of coding that is read: what damage is done to."""
+    """A file in each encoding that is read; they are damaged by other functions."""
     image = picture().resize((60 * enlarged, 40 * enlarged), Image.Resampling.NEAREST)
     second = [Image.new("RGB", image.size, "black")]
     return {
@@ -233,7 +233,7 @@ def samples(enlarged: int = 5) -> dict[str, bytes]:
 
 @cache
 def _seen(sample: bytes) -> Image.Image:
-    """What an undamaged sample shows, by Pillow alone."""
+    """What an undamaged sample shows, read by Pillow alone."""
     image = Image.open(io.BytesIO(sample))
     return image.convert("RGBA" if image.has_transparency_data else "RGB").convert("RGB")
 
@@ -446,7 +446,7 @@ def colours() -> Iterator[PhotoFile]:
 
 
 def facts() -> Iterator[PhotoFile]:
-    """EXIF that makes no sense; the picture must come, and upright where the orientation can still be read."""
+    """Invalid EXIF. The picture must be read, and be upright if the orientation can still be read."""
     on_side, upright = stored(picture(), 6), Expected(picture())
 
     def tag(number: int, kind: int, count: int, value: int) -> bytes:
@@ -585,7 +585,7 @@ def with_tiff_value(content: bytes, number: int, value: int) -> bytes:
 
 
 def many_scans(side: int, num_scans: int = 5000) -> bytes:
-    """A progressive JPEG whose every scan is empty, and takes as long as if it were not."""
+    """A progressive JPEG of empty scans, each of which takes as long as a full one."""
     jpeg = coded(Image.new("L", (16, 16), 100), "JPEG", progressive=True)
     frame = jpeg.index(b"\xff\xc2") + 5
     scan = jpeg.rindex(b"\xff\xda")
@@ -646,7 +646,7 @@ def _solid(mode: str, side: int, colour: object, format: str, options: dict[str,
 
 
 def check(opened: Image.Image, expected: Expected, largest_side: int | None = None) -> None:
-    """Hold a picture against what it must be.
+    """Check a picture against the expected one.
 
     Raises:
         AssertionError: It is not.
@@ -667,7 +667,7 @@ def check(opened: Image.Image, expected: Expected, largest_side: int | None = No
 
 
 def check_refusal(error: BadImage, expected: Expected) -> None:
-    """Hold a refusal against what it must be: allowed, and one sentence.
+    """Check that a refusal is allowed, and one sentence.
 
     Raises:
         AssertionError: It is not.
@@ -678,11 +678,11 @@ def check_refusal(error: BadImage, expected: Expected) -> None:
 
 
 Ways = dict[str, Callable[[Path], Image.Image | None]]
-"""By name, what a file is opened with; those that show no picture give None."""
+"""Functions that open a file, by name; those without a picture return None."""
 
 
 def ways_in(predict: Callable[[Path], object]) -> Ways:
-    """All that opens files that people bring."""
+    """All functions that open files of users."""
 
     def ask(path: Path) -> None:
         predict(path)
@@ -699,7 +699,7 @@ def try_file(file: PhotoFile, folder: Path, ways: Ways) -> tuple[set[str], float
     """Open one file in several ways.
 
     Returns:
-        What became of it, of "read" and "refused", and the seconds that the slowest way took.
+        The results that occurred, of "read" and "refused", and the seconds of the slowest function.
 
     Raises:
         AssertionError: What came of it is not what must.
@@ -733,7 +733,7 @@ def try_file(file: PhotoFile, folder: Path, ways: Ways) -> tuple[set[str], float
 
 
 def forget_peak() -> None:
-    """Have the system measure this process's largest memory from now on, where it can (Linux)."""
+    """Reset the measurement of this process's largest memory, if the system can (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -742,7 +742,7 @@ def forget_peak() -> None:
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """End this process if it takes longer: what hangs in C code can't be interrupted."""
+    """End this process if it takes longer: C code that hangs can't be interrupted."""
     signal.alarm(seconds)
     try:
         yield
@@ -754,7 +754,7 @@ def tried_alone(file: PhotoFile, ways: Ways) -> tuple[str, float, float]:
     """Try a file in a process of its own.
 
     Returns:
-        What became of it, the seconds that the slowest way took, and the process's largest memory in MB.
+        The result, the seconds of the slowest function, and the largest memory of the process in MB.
     """
     out, into = os.pipe()
     child = os.fork()
@@ -786,11 +786,11 @@ def _report(file: PhotoFile, ways: Ways) -> tuple[str, float, float]:
 
 
 def main() -> int:
-    """Try every file and print what became of them."""
+    """Try every file and print the results."""
     from dogbreeds.serving.predictor import Predictor
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="files whose label holds this")
+    parser.add_argument("--only", default="", help="files whose label contains this")
     only = parser.parse_args().only
     ways = ways_in(Predictor(num_threads=1).predict)  # a forked process has none of the threads
     rows: dict[str, list[tuple[str, float, float]]] = defaultdict(list)

@@ -7,7 +7,10 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 TOKEN = "a token that may write"
 FIRST = {".gitattributes": b"*.onnx filter=lfs\n"}
@@ -57,6 +60,16 @@ class StandInHub:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def use_hub(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process talk to the hub at an address, with a token and this cache."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    files = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
 class _Handler(BaseHTTPRequestHandler):

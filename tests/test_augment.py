@@ -13,7 +13,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.preprocessing import Preprocessing, Zca
 from dogbreeds.training.augment import Normalise, RandomAugmentation
 from dogbreeds.training.options import AUGMENTATIONS, TrainConfig
-from dogbreeds.training.trainer import train
+from dogbreeds.training.train import train
 from dogbreeds.training_script import one_for_each_seed
 
 SIZE = 32

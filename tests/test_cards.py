@@ -107,11 +107,11 @@ def test_the_page_uses_every_sentence_and_no_other():
 )
 def test_figures_of_test_photos_are_not_called_those_of_fitting(texts, fitted, untouched):
     run = RunFolder.open(SHIPPED_RUNS[0])
-    validation = run.record["figures"]["validation"]
+    validation = run.record.figures["validation"]
     said = cards.rates(run, "vit", texts)
     assert fitted in said and untouched not in said and str(validation["n"]) in said
     figures = {"validation": validation, "test": {**validation, "n": 77}}
-    said = cards.rates(replace(run, record={**run.record, "figures": figures}), "vit", texts)
+    said = cards.rates(replace(run, record=replace(run.record, figures=figures)), "vit", texts)
     assert untouched in said and fitted not in said and "77" in said
 
 

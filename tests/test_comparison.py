@@ -371,7 +371,7 @@ def test_the_two_that_come_with_the_project_can_be_compared():
 @pytest.fixture(scope="module")
 def second_run(photo_folder, tmp_path_factory):
     """A small CNN trained for real on the photos of `tiny_run`, with the same split."""
-    from dogbreeds.training.trainer import train
+    from dogbreeds.training.train import train
 
     output = tmp_path_factory.mktemp("second") / "_cnn <b>|$\\x$"
     return train(tiny_config(photo_folder, output, model="mobilenet_v2_nano", epochs=1))
@@ -521,7 +521,7 @@ def with_splits(run, folder, recorded=True):
         splits = load_data(config, progress=False)
         photos = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         labels = {split: [given.names[label] for label in given.labels] for split, given in photos.items()}
-        save_splits(folder / SPLITS, {split: given.tolist() for split, given in splits.digests.items()}, labels)
+        save_splits(folder / SPLITS, {split: given.digests.tolist() for split, given in photos.items()}, labels)
     return folder
 
 

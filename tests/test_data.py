@@ -7,7 +7,8 @@ from conftest import BREED_FOLDERS, make_photo, make_photo_folder, tiny_config
 from scipy.io import savemat
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.datasets.splits import load_data, read_dataset
+from dogbreeds.training.datasets.sources import read_dataset
+from dogbreeds.training.datasets.splits import load_data
 
 
 def splits_of(folder, tmp_path, **options):

@@ -4,6 +4,7 @@ import copy
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -30,16 +31,21 @@ from transformers import (
 
 from dogbreeds.cli import evaluate
 from dogbreeds.errors import UserError
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.training import export as export_module
 from dogbreeds.training.earlier.convnet import ACTIVATIONS
 from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
-from dogbreeds.training.export import ServingModel, explain_dense, export_serving_model
-from dogbreeds.training.models.build import ARCHITECTURES, CHECKPOINTS, build_model, classifier_of, model_view
+from dogbreeds.training.export import export_onnx, export_serving_model
+from dogbreeds.training.heat_maps import ServingModel, explain_dense, explain_pooled
+from dogbreeds.training.models.build import build_model, model_preprocessing
+from dogbreeds.training.models.inspection import classifier_of
+from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS
 from dogbreeds.training.optim import OPTIMIZERS, Schedule, build_optimizer
-from dogbreeds.training.options import LossName, OptimizerName, TrainConfig
+from dogbreeds.training.options import LossName, ModelOptions, OptimizerName, TrainConfig
 from dogbreeds.training.train import fit, set_up, train
 from dogbreeds.training.tuning import tune
 
@@ -114,14 +120,24 @@ def config(tmp_path, model, **options) -> TrainConfig:
     return tiny_config("data", tmp_path / "run", model=str(model), **options)
 
 
+def build(config, names):
+    return build_model(config.model, config.preprocessing.image_size, names)
+
+
+def preprocessing_of(config) -> Preprocessing:
+    return model_preprocessing(config.model, config.preprocessing)
+
+
 def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Predictor:
     run = RunFolder.open(train(options))
+    said = capsys.readouterr().out
     assert np.isfinite(run.record.figures["validation"]["log_loss"])
     model = AutoModelForImageClassification.from_pretrained(run.path).eval()
     predictor, photo = Predictor(run), make_photo(1, 99)
     with torch.no_grad():
         logits = model(torch.from_numpy(run.preprocessing(photo))[None]).logits.numpy()
     np.testing.assert_allclose(predictor.logits(run.preprocessing(photo)[None]), logits, atol=1e-3, rtol=1e-3)
+    assert ("is served without heat maps: " in said) == (predictor.predict(photo).heat_map is None)
     for texts in (ENGLISH, FRENCH):
         assert "<img" in cards.details(predictor.predict(photo), photo, run.name, texts)
     capsys.readouterr()
@@ -169,6 +185,38 @@ def test_a_network_that_no_heat_map_fits_is_served_without(photo_folder, tmp_pat
     assert "it can&#x27;t tell" in cards.details(predictor.predict(photo), photo, "run", ENGLISH)
 
 
+def test_why_there_is_no_heat_map_is_one_line():
+    architecture = ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], num_labels=7)
+    serving_model = ServingModel(AutoModelForImageClassification.from_config(architecture), 32)
+    assert serving_model.output_names == ["logits"]
+    why = serving_model.why_no_heat_map
+    assert "\n" not in why and why.startswith("none of the ways to compute one fits ConvNextForImageClassification (")
+    assert all(f"{name}: " in why for name in ("ViT", "dense layers", "pooling"))
+    assert ServingModel(build_model(ModelOptions(model="vit_nano"), 32, NAMES), 32).why_no_heat_map is None
+
+
+@pytest.mark.parametrize("failure", ["the exporter", "the comparison"])
+def test_a_heat_map_that_cannot_be_exported_is_left_out(failure, tmp_path, monkeypatch):
+    """A finished run is not lost for it."""
+    torch.manual_seed(0)
+    model = build_model(ModelOptions(model="mobilenet_v2_nano"), 32, NAMES)
+
+    def export_badly(module, path, image_size, output_names):
+        if "heat_map" in output_names and failure == "the exporter":
+            raise RuntimeError("no such operator\nand a long explanation")
+        if "heat_map" in output_names:
+            module = copy.copy(module)
+            module.explain = lambda model, pixels: tuple(2 * output for output in explain_pooled(model, pixels))
+        export_onnx(module, path, image_size, output_names)
+
+    monkeypatch.setattr(export_module, "export_onnx", export_badly)
+    exported = export_serving_model(model, tmp_path / "model.onnx", 32)
+    assert list(exported.differences) == ["logits"] and exported.differences["logits"] < 1e-4
+    assert exported.why_no_heat_map.startswith("its export failed: ") and "\n" not in exported.why_no_heat_map
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["logits"]
+
+
 def num_numbers(model: torch.nn.Module) -> int:
     """Weights and running statistics, as Keras counts."""
     statistics = [buffer for name, buffer in model.named_buffers() if "running" in name]
@@ -207,16 +255,16 @@ def test_timms_own_files_are_a_checkpoint(photo_folder, tmp_path):
     )
     save_file(network.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
     options = config(tmp_path, tmp_path)
-    model = build_model(options, NAMES)
+    model = build(options, NAMES)
     assert torch.equal(model.timm_model.conv1[0].weight, network.conv1[0].weight)
     assert model.timm_model.fc.out_features == 3 and classifier_of(model)[0] == "timm_model.fc"
-    assert model_view(options).mean == (0.4,) * 3 and model_view(options).std == (0.3,) * 3
+    assert preprocessing_of(options).mean == (0.4,) * 3 and preprocessing_of(options).std == (0.3,) * 3
 
     first = train(tiny_config(photo_folder, tmp_path / "first", model=str(tmp_path), freeze_backbone=True, epochs=1))
     again = tiny_config(photo_folder, tmp_path / "again", model=str(first), freeze_backbone=True)
-    assert model_view(again) == RunFolder.open(first).preprocessing
+    assert preprocessing_of(again) == RunFolder.open(first).preprocessing
     names = RunFolder.open(first).labels
-    assert torch.equal(build_model(again, names).timm_model.conv1[0].weight, network.conv1[0].weight)
+    assert torch.equal(build(again, names).timm_model.conv1[0].weight, network.conv1[0].weight)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +286,7 @@ def test_a_checkpoint_is_shown_what_its_own_processor_shows_it(architecture, pro
     theirs.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     options = config(tmp_path, tmp_path, image_size=64)
-    mine, view = build_model(options, NAMES), model_view(options)
+    mine, view = build(options, NAMES), preprocessing_of(options)
     assert not [module for module in mine.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0.5]
     photo = make_photo(1, 1, (64, 64))
     with torch.no_grad():
@@ -251,7 +299,7 @@ def test_a_processor_that_is_not_understood_is_one_line(tmp_path):
     for processor in ('{"image_processor_type": "NoSuchProcessor"}', "no JSON"):
         (tmp_path / "preprocessor_config.json").write_text(processor)
         with pytest.raises(UserError, match=r"the preprocessor_config.json of '.*' is not understood") as told:
-            model_view(config(tmp_path, tmp_path))
+            preprocessing_of(config(tmp_path, tmp_path))
         assert "\n" not in str(told.value)
 
 
@@ -262,7 +310,7 @@ def test_known_breeds_are_those_of_the_classifier_that_is_trained(tmp_path):
     architecture.id2label = dict(enumerate(("beagle", "a", "b", "car")))
     theirs = LevitForImageClassificationWithTeacher(architecture)
     theirs.save_pretrained(tmp_path / "levit")
-    mine = build_model(config(tmp_path, tmp_path / "levit", image_size=64, keep_known_breeds=True), NAMES)
+    mine = build(config(tmp_path, tmp_path / "levit", image_size=64, keep_known_breeds=True), NAMES)
     assert torch.equal(mine.classifier.linear.weight[:2], theirs.classifier.linear.weight[1:3])
     assert torch.equal(mine.classifier.batch_norm.running_var, theirs.classifier.batch_norm.running_var)
 
@@ -272,13 +320,11 @@ def test_known_breeds_are_those_of_the_classifier_that_is_trained(tmp_path):
 def test_options_of_plain_networks(activation, pooling, tmp_path):
     torch.manual_seed(0)
     options = config(tmp_path, "cnn3", activation=activation, pooling=pooling, batch_norm="on", conv_dropout=0.4)
-    model = build_model(options, NAMES)
+    model = build(options, NAMES)
     kinds = [type(module) for module in model.convolutions]
     assert kinds.count(ACTIVATIONS[activation]) == 3 and sum("BatchNorm" in kind.__name__ for kind in kinds) == 3
     assert [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)] == [0.4, 0.4]
-    assert any(
-        isinstance(module, torch.nn.Dropout) for module in build_model(config(tmp_path, "cnn1"), NAMES).modules()
-    )
+    assert any(isinstance(module, torch.nn.Dropout) for module in build(config(tmp_path, "cnn1"), NAMES).modules())
     assert model.hidden[0].in_features == (128 if pooling == "average" else 128 * 4 * 4)
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -290,14 +336,14 @@ def test_options_of_plain_networks(activation, pooling, tmp_path):
 def test_a_size_that_does_not_fit_is_one_line(tmp_path):
     TimmWrapperConfig(architecture="inception_resnet_v2").save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"can't be run at --image-size 64: .*Kernel size can't be greater") as told:
-        build_model(config(tmp_path, tmp_path, from_scratch=True, image_size=64), NAMES)
+        build(config(tmp_path, tmp_path, from_scratch=True, image_size=64), NAMES)
     assert "\n" not in str(told.value)
 
 
 def test_without_activations_the_heat_of_dense_layers_is_what_a_place_gives(tmp_path):
     """Then the network is linear behind its maps: a place's heat is what the logit loses without it, but the biases."""
     torch.manual_seed(0)
-    model = build_model(config(tmp_path, "cnn3"), NAMES).eval()
+    model = build(config(tmp_path, "cnn3"), NAMES).eval()
     model.activation = torch.nn.Identity()
     pixels = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -314,7 +360,7 @@ def test_without_activations_the_heat_of_dense_layers_is_what_a_place_gives(tmp_
 
 def test_a_network_of_average_and_one_layer_is_explained_both_ways_alike(tmp_path):
     torch.manual_seed(0)
-    model = build_model(config(tmp_path, "cnn_32_64_64_64", image_size=64, pooling="average"), NAMES).eval()
+    model = build(config(tmp_path, "cnn_32_64_64_64", image_size=64, pooling="average"), NAMES).eval()
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         by_class = torch.einsum("bdhw,cd->bchw", model.maps(pixels), model.classifier.weight)
@@ -334,7 +380,7 @@ def test_a_network_of_average_and_one_layer_is_explained_both_ways_alike(tmp_pat
 )
 def test_options_that_do_not_fit_are_named(options, words, tmp_path):
     with pytest.raises(UserError, match=words):
-        build_model(config(tmp_path, **options), NAMES)
+        build(config(tmp_path, **options), NAMES)
 
 
 def num_wrong(optimizer: OptimizerName, loss: LossName, rate: float) -> int:
@@ -427,4 +473,4 @@ def test_a_narrow_vgg_has_a_heat_map_of_its_dense_layers(tmp_path):
     architecture.num_labels = 3
     model = AutoModelForImageClassification.from_config(architecture)
     assert ServingModel(model, 224).explain is explain_dense
-    assert max(export_serving_model(model, tmp_path / "model.onnx", 224).values()) < 1e-4
+    assert max(export_serving_model(model, tmp_path / "model.onnx", 224).differences.values()) < 1e-4

@@ -13,7 +13,7 @@ from conftest import ROOT
 from dogbreeds import cli
 from dogbreeds.breeds import parse_breeds
 from dogbreeds.research.tables import HEADER, EarlierRow, earlier_rows, earlier_systems
-from dogbreeds.training.models.build import ARCHITECTURES, CHECKPOINTS
+from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS
 from dogbreeds.training.options import GROUPS
 
 ROWS = tuple(earlier_rows())

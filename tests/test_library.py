@@ -49,7 +49,7 @@ def small_batches(monkeypatch):
 
 
 def indexed(tiny_run, photos, output, **options) -> list[dict]:
-    """The table's rows, with the apostrophe of CSV as it stands in the file."""
+    """The table's rows, with the apostrophe of CSV as in the file."""
     index_library(tiny_run, photos, output, top_k=2, progress=False, **options)
     assert list(output.parent.glob(f"{output.name}*")) == [output]
     if output.suffix == ".parquet":
@@ -80,7 +80,7 @@ def partial_of(output: Path) -> Path:
 
 
 def paths_in(partial: Path) -> list[str]:
-    """Of the rows that an interrupted run has kept."""
+    """The paths of the rows that an interrupted run has kept."""
     with closing(sqlite3.connect(partial)) as connection:
         return [os.fsdecode(path) for (path,) in connection.execute("SELECT path FROM rows ORDER BY number")]
 
@@ -172,7 +172,7 @@ def test_odd_names_do_no_harm(tiny_run, photos, tmp_path):
     assert [row["path"] for row in rows if row["error"]] == ["\\udcff"]
 
 
-def test_names_that_are_no_valid_text_are_told_apart(tiny_run, photos, tmp_path, monkeypatch):
+def test_names_that_are_no_valid_text_are_kept_distinct(tiny_run, photos, tmp_path, monkeypatch):
     folder = tmp_path / "odd"
     folder.mkdir()
     for name in (b"caf\xe8", b"caf\xe9"):
@@ -214,7 +214,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny_run, photos, tmp_path, sma
 
 
 def killed_run(tiny_run, photos, output, function, num_calls, begun=""):
-    """A run that is killed when a function of the journal is called, after a number of calls before."""
+    """Start a run that executes `begun` and is killed when the function is called for the (num_calls + 1)-th time."""
     code = f"""
 import os, signal
 from pathlib import Path
@@ -260,6 +260,18 @@ def test_a_killed_run_goes_on_where_it_was(tiny_run, photos, tmp_path, capsys, t
     assert f"continuing: {num_done} files are done" in capsys.readouterr().err
     assert [row["path"] for row in rows[:num_done]] == done and all(row["verdict"] for row in rows)
     assert sorted(row["path"] for row in rows) == sorted(there)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_files_of_a_killed_run_among_the_photos_are_left_out(tiny_run, photos, is_deleted):
+    expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}
+    killed_run(tiny_run, photos, photos / "breeds.csv", "Journal.append", 3)
+    assert (photos / "breeds.csv.partial-wal").exists()
+    (photos / "breeds.csv.tmp").write_text("a table that was being written\n")
+    if is_deleted:  # as the message about other options says
+        partial_of(photos / "breeds.csv").unlink()
+    rows = indexed(tiny_run, photos, photos / "breeds.csv")
+    assert {row["path"] for row in rows} == expected and len(rows) == len(expected)
 
 
 def test_a_csv_needs_no_more_than_the_page(tiny_run, photos, tmp_path):
@@ -339,7 +351,7 @@ def test_two_runs_do_not_write_the_same_table(tiny_run, photos, tmp_path, monkey
 
 @contextmanager
 def full_disk(num_bytes: int):
-    """A limit on the size of a file stands for the disk: the same kind of error, at the same place."""
+    """A limit on the size of a file simulates a full disk: the same kind of error, in the same place."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -446,7 +458,7 @@ def test_mistakes_are_one_line_before_any_work(arguments, words, photos, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "photos"]
 
 
-def test_a_folder_that_can_not_be_written_is_told_at_once(photos, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_can_not_be_written_is_reported_at_once(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     status, _, err = run_cli(monkeypatch, capsys, photos, "--output", tmp_path / "breeds.csv")
     assert status == 2 and "can't write in the folder" in err and err.count("\n") == 1

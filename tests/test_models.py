@@ -5,17 +5,23 @@ import pytest
 import torch
 from conftest import tiny_config
 from safetensors.torch import load_file, save_file
-from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, ViTConfig, ViTModel
+from stand_in_hub import StandInHub, use_hub
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    ViTConfig,
+    ViTModel,
+)
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.models.build import (
-    ARCHITECTURES,
-    build_model,
-    classifier_of,
-    features_of,
-    known_breeds,
-    model_view,
-)
+from dogbreeds.hub import upload
+from dogbreeds.training.models.adapters import known_breeds
+from dogbreeds.training.models.build import build_model, model_preprocessing
+from dogbreeds.training.models.checkpoint import base_run_folder, open_checkpoint
+from dogbreeds.training.models.inspection import classifier_of, features_of
+from dogbreeds.training.models.registry import ARCHITECTURES
 from dogbreeds.training.optim import Schedule, parameter_groups
 
 NAMES = tuple(f"breed {index}" for index in range(13))
@@ -23,6 +29,10 @@ NAMES = tuple(f"breed {index}" for index in range(13))
 
 def config(tmp_path, model, **options):
     return tiny_config("data", tmp_path / "run", model=str(model), **options)
+
+
+def build(config, names):
+    return build_model(config.model, config.preprocessing.image_size, names)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +59,7 @@ def in21k(tmp_path_factory):
 
 def test_a_backbone_without_classifier_gets_a_new_one_and_nothing_else(in21k, tmp_path):
     folder, original = in21k
-    model = build_model(config(tmp_path, folder), NAMES)
+    model = build(config(tmp_path, folder), NAMES)
     assert type(model).__name__ == "ViTForImageClassification"
     assert model.classifier.weight.shape == (13, 32)
     assert model.config.id2label[12] == "breed 12" and model.config.num_labels == 13
@@ -58,7 +68,8 @@ def test_a_backbone_without_classifier_gets_a_new_one_and_nothing_else(in21k, tm
         if not name.startswith("pooler."):
             assert torch.equal(loaded.pop(name), tensor), name
     assert not loaded
-    assert model_view(config(tmp_path, folder)).mean == (0.4, 0.4, 0.4)
+    options = config(tmp_path, folder)
+    assert model_preprocessing(options.model, options.preprocessing).mean == (0.4, 0.4, 0.4)
 
 
 def test_weights_that_do_not_fit_are_refused(in21k, tmp_path):
@@ -70,16 +81,16 @@ def test_weights_that_do_not_fit_are_refused(in21k, tmp_path):
     del tensors["encoder.layer.1.intermediate.dense.weight"]
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="1 are missing or of another shape"):
-        build_model(config(tmp_path, broken), NAMES)
+        build(config(tmp_path, broken), NAMES)
     with pytest.raises(UserError, match="--image-size"):
-        build_model(config(tmp_path, folder, image_size=64), NAMES)
+        build(config(tmp_path, folder, image_size=64), NAMES)
 
 
 def test_a_classifier_of_other_classes_is_replaced(tmp_path):
     MobileNetV2ForImageClassification(
         MobileNetV2Config(image_size=32, depth_multiplier=0.1, min_depth=4, num_labels=1001)
     ).save_pretrained(tmp_path / "imagenet")
-    model = build_model(config(tmp_path, tmp_path / "imagenet", dropout=0.3), NAMES)
+    model = build(config(tmp_path, tmp_path / "imagenet", dropout=0.3), NAMES)
     assert model.classifier.out_features == 13
     momenta = {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)}
     assert momenta == {0.1}
@@ -90,11 +101,11 @@ def test_a_classifier_of_other_classes_is_replaced(tmp_path):
 
 
 def test_a_classifier_is_kept_only_with_its_labels(in21k, tmp_path):
-    original = build_model(config(tmp_path, in21k[0]), NAMES)
+    original = build(config(tmp_path, in21k[0]), NAMES)
     original.save_pretrained(tmp_path / "trained")
-    same = build_model(config(tmp_path, tmp_path / "trained"), NAMES)
+    same = build(config(tmp_path, tmp_path / "trained"), NAMES)
     assert torch.equal(same.classifier.weight, original.classifier.weight)
-    others = build_model(config(tmp_path, tmp_path / "trained"), tuple(reversed(NAMES)))
+    others = build(config(tmp_path, tmp_path / "trained"), tuple(reversed(NAMES)))
     assert not torch.equal(others.classifier.weight, original.classifier.weight)
     assert others.config.id2label[0] == NAMES[-1]
 
@@ -106,7 +117,7 @@ def test_breeds_that_the_checkpoint_knows_can_be_kept(tmp_path, capsys):
     )
     original.save_pretrained(tmp_path / "imagenet")
     names = ("Beagle", "Chihuahua", "Cardigan Welsh corgi", "Shih-Tzu")
-    model = build_model(config(tmp_path, tmp_path / "imagenet", keep_known_breeds=True), names)
+    model = build(config(tmp_path, tmp_path / "imagenet", keep_known_breeds=True), names)
     assert known_breeds(original.config.id2label, names) == {0: 3, 2: 4, 3: 1}
     for label, row in ((0, 3), (2, 4), (3, 1)):
         assert torch.equal(model.classifier.weight[label], original.classifier.weight[row])
@@ -123,9 +134,9 @@ def test_a_checkpoint_that_knows_none_of_the_breeds_is_named(in21k, tmp_path):
     (named / "config.json").write_text(json.dumps(facts))  # the names, but no weights for them
     for model in (in21k[0], named):
         with pytest.raises(UserError, match="has no classifier that knows any of these breeds"):
-            build_model(config(tmp_path, model, keep_known_breeds=True), ("Beagle", "Shih-Tzu"))
+            build(config(tmp_path, model, keep_known_breeds=True), ("Beagle", "Shih-Tzu"))
     with pytest.raises(UserError, match="built without weights: leave --keep-known-breeds out"):
-        build_model(config(tmp_path, "vit_nano", keep_known_breeds=True), NAMES)
+        build(config(tmp_path, "vit_nano", keep_known_breeds=True), NAMES)
     with pytest.raises(UserError, match="--from-scratch leaves no classifier"):
         config(tmp_path, in21k[0], from_scratch=True, keep_known_breeds=True)
 
@@ -135,12 +146,12 @@ def test_damaged_weights_are_named(in21k, tmp_path):
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="holds no image classifier that transformers can load"):
-        build_model(config(tmp_path, tmp_path / "cut"), NAMES)
+        build(config(tmp_path, tmp_path / "cut"), NAMES)
 
 
 def test_from_scratch_takes_the_architecture_alone(in21k, tmp_path):
     folder, original = in21k
-    model = build_model(config(tmp_path, folder, from_scratch=True), NAMES)
+    model = build(config(tmp_path, folder, from_scratch=True), NAMES)
     assert not torch.equal(model.vit.embeddings.patch_embeddings.projection.weight,
                            original.embeddings.patch_embeddings.projection.weight)  # fmt: skip
     assert model.vit.layers[0].mlp.fc1.weight.shape == original.layers[0].mlp.fc1.weight.shape
@@ -148,7 +159,7 @@ def test_from_scratch_takes_the_architecture_alone(in21k, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"vit", "my_vgg16"}))  # which are large
 def test_every_name_of_the_table_is_a_model(name, tmp_path):
-    model = build_model(config(tmp_path, name), NAMES).eval()
+    model = build(config(tmp_path, name), NAMES).eval()
     pixels = torch.randn(2, 3, 32, 32)
     logits = model(pixels).logits
     assert logits.shape == (2, 13)
@@ -159,18 +170,62 @@ def test_a_model_out_of_reach_is_named_with_the_remedies(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"connect to the network and run again, or give a folder") as error:
-        build_model(config(tmp_path, "google/no-such-model-in-the-cache"), NAMES)
+        build(config(tmp_path, "google/no-such-model-in-the-cache"), NAMES)
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no image classifier"):
-        build_model(config(tmp_path, tmp_path), NAMES)
+        build(config(tmp_path, tmp_path), NAMES)
+
+
+def test_the_run_that_training_starts_from_is_found_on_the_hub_too(tmp_path, monkeypatch):
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    for folder, files in ((run, ("run.json", "splits.parquet", "model.safetensors")), (plain, ("model.safetensors",))):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_bytes(name.encode())
+    assert base_run_folder(str(run)) == run
+    with StandInHub() as hub:
+        use_hub(hub.address, tmp_path / "cache", monkeypatch)
+        for folder in (run, plain):
+            upload(folder, f"me/{folder.name}", "model", private=False, mark="run.json")
+        downloaded = base_run_folder("me/run")
+        assert downloaded is not None
+        assert {file.name for file in downloaded.iterdir()} == {"run.json", "splits.parquet"}
+        assert (downloaded / "splits.parquet").read_bytes() == b"splits.parquet"
+        assert base_run_folder("me/plain") is None
+        with pytest.raises(UserError, match="neither a folder 'me/nothing' here nor such a model"):
+            base_run_folder("me/nothing")
+        assert hub.downloads == ["run.json", "splits.parquet"]
+    # Without a network, what is in the cache counts.
+    assert base_run_folder("me/run") == downloaded
+    assert base_run_folder("me/plain") is None
+
+
+def test_a_name_or_a_folder_without_a_run_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("dogbreeds.training.models.checkpoint.download", None)  # nothing is looked up
+    for model in ("vit_nano", "mobilenet_v2", str(tmp_path), str(tmp_path / "missing")):
+        assert base_run_folder(model) is None
+
+
+def test_a_checkpoint_is_read_once(in21k, tmp_path, monkeypatch):
+    read = []
+    for loader in (AutoConfig, AutoImageProcessor):
+        original = loader.from_pretrained
+        monkeypatch.setattr(
+            loader, "from_pretrained", lambda *args, f=original, **options: read.append(f) or f(*args, **options)
+        )
+    options = config(tmp_path, in21k[0])
+    checkpoint = open_checkpoint(options.model.model)
+    build_model(options.model, 32, NAMES, checkpoint)
+    assert model_preprocessing(options.model, options.preprocessing, checkpoint).mean == (0.4, 0.4, 0.4)
+    assert len(read) == len(set(read)) == 2
 
 
 @pytest.mark.parametrize("name", ["vit_nano", "mobilenet_v2_nano"])
 def test_decay_spares_biases_and_norms(name, tmp_path):
-    model = build_model(config(tmp_path, name, weight_decay=0.1), NAMES)
+    model = build(config(tmp_path, name, weight_decay=0.1), NAMES)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     spared, decayed = set(), set()
     for group in parameter_groups(model, config(tmp_path, name, weight_decay=0.1).optim):
@@ -197,7 +252,7 @@ def test_decay_spares_biases_and_norms(name, tmp_path):
 
 def test_a_frozen_backbone_leaves_the_classifier(checkpoints, tmp_path):
     options = config(tmp_path, checkpoints / "vit_nano", freeze_backbone=True)
-    groups = parameter_groups(build_model(options, NAMES), options.optim)
+    groups = parameter_groups(build(options, NAMES), options.optim)
     assert sum(p.numel() for group in groups for p in group["params"]) == 13 * 32 + 13
 
 

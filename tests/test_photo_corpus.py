@@ -1,4 +1,4 @@
-"""A part of the corpus and a few files of the fuzzer; what runs all of both is told in their headers."""
+"""A part of the corpus and a few files of the fuzzer; the docstrings of both say how to run all of them."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from conftest import ROOT
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.serving.predictor import Predictor
 
-PARTS = {  # and the step through them
+PARTS = {  # and the step: every n-th file is tried
     "upright and on its side": (partial(photo_corpus.formats, orientations=(1, 6)), 2),
     "turned": (partial(photo_corpus.formats, orientations=(2, 3, 4, 5, 7, 8), modes=("RGB",)), 1),
     "cut short": (photo_corpus.cut_short, 5),
@@ -56,7 +56,7 @@ def test_a_jpeg_of_many_scans_is_refused_and_one_of_usual_scans_is_not():
     assert open_image(photo_corpus.many_scans(64, num_scans=20)).size == (64, 64)
 
 
-def test_what_is_dear_to_decode_is_refused_earlier():
+def test_formats_that_are_slow_to_decode_have_a_lower_limit():
     usual = photo_corpus.rle_bmp(1700, 1700, (b"\xff\1" * 7 + b"\0\0") * 1700)
     assert open_image(usual).size == (1700, 1700)
     with pytest.raises(BadImage, match=r"too large \(1800 x 1800 pixels\).*a JPEG of at most 50 megapixels"):

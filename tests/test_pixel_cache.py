@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 import threading
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from dogbreeds.training.datasets import pixel_cache
 from dogbreeds.training.datasets.pixel_cache import open_pixel_cache
 from dogbreeds.training.datasets.splits import load_data
 from dogbreeds.training.inputs import fits_on_gpu
+from dogbreeds.training.options import DataOptions
 from dogbreeds.training.train import set_up
 
 VIEW = Preprocessing(24)
@@ -34,7 +36,8 @@ def digests(paths):
 
 
 def opened(paths, folder, view=VIEW, max_bytes=10**9):
-    return open_pixel_cache(view, paths, digests(paths), folder=folder, max_bytes=max_bytes, progress=False)
+    options = DataOptions(cache_dir=folder, max_cache_gigabytes=max_bytes / 1e9)
+    return open_pixel_cache(view, paths, digests(paths), options, progress=False)
 
 
 def forbid_decoding(monkeypatch):
@@ -61,6 +64,26 @@ def test_another_view_or_other_photos_are_another_cache(photos, tmp_path):
     assert len(list((tmp_path / "cache").glob("*/cache.json"))) == 3
 
 
+def test_a_cache_of_an_earlier_version_still_opens(tmp_path, monkeypatch):
+    """As the first release with format 2 wrote it, with Pillow 12.0.0; the key of cache.json and the folder's name."""
+    monkeypatch.setattr(pixel_cache.PIL, "__version__", "12.0.0")
+    good, bad, size = "a" * 64, "b" * 64, 2
+    pixels = bytes(range(size * size * 3))
+    folder = tmp_path / "f56fe4a96137bc60053c9574"
+    folder.mkdir()
+    (folder / "pixels.bin").write_bytes(pixels)
+    (folder / "cache.json").write_text(
+        '{"view": {"size": 2, "fit": "squash", "shortest_edge": null, "grayscale": true}, '
+        f'"digests": ["{good}"], "sizes": [[40, 30]], "checksums": [{zlib.crc32(pixels)}], '
+        f'"problems": {{"{bad}": "This photo is incomplete"}}}}'
+    )
+    forbid_decoding(monkeypatch)
+    view = Preprocessing(size, "squash", grayscale=True)
+    cache = open_pixel_cache(view, [b"", b""], [good, bad], DataOptions(cache_dir=tmp_path), progress=False)
+    assert cache.pixels.tobytes() == pixels and cache.rows([good]).tolist() == [0]
+    assert cache.sizes.tolist() == [[40, 30]] and cache.problems == {bad: "This photo is incomplete"}
+
+
 def cut_short(path):
     (path / "pixels.bin").write_bytes((path / "pixels.bin").read_bytes()[:-1])
 
@@ -84,11 +107,11 @@ def torn_record(path):
 
 
 @pytest.mark.parametrize("damage", [cut_short, of_other_data, zeroed, no_record, torn_record])
-def test_a_damaged_cache_is_made_anew_and_that_is_said(damage, photos, tmp_path, capsys):
+def test_a_damaged_cache_is_created_again_with_a_message(damage, photos, tmp_path, capsys):
     before = opened(photos, tmp_path / "cache").pixels.copy()
     damage(next((tmp_path / "cache").glob("*/pixels.bin")).parent)
     assert np.array_equal(opened(photos, tmp_path / "cache").pixels, before)
-    assert "is damaged or cut short: it is made anew" in capsys.readouterr().err
+    assert "is damaged or cut short: it is created again" in capsys.readouterr().err
 
 
 def test_an_interrupted_build_leaves_nothing(photos, tmp_path, monkeypatch):
@@ -105,7 +128,7 @@ def test_an_interrupted_build_leaves_nothing(photos, tmp_path, monkeypatch):
     assert len(opened(photos, tmp_path / "cache").pixels) == 20
 
 
-def test_what_was_not_used_for_longest_makes_room(photos, tmp_path, capsys):
+def test_the_least_recently_used_are_removed_to_make_room(photos, tmp_path, capsys):
     folder, size = tmp_path / "cache", 24 * 24 * 3
     for start in (0, 5, 10):
         opened(photos[start : start + 5], folder, max_bytes=100 * size)
@@ -138,7 +161,7 @@ def test_no_room_is_said_before_anything_is_decoded(photos, tmp_path, monkeypatc
         opened(photos, tmp_path / "file" / "cache")
 
 
-def test_two_at_a_time_make_it_once(photos, tmp_path, monkeypatch):
+def test_two_at_a_time_create_it_once(photos, tmp_path, monkeypatch):
     decoded = []
     monkeypatch.setattr(pixel_cache, "open_image", lambda source, **_: decoded.append(source) or open_image(source))
     caches = []
@@ -153,7 +176,7 @@ def test_two_at_a_time_make_it_once(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize("augment", ["on", "off"])
 @pytest.mark.parametrize("steps", [{}, {"grayscale": True, "equalize": True, "whitening": "zca"}], ids=str)
 def test_training_sees_the_same_with_the_cache_and_without(photo_folder, tmp_path, augment, steps, monkeypatch):
-    def model_preprocessing(model, options):  # with what a checkpoint may bring
+    def model_preprocessing(model, options, checkpoint):  # with what a checkpoint may bring
         return replace(options.build(), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 
     monkeypatch.setattr(train_module, "model_preprocessing", model_preprocessing)
@@ -179,10 +202,10 @@ def test_photos_are_kept_whole_for_random_views_but_never_enlarged(photo_folder,
     sizes = {}
     for augment in ("on", "off"):
         splits = load_data(tiny_config(photo_folder, tmp_path / "run", augment=augment), progress=False)
-        sizes[augment] = (splits.kept_view.size, splits.kept_view.fit)
+        sizes[augment] = (splits.stored_preprocessing.size, splits.stored_preprocessing.fit)
     assert sizes == {"on": (37, "squash"), "off": (32, "crop")}
     config = tiny_config(photo_folder, tmp_path / "run", augment="on", image_size=64)
-    assert load_data(config, progress=False).kept_view.size == max(64, *make_photo(0, 0).size)
+    assert load_data(config, progress=False).stored_preprocessing.size == max(64, *make_photo(0, 0).size)
 
 
 def test_pixels_that_do_not_fit_stay_in_the_hosts_memory():

@@ -14,10 +14,9 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from conftest import ROOT, make_photo, tiny_config
-from dogbreeds.training.trainer import from_hub
 from huggingface_hub import ModelCard, metadata_load
 from packaging.requirements import Requirement
-from stand_in_hub import TOKEN, StandInHub
+from stand_in_hub import TOKEN, StandInHub, use_hub
 
 from dogbreeds.errors import UserError
 from dogbreeds.hub import HubId, announce
@@ -25,6 +24,7 @@ from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
+from dogbreeds.training.save_run import from_hub
 from tests.served_page import served_page
 
 CLOSED = "http://127.0.0.1:9"
@@ -40,12 +40,7 @@ def hub():
 @pytest.fixture
 def here(hub, monkeypatch, tmp_path):
     """This process talks to the stand-in, with a token and an empty cache."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
-    files = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    use_hub(hub.address, tmp_path / "cache", monkeypatch)
     hub.repositories.clear()
     hub.downloads.clear()
     return hub

@@ -201,7 +201,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 
 
 def test_every_optional_field_has_no_value_by_default(tiny_run):
-    """Or `to_json` would leave out what was said."""
+    """Since `to_json` leaves out None, another default would come back in its place."""
     for field in dataclasses.fields(RunRecord):
         if field.default is not dataclasses.MISSING and field.name != "serving_model":
             assert field.default is None, field.name

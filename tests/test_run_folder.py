@@ -10,6 +10,7 @@ from dogbreeds.files import sha256, write_json
 from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.split_file import SPLITS, load_splits
 
 TABLES = ("breeds", "confusion-counts", "confusion-probabilities")
 
@@ -35,7 +36,22 @@ def test_a_run_brings_all_that_an_answer_needs(tiny_run):
         "predictions-validation.parquet",
         "preprocessor_config.json",
         "run.json",
+        "splits.parquet",
     }
+
+
+def test_a_run_says_which_photos_are_in_which_split(tiny_run):
+    data, splits = RunFolder.open(tiny_run).record.data, load_splits(tiny_run / SPLITS)
+    assert [len(splits[split]) for split in ("train", "validation", "test")] == [
+        data.num_train,
+        data.num_validation,
+        data.num_test,
+    ]
+    assert len(set().union(*splits.values())) == data.num_train + data.num_validation + data.num_test
+    for split in ("validation", "test"):
+        saved = Predictions.load(tiny_run / f"predictions-{split}.parquet")
+        labels = [saved.names[label] for label in saved.labels]
+        assert splits[split] == dict(zip(saved.digests, labels, strict=True))
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.json", "preprocessor_config.json", "onnx/model.onnx"])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder
-from dogbreeds.training.trainer import train
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -16,9 +15,13 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
 from dogbreeds.serving.batching import MAX_BATCH_SIZE, BatchingPredictor
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
+from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.predictor import Predictor, evidence
-from dogbreeds.training.export import MAX_DIFFERENCE, ServingModel, export_serving_model
+from dogbreeds.training.export import MAX_DIFFERENCE, export_serving_model
+from dogbreeds.training.heat_maps import ServingModel
 from dogbreeds.training.models.build import build_model
+from dogbreeds.training.options import ModelOptions
+from dogbreeds.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,14 @@ def test_a_failure_reaches_all_who_wait_and_nobody_else(predictor, monkeypatch):
     assert batching.predict(make_photo(0, 0)).breeds
 
 
+def test_an_opened_photo_is_not_opened_again_and_has_one_softmax(predictor, monkeypatch):
+    calls = []
+    monkeypatch.setattr("dogbreeds.serving.predictor.open_image", lambda *_, **__: pytest.fail("opened again"))
+    monkeypatch.setattr("dogbreeds.calibration.softmax", lambda logits: calls.append(logits.shape) or softmax(logits))
+    assert ModelSet([predictor]).compare(make_photo(2, 1)).predictions["tiny"].breeds[0].breed == "Beagle"
+    assert calls == [(1, 4)]
+
+
 def test_the_region_is_in_shares_of_the_photo(predictor):
     assert predictor.predict(make_photo(0, 0, (96, 48))).region == (0.25, 0, 0.75, 1)
     assert predictor.predict(make_photo(0, 0, (48, 96))).region == (0, 0.25, 1, 0.75)
@@ -113,15 +124,13 @@ def test_the_verdict_follows_the_calibration(predictor):
 
 @pytest.mark.parametrize("name", ["vit_nano", "mobilenet_v2_nano"])
 def test_heat_maps_are_what_they_are_said_to_be(name, tmp_path):
-    from conftest import tiny_config
-
     torch.manual_seed(0)
-    model = build_model(tiny_config("data", tmp_path, model=name), ("a", "b", "c")).eval()
+    model = build_model(ModelOptions(model=name), 32, ("a", "b", "c")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    differences = export_serving_model(model, tmp_path / "model.onnx", 32)
-    assert max(differences.values()) <= MAX_DIFFERENCE
+    exported = export_serving_model(model, tmp_path / "model.onnx", 32)
+    assert max(exported.differences.values()) <= MAX_DIFFERENCE
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         logits, heat_maps = ServingModel(model, 32)(pixels)
@@ -168,9 +177,7 @@ def attributed(model, pixels):
 
 
 def test_an_export_that_differs_is_refused(tmp_path, monkeypatch):
-    from conftest import tiny_config
-
-    model = build_model(tiny_config("data", tmp_path), ("a", "b"))
+    model = build_model(ModelOptions(model="vit_nano"), 32, ("a", "b"))
     monkeypatch.setattr("dogbreeds.training.export.MAX_DIFFERENCE", 0.0)
     with pytest.raises(RuntimeError, match="differs from PyTorch"):
         export_serving_model(model, tmp_path / "model.onnx", 32)

@@ -49,6 +49,7 @@ def test_an_8_bit_copy_is_a_run_folder_without_what_only_training_needs(int8_cop
         "predictions-validation.parquet",
         "preprocessor_config.json",
         "run.json",
+        "splits.parquet",
     }
     run, original = RunFolder.open(int8_copy), RunFolder.open(tiny_run)
     assert run.is_8bit and not original.is_8bit

@@ -234,9 +234,9 @@ def test_a_trial_has_its_share_of_each_breed(photo_folder, tmp_path):
     part = with_part_of_training(splits, 0.5, config.run.seed)
     assert np.bincount(part.train.labels).tolist() == [count // 2 for count in np.bincount(splits.train.labels)]
     assert set(part.train.ids) < set(splits.train.ids) and part.validation is splits.validation
-    by_id = dict(zip(splits.train.ids, splits.digests["train"], strict=True))
-    assert [by_id[photo] for photo in part.train.ids] == part.digests["train"].tolist()
-    assert len(part.sizes["train"]) == len(part.train)
+    by_id = dict(zip(splits.train.ids, splits.train.digests, strict=True))
+    assert [by_id[photo] for photo in part.train.ids] == part.train.digests.tolist()
+    assert len(part.train.sizes) == len(part.train)
     assert with_part_of_training(splits, 0.5, config.run.seed).train.ids == part.train.ids
     assert with_part_of_training(splits, 0.5, 9).train.ids != part.train.ids
     assert np.bincount(with_part_of_training(splits, 0.001, 0).train.labels).tolist() == [1] * 4

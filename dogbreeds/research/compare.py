@@ -233,7 +233,7 @@ def compare(
             needs as many seeds, and the runs of a seed need the same photos. The lowest seed is shown in detail.
         split: Of the predictions that the runs hold, "test" or "validation"; by default test where all runs have it.
             With `data`, any split of that.
-        data: Evaluate the runs on this labelled set (see `dogbreeds.training.datasets.splits.read_dataset`) instead of
+        data: Evaluate the runs on this labelled set (see `dogbreeds.training.datasets.sources.read_dataset`) instead of
             by the predictions that they hold.
         photos: Where the photos of the predictions are, for showing some and for timing; by default `data`, or what
             the runs name, where it is a folder that is still there.

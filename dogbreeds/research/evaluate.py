@@ -1,7 +1,6 @@
 """One run on a labelled set: what it answers, how good that is, and what it costs."""
 
 import dataclasses
-import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +27,9 @@ from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_splits, load_trained_on
 from dogbreeds.training.breed_metrics import compute_figures
-from dogbreeds.training.datasets.splits import LeftOut, Photos, load_data, read_dataset
+from dogbreeds.training.datasets.checks import LeftOut, concatenated
+from dogbreeds.training.datasets.sources import Photos, read_dataset
+from dogbreeds.training.datasets.splits import load_data
 from dogbreeds.training.options import TrainConfig
 
 BATCH_SIZE = 32
@@ -290,7 +291,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
 
     Args:
         predictor: The run.
-        data: As for `dogbreeds.training.datasets.splits.read_dataset`.
+        data: As for `dogbreeds.training.datasets.sources.read_dataset`.
         split: A split of the data. Where the data does not bring it, it is that of the run's training; see `splits_of`.
             By default test, else validation, else all there is.
 
@@ -335,7 +336,7 @@ def splits_of(run: RunFolder, data: str, names: Sequence[str]) -> dict[str, Phot
 
     Args:
         run: The run.
-        data: Where its data is now, as for `dogbreeds.training.datasets.splits.read_dataset`.
+        data: Where its data is now, as for `dogbreeds.training.datasets.sources.read_dataset`.
         names: Of train, validation and test.
 
     Raises:
@@ -358,8 +359,7 @@ def _split_again(run: RunFolder, data: str) -> dict[str, Photos]:
     splits = load_data(config, progress=False)
     if splits.split_hash != run.record.data.split_hash:
         raise OtherData(f"it is not the data that the run {run.name!r} was trained on")
-    found = {"train": splits.train, "validation": splits.validation}
-    return found if splits.test is None else {**found, "test": splits.test}
+    return {name: splits[name] for name in ["train", *splits.held_out]}
 
 
 def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]]) -> dict[str, Photos]:
@@ -370,30 +370,20 @@ def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]
         data: Where its data is now.
         splits: From `load_splits`.
     """
-    place: dict[tuple[str, str], tuple[str, int]] = {}  # of a digest and a label, where the photo is now
-    given = read_dataset(data)
-    for name, photos in given.items():
-        for index, digest in enumerate(read_photos(photos.sources, lambda source: photo_digest(read_bytes(source)))):
-            if isinstance(digest, str):  # of a file that can be read
-                place.setdefault((digest, photos.names[photos.labels[index]]), (name, index))
+    photos = concatenated(list(read_dataset(data).values()))
+    index_of: dict[tuple[str, str], int] = {}  # by digest and label
+    for index, digest in enumerate(read_photos(photos.sources, lambda source: photo_digest(read_bytes(source)))):
+        if isinstance(digest, str):  # the file can be read
+            index_of.setdefault((digest, photos.names[photos.labels[index]]), index)
     found = {}
     for split, label_of in splits.items():
-        missing = label_of.items() - place.keys()
-        if missing:
+        if missing := label_of.items() - index_of.keys():
             raise OtherData(
                 f"it is not the data that the run {run.name!r} was trained on: {len(missing):,} of {len(label_of):,} "
                 f"{split} photos are not in it"
             )
-        places = [place[photo] for photo in sorted(label_of.items())]
-        parts = [photos.select([i for part, i in places if part == name]) for name, photos in given.items()]
-        parts = [part for part in parts if len(part)]
-        joined = replace(
-            parts[0],
-            ids=tuple(itertools.chain.from_iterable(part.ids for part in parts)),
-            sources=parts[0].sources if len(parts) == 1 else [source for part in parts for source in part.sources],
-            labels=np.concatenate([part.labels for part in parts]),
-        )
-        found[split] = _without_unused_names(joined)
+        indices = [index_of[photo] for photo in sorted(label_of.items())]
+        found[split] = _without_unused_names(photos.select(indices))
     return found
 
 

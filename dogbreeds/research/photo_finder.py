@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dogbreeds.errors import UserError
 from dogbreeds.photos import photo_digest, read_bytes, read_photo
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.training.datasets.splits import Photos, read_dataset
+from dogbreeds.training.datasets.sources import Photos, read_dataset
 
 
 class PhotoFinder:
@@ -17,7 +17,7 @@ class PhotoFinder:
         """Read the ids of a data set.
 
         Args:
-            data: As for `dogbreeds.training.datasets.splits.read_dataset`; None for no photos.
+            data: As for `dogbreeds.training.datasets.sources.read_dataset`; None for no photos.
 
         Raises:
             UserError: There is no such data.

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
-from dogbreeds.files import check_absent, partial_path
+from dogbreeds.files import atomic_write, check_absent, partial_path, temporary_path
 from dogbreeds.machine import num_cores, on_all_cores
 from dogbreeds.run_folder import RunFolder, serving_files
 from dogbreeds.serving.journal import Journal, journal_files, open_journal
@@ -62,8 +62,7 @@ def index_library(
     _check(folder, output)
     folder, output = folder.resolve(), output.parent.resolve() / output.name
     partial = partial_path(output)
-    temporary = partial_path(partial)
-    own_files = {output, temporary, *journal_files(partial)}
+    own_files = {output, temporary_path(output), *journal_files(partial)}
 
     def files() -> Iterator[str]:
         return (path for path in _walk(folder) if folder / path not in own_files)
@@ -75,10 +74,9 @@ def index_library(
     try:
         with open_journal(partial, columns(top_k), _made_from(predictor.run, folder, top_k)) as journal:
             _add_missing_rows(journal, predictor, folder, files, top_k, progress)
-            with closing(iter(journal)) as rows:  # the database is not closed while a query is open
+            with closing(iter(journal)) as rows, atomic_write(output) as temporary:  # an open query blocks closing
                 write_table(temporary, rows, columns(top_k), output.suffix.lower())
             counts = journal.counts()
-        temporary.replace(output)
         for file in journal_files(partial):
             file.unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:

@@ -1,7 +1,6 @@
 """Photos -> rows of a table -> CSV or Parquet."""
 
 import csv
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
@@ -37,7 +36,7 @@ def _rank_suffixes(top_k: int) -> list[str]:
     return ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
 
 
-def answer_cells(answer: Answer) -> Row:
+def answer_columns(answer: Answer) -> Row:
     """The columns of a row that say what the answer is; probabilities have 4 decimals."""
     cells: Row = {"verdict": answer.verdict, **({"group": answer.group} if answer.group else {})}
     for suffix, candidate in zip(_rank_suffixes(len(answer.breeds)), answer.breeds, strict=True):
@@ -66,33 +65,27 @@ def classify(predictor: Predictor, photos: Mapping[str, PhotoSource], *, top_k: 
     pixels = [each for each in opened if not isinstance(each, BadImage)]
     answers = iter(predictor.answers(predictor.logits(np.stack(pixels)), top_k=top_k) if pixels else [])
     return [
-        {"path": path, **({"error": str(each)} if isinstance(each, BadImage) else answer_cells(next(answers)))}
+        {"path": path, **({"error": str(each)} if isinstance(each, BadImage) else answer_columns(next(answers)))}
         for path, each in zip(photos, opened, strict=True)
     ]
 
 
 def write_table(path: Path, rows: Iterable[Row], columns: list[str], suffix: str) -> None:
-    """Write a table so that it is on the disk when this returns, and absent when this fails.
+    """Write a table.
 
     Args:
         path: The file to write.
         rows: Their paths may be no valid text.
         columns: Those to write.
-        suffix: ".parquet", or ".csv".
+        suffix: ".parquet" or ".csv", whatever the path ends in.
     """
     # Neither format can hold a path that is no valid text: its bytes are shown instead.
     shown = ({**row, "path": row["path"].encode("utf-8", "backslashreplace").decode("utf-8")} for row in rows)
-    try:
-        if suffix == ".parquet":
-            _write_parquet(path, shown, columns)
-        else:
-            with path.open("w", newline="", encoding="utf-8") as file:
-                write_csv(file, shown, columns)
-        with path.open("r+b") as written:
-            os.fsync(written.fileno())
-    except BaseException:  # Ctrl-C too
-        path.unlink(missing_ok=True)
-        raise
+    if suffix == ".parquet":
+        _write_parquet(path, shown, columns)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            write_csv(file, shown, columns)
 
 
 def write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
     stored = load_trained_on(folder / SPLITS)
     trained_on = stored or {}
     same_data = record.data.fingerprint == splits.fingerprint
-    held_out = {digest for split in splits.held_out for digest in splits.digests[split].tolist()}
+    held_out = {digest for split in splits.held_out for digest in splits[split].digests.tolist()}
     # A run of a version that did not store its split has the hashes alone.
     another_split = not stored and same_data and record.data.split_hash != splits.split_hash
     if another_split or not held_out.isdisjoint(trained_on):

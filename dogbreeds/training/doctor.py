@@ -14,9 +14,10 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import atomic_write
 from dogbreeds.images import BadImage, open_header, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
-from dogbreeds.training.datasets.splits import read_dataset
+from dogbreeds.training.datasets.sources import read_dataset
 
 KINDS = {
     "unreadable": "can't be read: mend or remove them",
@@ -103,7 +104,8 @@ class Diagnosis:
             UserError: The file can't be written.
         """
         try:
-            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"can't write {str(path)!r} ({error.strerror}): give another --output") from None
 
@@ -150,7 +152,7 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
     Near duplicates are found if they differ in size, format or compression, not if one is mirrored, turned or cropped.
 
     Args:
-        data: As for `dogbreeds.training.datasets.splits.read_dataset`.
+        data: As for `dogbreeds.training.datasets.sources.read_dataset`.
         image_size: Sides of what the model sees, pixels.
         progress: Show a progress bar.
 

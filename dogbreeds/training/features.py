@@ -9,16 +9,30 @@ from pathlib import Path
 import onnxruntime
 import torch
 from accelerate import Accelerator
+from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from dogbreeds.machine import num_cores_each
 from dogbreeds.training.augment import Normalise
-from dogbreeds.training.export import FeatureModel, export_onnx
+from dogbreeds.training.export import export_onnx
 from dogbreeds.training.loaders import FeatureDataset, PixelDataset, evaluation_loader
+from dogbreeds.training.models.inspection import features_of
 
 BATCH_SIZE = {"cpu": 32, "cuda": 512}
 """Photos in a batch; on a CPU, ONNX Runtime is no faster with more."""
+
+
+class FeatureModel(nn.Module):
+    """The part of a model before its classifier: pixels `(B, 3, H, W)` -> features `(B, D)`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Features; see the class."""
+        return features_of(self.model, pixel_values)
 
 
 def compute_features(
@@ -29,19 +43,19 @@ def compute_features(
     image_size: int,
     num_workers: int,
 ) -> tuple[dict[str, FeatureDataset], dict[str, float]]:
-    """Run the backbone once over each split, shared among the processes.
+    """Run the backbone once over each split, divided among the processes.
 
     Args:
-        model: In evaluation mode from here on.
-        splits: The photos of each split, as the model sees them.
-        normalise: What turns their pixels into the model's input.
-        accelerator: Says on what device.
-        image_size: Pixels.
-        num_workers: Processes that decode, for each training process.
+        model: Is put into evaluation mode.
+        splits: The photos of each split, pre-processed up to the normalisation.
+        normalise: From their 8-bit pixels to the model's input.
+        accelerator: Has the device.
+        image_size: Height and width of the input, pixels.
+        num_workers: Processes that decode photos, for each training process.
 
     Returns:
         For each split its features `(D,)`, float32, and labels, in the split's order, complete in every process and on
-        its device; and for each split the seconds that took.
+        its device; and for each split the seconds that it took.
     """
     encode = encoder(model, normalise, accelerator, image_size)
     features, seconds = {}, {}
@@ -55,13 +69,13 @@ def compute_features(
 def encoder(
     model: PreTrainedModel, normalise: Normalise, accelerator: Accelerator, image_size: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The fastest way on this device from 8-bit pixels `(B, H, W, 3)` to what the classifier is given, `(B, D)`."""
+    """The fastest way on this device from 8-bit pixels `(B, H, W, 3)` to features `(B, D)`."""
     feature_model = FeatureModel(model).eval()
     if accelerator.device.type != "cpu":
         feature_model.to(accelerator.device)
         return torch.no_grad()(lambda pixels: feature_model(normalise(pixels)))
     # On a CPU, ONNX Runtime computes MobileNetV2's features several times as fast as PyTorch, and faster still where
-    # each core has photos of its own: tests/benchmarks/frozen_features.py measures it.
+    # each core has photos of its own (measured by tests/benchmarks/frozen_features.py).
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,8 @@ from dogbreeds.machine import num_cores_each
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.augment import Normalise, RandomAugmentation
 from dogbreeds.training.context import Context
-from dogbreeds.training.datasets.splits import Splits, pixel_cache
+from dogbreeds.training.datasets.pixel_cache import open_pixel_cache
+from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.earlier.zca import fit_zca
 from dogbreeds.training.features import compute_features
 from dogbreeds.training.loaders import (
@@ -83,7 +84,7 @@ class Inputs:
         self.random_views: RandomAugmentation | None = None
         if config.random_views:
             self.random_views = RandomAugmentation(
-                config.augment, config.run.seed, preprocessing, splits.sizes["train"], self._device
+                config.augment, config.run.seed, preprocessing, splits.train.sizes, self._device
             )
         datasets: dict[str, Any] = dict(pixels)
         if self.head_only:
@@ -153,15 +154,14 @@ def _pixels(
     config: TrainConfig, context: Context, splits: Splits, split: str, preprocessing: Preprocessing
 ) -> PixelDataset:
     """The photos of a split: for training as they are stored for it, otherwise as the model sees them."""
-    photos, digests, cache = splits[split], splits.digests[split].tolist(), splits.cache
+    photos, cache = splits[split], splits.cache
     if split == "train":
-        preprocessing = splits.kept_view
-    if cache is None:
-        return PixelDataset(photos, preprocessing)
-    if cache.preprocessing.geometry != preprocessing.geometry:
+        preprocessing = splits.stored_preprocessing
+    if cache is not None and cache.preprocessing.geometry != preprocessing.geometry:
+        digests: list[str] = photos.digests.tolist()
         with context.accelerator.main_process_first():
-            cache = pixel_cache(config, preprocessing, photos.sources, digests, context.is_main)
-    return PixelDataset(photos, preprocessing, cache, cache.rows(digests))
+            cache = open_pixel_cache(preprocessing, photos.sources, digests, config.data, progress=context.is_main)
+    return PixelDataset(photos, preprocessing, cache)
 
 
 def _keep_on_gpu(datasets: list[PixelDataset], context: Context) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from dogbreeds.training.context import Context
 from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
 from dogbreeds.training.inputs import Inputs
-from dogbreeds.training.models.build import classifier_of
+from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
 from dogbreeds.training.options import TrainConfig
 

@@ -1,4 +1,4 @@
-"""From photos to batches, in an order that is a function of the seed and the epoch alone."""
+"""Batches of photos, in an order that depends on the seed and the epoch alone."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,17 +9,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dogbreeds.images import open_image
 from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.training.datasets.checks import CheckedPhotos
 from dogbreeds.training.datasets.pixel_cache import PixelCache
-from dogbreeds.training.datasets.splits import Photos
 
 
 class Batch(NamedTuple):
     """Some photos of a split."""
 
     indices: torch.Tensor
-    """`(B,)` int64: which photos of the split."""
+    """`(B,)` int64: the photos' indices in the split."""
     inputs: torch.Tensor
-    """Their pixels, uint8 `(B, H, W, 3)`, or features `(B, D)`, float32."""
+    """Pixels, uint8 `(B, H, W, 3)`, or features, float32 `(B, D)`."""
     labels: torch.Tensor
     """`(B,)` int64."""
 
@@ -30,31 +30,26 @@ def seed_of(*parts: int) -> int:
 
 
 class PixelDataset(Dataset[Batch]):
-    """Photos as 8-bit pixels of a view: rows of a pixel cache, or decoded whenever they are asked for."""
+    """Photos as 8-bit pixels: rows of a pixel cache, or decoded on every access."""
 
-    def __init__(
-        self, photos: Photos, view: Preprocessing, cache: PixelCache | None = None, rows: np.ndarray | None = None
-    ):
+    def __init__(self, photos: CheckedPhotos, preprocessing: Preprocessing, cache: PixelCache | None = None) -> None:
         """Choose the photos.
 
         Args:
             photos: A split.
-            view: How they are scaled.
-            cache: Where their pixels are; None to decode them.
-            rows: `(N,)`, of each photo its row in the cache.
+            preprocessing: How they are cropped and scaled.
+            cache: Their pixels; None to decode them.
         """
-        assert cache is None or (
-            cache.preprocessing.geometry == view.geometry and rows is not None and len(rows) == len(photos)
-        )
-        self.photos, self.preprocessing = photos, view
+        assert cache is None or cache.preprocessing.geometry == preprocessing.geometry
+        self.photos, self.preprocessing = photos, preprocessing
         self._cached = None if cache is None else cache.pixels
-        self._rows = rows
+        self._rows = None if cache is None else cache.rows(photos.digests)
         self._labels = torch.from_numpy(photos.labels)
         self._resident: torch.Tensor | None = None
 
     @property
     def is_cached(self) -> bool:
-        """Whether nothing is left to decode."""
+        """Whether the pixels are in a cache, with nothing left to decode."""
         return self._cached is not None
 
     @property
@@ -64,15 +59,14 @@ class PixelDataset(Dataset[Batch]):
 
     @property
     def num_bytes(self) -> int:
-        """What the pixels take in memory."""
+        """The size of all pixels in memory."""
         return len(self) * self.preprocessing.size**2 * 3
 
     def keep_on(self, device: torch.device) -> None:
-        """Copy the cached pixels to an accelerator, where batches are then picked from them."""
+        """Copy the cached pixels to an accelerator; batches are then indexed there."""
         assert self._cached is not None and self._rows is not None
-        resident = torch.empty(
-            (len(self), self.preprocessing.size, self.preprocessing.size, 3), dtype=torch.uint8, device=device
-        )
+        size = self.preprocessing.size
+        resident = torch.empty((len(self), size, size, 3), dtype=torch.uint8, device=device)
         for start in range(0, len(self), 1024):
             rows = self._rows[start : start + 1024]
             resident[start : start + len(rows)] = torch.from_numpy(self._cached[rows]).to(device)
@@ -115,14 +109,14 @@ class FeatureDataset(Dataset[Batch]):
 
 
 class EpochSampler(Sampler[int]):
-    """Every item once an epoch, in an order drawn from (seed, epoch)."""
+    """Every item once in each epoch, in an order drawn with the seed and the epoch."""
 
     def __init__(self, num_items: int, seed: int) -> None:
         self._num_items, self._seed = num_items, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass."""
+        """Set the epoch of the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -134,7 +128,7 @@ class EpochSampler(Sampler[int]):
 
 
 def training_loader(dataset: PixelDataset | FeatureDataset, batch_size: int, seed: int, num_workers: int) -> DataLoader:
-    """Batches in random order, for one process; accelerate shards them over several."""
+    """Batches in random order, for one process; accelerate shards them among several."""
     return _loader(dataset, batch_size, num_workers, EpochSampler(len(dataset), seed))
 
 
@@ -151,12 +145,12 @@ def _loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available() and not dataset.is_resident,
     )
 
 
-def _as_it_is(batch: Any) -> Batch:
-    """The data sets above give whole batches."""
+def _identity(batch: Any) -> Batch:
+    """The data sets above return whole batches, which need no collation."""
     return batch

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from dogbreeds.training.models.build import classifier_of
+from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.options import OptimizerName, OptimOptions
 
 PLATEAU_FACTOR = 0.5

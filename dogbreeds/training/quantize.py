@@ -1,4 +1,4 @@
-"""An exported model with 8-bit arithmetic, for CPUs: less than a third of the size, and up to twice as fast."""
+"""8-bit quantisation of an exported model, for CPUs: less than a third of the size, and up to twice as fast."""
 
 import logging
 from pathlib import Path
@@ -14,10 +14,10 @@ from dogbreeds.errors import UserError
 NUM_PHOTOS = 128
 """Training photos that the ranges of the activations are read from."""
 NUM_ERROR_PHOTOS = 12
-"""Of these, the photos on which the errors of single products are measured."""
+"""The first of these photos; on them the error of each matrix product is measured."""
 MAX_ERROR = 0.1
-"""A product that 8 bits change by more than this share stays float32. Of a ViT-Ti's 72 one is above, at 0.45, the next
-at 0.07: a few of its inputs are hundreds of times as large as the others (Sun et al. 2024,
+"""A matrix product with a larger relative error in 8 bits stays float32. Of the 72 of a ViT-Ti one has 0.45, the next
+0.07: a few of its inputs are hundreds of times as large as the others (Sun et al. 2024,
 https://arxiv.org/abs/2402.17762), which leaves one or two of the 256 steps to all others."""
 
 
@@ -39,19 +39,19 @@ def quantize_onnx(source: Path, target: Path, pixels: np.ndarray) -> list[str]:
     (ONNX Runtime's static quantisation, https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
     With fixed ranges, unlike dynamic ones, a photo's answer does not depend on the others in its batch.
 
-    Of a ViT, the products with constant matrices are 8-bit, but for those whose result that would change by more than
-    `MAX_ERROR`; of a CNN everything up to the features. What makes the logits and heat maps of the features is float32.
+    In a ViT the products with constant matrices are 8-bit, except those with an error above `MAX_ERROR`; in a CNN
+    everything up to the features. From the features to logits and heat maps all is float32.
 
     Args:
         source: The float32 model.
         target: The file to write.
-        pixels: `(N, 3, H, W)` float32, views of training photos; `NUM_PHOTOS` are enough.
+        pixels: `(N, 3, H, W)` float32, pre-processed training photos; `NUM_PHOTOS` are enough.
 
     Returns:
-        The names of a ViT's products that stay float32 for their error.
+        The names of a ViT's products that stay float32 because of their error.
 
     Raises:
-        UserError: The model has nothing that can be 8-bit.
+        UserError: The model has no layer that can be 8-bit.
     """
     graph = onnx.load(source).graph
     products = _products(graph)
@@ -75,7 +75,7 @@ def quantize_onnx(source: Path, target: Path, pixels: np.ndarray) -> list[str]:
     target.parent.mkdir(parents=True, exist_ok=True)
     log = logging.getLogger()
     level = log.level
-    log.setLevel(logging.ERROR)  # advice on preparing the model, which it does not need
+    log.setLevel(logging.ERROR)  # it logs advice on preparing the model, which is not needed here
     try:
         quantize_static(
             source,
@@ -94,15 +94,15 @@ def quantize_onnx(source: Path, target: Path, pixels: np.ndarray) -> list[str]:
 
 
 def _products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The products with a constant matrix."""
+    """The matrix products with a constant."""
     matrices = {weights.name for weights in graph.initializer if len(weights.dims) == 2}
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
 
 
 def _errors(source: Path, pixels: np.ndarray) -> dict[str, float]:
-    """How much 8 bits change each product x W: the root mean square over tokens of |Q(x) Q(W) - x W| / |x W|.
+    """The relative error of each product x W in 8 bits: the root mean square over tokens of |Q(x) Q(W) - x W| / |x W|.
 
-    Token by token, for a few huge ones would hide in the total what is lost of all others.
+    Each token has its own error, because in a total a few huge tokens would hide the errors of all others.
     """
     model = onnx.load(source)
     products = _products(model.graph)
@@ -110,16 +110,17 @@ def _errors(source: Path, pixels: np.ndarray) -> dict[str, float]:
     inputs = sorted({node.input[0] for node in products})
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inputs)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
+    activations: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
     for photo in pixels:
         for name, values in zip(inputs, session.run(inputs, {"pixel_values": photo[None]}), strict=True):
-            seen[name].append(values.reshape(-1, values.shape[-1]))
+            activations[name].append(values.reshape(-1, values.shape[-1]))
     errors = {}
     for node in products:
-        x, w = np.concatenate(seen[node.input[0]]), weights[node.input[1]]
+        x, w = np.concatenate(activations[node.input[0]]), weights[node.input[1]]
         exact = x @ w
-        lost = np.linalg.norm(_rounded_activations(x) @ _rounded_weights(w) - exact, axis=1)
-        errors[node.name] = float(np.sqrt(np.mean((lost / np.maximum(np.linalg.norm(exact, axis=1), 1e-12)) ** 2)))
+        error = np.linalg.norm(_rounded_activations(x) @ _rounded_weights(w) - exact, axis=1)
+        relative = error / np.maximum(np.linalg.norm(exact, axis=1), 1e-12)
+        errors[node.name] = float(np.sqrt(np.mean(relative**2)))
     return errors
 
 

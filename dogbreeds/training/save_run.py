@@ -62,7 +62,9 @@ def save_run(run: Run, logits: Logits) -> None:
     model = copy.deepcopy(run.learner.full_model).cpu().float().eval()
     with context.timed("export"):
         model.save_pretrained(partial)
-        differences = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
+        exported = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
+    if exported.why_no_heat_map:
+        context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
     image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
     write_json(partial / run_folder.PREPROCESSOR, run.inputs.preprocessing.to_preprocessor_config(image_processor))
     with (partial / run_folder.HISTORY).open("w", newline="") as file:
@@ -74,7 +76,7 @@ def save_run(run: Run, logits: Logits) -> None:
         command=_command(context.num_processes),
         config=config.to_dict(),
         base_run=run.base.record,
-        hub=_from_hub(config),
+        hub=from_hub(config),
         data=run.splits.to_record(),
         num_epochs=run.loop.progress.epoch,
         best_epoch=run.loop.progress.best_epoch,
@@ -85,7 +87,7 @@ def save_run(run: Run, logits: Logits) -> None:
         num_trained_parameters=run.learner.num_trained_parameters,
         flops_per_photo=run.flops_per_photo,
         milliseconds_per_photo=_milliseconds_per_photo(run),
-        export_difference=differences,
+        export_difference=exported.differences,
         seconds={name: round(seconds, 1) for name, seconds in context.seconds.items()},
         time=run.time_record(),
         hardware=context.hardware,
@@ -109,8 +111,8 @@ def _save_predictions(
 ) -> dict[str, float]:
     """Write a split's probabilities with their tables; its figures."""
     probabilities = calibration.probabilities(logits)
-    photos, digests = run.splits[split], run.splits.digests[split]
-    predictions = Predictions(photos.ids, tuple(digests.tolist()), labels, run.splits.names, probabilities)
+    photos = run.splits[split]
+    predictions = Predictions(photos.ids, tuple(photos.digests.tolist()), labels, photos.names, probabilities)
     predictions.save(run.partial / run_folder.predictions_file(split))
     predictions.write_tables(run.partial, f"-{split}")
     # Of the photos, even where their features were computed long before
@@ -125,7 +127,7 @@ def _save_predictions(
 
 def _save_splits(run: Run) -> None:
     """Write which photo is in which split, with those that only the run it started from was trained on."""
-    digests = {split: found.tolist() for split, found in run.splits.digests.items()}
+    digests = {split: run.splits[split].digests.tolist() for split in ("train", *run.splits.held_out)}
     labels = {split: [run.splits.names[label] for label in run.splits[split].labels] for split in digests}
     here = {digest for found in digests.values() for digest in found}
     before = {digest: label for digest, label in run.base.trained_on.items() if digest not in here}
@@ -151,7 +153,7 @@ def _command(num_processes: int) -> str:
     return shlex.join([*launcher, *sys.argv])
 
 
-def _from_hub(config: TrainConfig) -> dict[str, str]:
+def from_hub(config: TrainConfig) -> dict[str, str]:
     """Which of the data and the model's weights are the Hugging Face Hub's, by their ids, for the model card."""
     named = {"data": config.data.data}
     if not config.model.from_scratch:

@@ -16,7 +16,9 @@ from dogbreeds.training.datasets.splits import Splits, load_data
 from dogbreeds.training.inputs import Features, Inputs
 from dogbreeds.training.learner import Learner
 from dogbreeds.training.loop import Loop, Row
-from dogbreeds.training.models.build import build_model, flops_per_photo, model_preprocessing
+from dogbreeds.training.models.build import build_model, model_preprocessing
+from dogbreeds.training.models.checkpoint import open_checkpoint
+from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import measured_peak, time_in_words
 from dogbreeds.training.resume import begin_run
@@ -71,8 +73,9 @@ def set_up(
         context.say(line)
 
     base = find_base(config, context, splits)
-    model = build_model(config.model, config.preprocessing.image_size, splits.names)
-    preprocessing = model_preprocessing(config.model, config.preprocessing)
+    checkpoint = open_checkpoint(config.model.model)
+    model = build_model(config.model, config.preprocessing.image_size, splits.names, checkpoint)
+    preprocessing = model_preprocessing(config.model, config.preprocessing, checkpoint)
 
     partial = begin_run(config, context, splits) if saves else partial_path(output_dir)
     saved_states = SavedStates(partial / STATE) if saves else None

@@ -24,7 +24,8 @@ from dogbreeds.training.config_file import write_config_file
 from dogbreeds.training.datasets.splits import Splits, load_data, with_part_of_training
 from dogbreeds.training.inputs import Features
 from dogbreeds.training.loop import Diverged, Row
-from dogbreeds.training.models.build import ARCHITECTURES, build_model, is_plain_cnn
+from dogbreeds.training.models.build import build_model
+from dogbreeds.training.models.registry import ARCHITECTURES, is_plain_cnn
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
 from dogbreeds.training.train import fit, set_up
 

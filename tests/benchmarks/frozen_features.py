@@ -3,9 +3,7 @@
 python tests/benchmarks/frozen_features.py --model FOLDER_OR_HUB_ID
 """
 
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,23 +12,19 @@ from accelerate import Accelerator
 
 from dogbreeds.training.augment import Normalise
 from dogbreeds.training.features import BATCH_SIZE, encoder
-from dogbreeds.training.models.build import build_model, features_of, model_view
-from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.models.build import build_model, model_preprocessing
+from dogbreeds.training.models.inspection import features_of
+from dogbreeds.training.options import ModelOptions, PreprocessingOptions
 
 
 def main(model: str, num_batches: int = 10, num_rounds: int = 3) -> None:
-    """Print photos a second of both, their ratio and the largest difference."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig.from_options(output_dir=Path(folder) / "run", model=model, freeze_backbone=True)
-        network = build_model(config, ("a", "b")).eval()
-    normalise = Normalise(model_view(config), torch.device("cpu"))
-    encode = encoder(network, normalise, Accelerator(cpu=True), config.preprocessing.image_size)
-    pixels = torch.randint(
-        0,
-        256,
-        (BATCH_SIZE["cpu"], config.preprocessing.image_size, config.preprocessing.image_size, 3),
-        dtype=torch.uint8,
-    )
+    """Print photos per second of both, their ratio and the largest difference."""
+    options, preprocessing = ModelOptions(model=model, freeze_backbone=True), PreprocessingOptions()
+    size = preprocessing.image_size
+    network = build_model(options, size, ("a", "b")).eval()
+    normalise = Normalise(model_preprocessing(options, preprocessing), torch.device("cpu"))
+    encode = encoder(network, normalise, Accelerator(cpu=True), size)
+    pixels = torch.randint(0, 256, (BATCH_SIZE["cpu"], size, size, 3), dtype=torch.uint8)
     ratios = []
     with torch.no_grad():
         difference = (encode(pixels) - features_of(network, normalise(pixels))).abs().max()

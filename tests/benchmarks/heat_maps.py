@@ -1,4 +1,4 @@
-"""Do a ViT's heat maps point at what the model goes by? Ours against attention rollout and chance, in one run.
+"""Do a ViT's heat maps show what its answer depends on? Ours against attention rollout and chance, in one run.
 
     python tests/benchmarks/heat_maps.py --run-dir runs/vit --photos FOLDER
 
@@ -16,7 +16,7 @@ from transformers import AutoModelForImageClassification
 
 from dogbreeds.images import open_image
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.training.export import ServingModel
+from dogbreeds.training.heat_maps import ServingModel
 
 
 def rollout(attentions: tuple[torch.Tensor, ...]) -> torch.Tensor:

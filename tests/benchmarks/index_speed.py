@@ -1,8 +1,8 @@
-"""A photo library to its table: photos a second and peak memory of `python -m dogbreeds index`, for several sizes.
+"""Photos per second and peak memory of `python -m dogbreeds index`, for libraries of several sizes.
 
     python tests/benchmarks/index_speed.py --photos data/natural-dogs --num-photos 1000 20000
 
-Each library is made of the same photos under new names (hard links, where the file system has them).
+Each library has the same photos under new names (hard links, if the file system has them).
 """
 
 import os
@@ -22,7 +22,7 @@ FOLDER_SIZE = 1000
 
 
 def main(photos: Path, num_photos: tuple[int, ...] = (1000, 20000), run_dir: Path = DEFAULT_RUN) -> None:
-    """Print one line for each size; peak memory that grows with the size would be a fault.
+    """Print one line for each size. The peak memory must not grow with the size.
 
     Args:
         photos: A folder of photos to take.

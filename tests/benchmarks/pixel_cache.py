@@ -31,9 +31,9 @@ def main(data: str, image_size: int = 224, num_photos: int = 2000, num_rounds: i
         assert splits.cache is not None
         print(f"reading and caching {len(splits.cache.row_of)} photos: {seconds:.1f} s, once")
         some = range(min(num_photos, len(splits.train)))
-        photos, digests = splits.train.select(list(some)), splits.digests["train"][: len(some)]
-        cached = PixelDataset(photos, splits.kept_view, splits.cache, splits.cache.rows(digests))
-        decoded = PixelDataset(photos, splits.kept_view)
+        photos = splits.train.select(some)
+        cached = PixelDataset(photos, splits.stored_preprocessing, splits.cache)
+        decoded = PixelDataset(photos, splits.stored_preprocessing)
         loaders = {
             "pixel cache": training_loader(cached, 32, 0, 0),
             "decoding": training_loader(decoded, 32, 0, 0),

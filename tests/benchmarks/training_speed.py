@@ -29,7 +29,7 @@ from transformers import AutoModelForImageClassification
 from dogbreeds import metrics
 from dogbreeds.images import open_image
 from dogbreeds.training.datasets.splits import load_data
-from dogbreeds.training.models.build import model_view
+from dogbreeds.training.models.build import model_preprocessing
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.train import fit, set_up
 
@@ -53,7 +53,8 @@ class ExamplesWay:
     """The loop of transformers' example, on the splits and options of a run of ours."""
 
     def __init__(self, config: TrainConfig) -> None:
-        splits, view = load_data(config, progress=False), model_view(config)
+        splits = load_data(config, progress=False)
+        view = model_preprocessing(config.model, config.preprocessing)
         self.accelerator = Accelerator()
         names = splits.names
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}

@@ -16,13 +16,13 @@ import numpy as np
 
 from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.machine import on_all_cores
+from dogbreeds.photos import read_photos
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder
 from dogbreeds.serving.page.texts import ENGLISH, Texts, texts_for
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import answer_cells, columns, write_csv
+from dogbreeds.serving.rows import answer_columns, columns, write_csv
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
@@ -168,20 +168,19 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
     """
     view = predictor.run.preprocessing
 
-    def load(file: tuple[str, Path]) -> tuple[Row, np.ndarray | None]:
-        name, path = file
-        try:
-            photo = open_image(path, at_least=view.decoded_side)
-        except BadImage as error:
-            return Row(name, "", None, error), None
-        return Row(name, cards.thumbnail(photo), None, None), view(photo)
+    def open_photo(file: tuple[str, Path]) -> tuple[str, np.ndarray]:
+        photo = open_image(file[1], at_least=view.decoded_side)
+        return cards.thumbnail(photo), view(photo)
 
     with _moved(files) as moved:
-        loaded = on_all_cores(load, moved, 2 * BATCH_SIZE)
-        while batch := list(islice(loaded, BATCH_SIZE)):
-            views = [pixels for _, pixels in batch if pixels is not None]
+        opened = zip(moved, read_photos(moved, open_photo, num_ahead=2 * BATCH_SIZE), strict=True)
+        while batch := list(islice(opened, BATCH_SIZE)):
+            views = [photo[1] for _, photo in batch if not isinstance(photo, BadImage)]
             answers = iter(predictor.answers(predictor.logits(np.stack(views)), top_k=NUM_BREEDS) if views else [])
-            yield [row if pixels is None else replace(row, answer=next(answers)) for row, pixels in batch]
+            yield [
+                Row(name, "", None, photo) if isinstance(photo, BadImage) else Row(name, photo[0], next(answers), None)
+                for (name, _), photo in batch
+            ]
 
 
 @contextmanager
@@ -213,5 +212,5 @@ def _csv_cells(row: Row) -> dict[str, str | float]:
     if row.error:
         cells["error"] = ENGLISH.problem(row.error)
     if row.answer:
-        cells |= answer_cells(row.answer)
+        cells |= answer_columns(row.answer)
     return cells

@@ -1,10 +1,10 @@
 """Every photo of a data set, decoded, turned upright and scaled once: an array on disk that epochs and runs share.
 
     <folder>/<key>/pixels.bin    uint8 (N, size, size, 3), memory-mapped
-    <folder>/<key>/cache.json    what is in it: the view, and of each photo its digest, size and checksum
+    <folder>/<key>/cache.json    its contents: the preprocessing, and the digest, size and checksum of each photo
 
-The key names the contents: the photos' digests and the view. A cache is made under another name and renamed, so it is
-whole or absent. Imports no torch.
+The key is a hash of the photos' digests and the preprocessing. A cache is written under another name and then renamed,
+so it is complete or absent. Imports no torch.
 """
 
 import hashlib
@@ -26,14 +26,15 @@ from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photos import read_photos
 from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.training.options import DataOptions
 
 FORMAT = 2
-"""Raised when what is kept of a photo changes."""
+"""Increased when what is stored of a photo changes."""
 NUM_CHECKED = 64
 """Photos whose checksum is compared when a cache is opened."""
 
 _opened: set[Path] = set()
-"""Caches that this process uses, and so does not remove."""
+"""Caches that this process uses, and therefore does not remove."""
 
 
 @dataclass(frozen=True)
@@ -41,67 +42,63 @@ class PixelCache:
     """An open cache."""
 
     preprocessing: Preprocessing
-    """How the photos were scaled; its `mean` and `std` play no part."""
+    """How the photos were scaled; its `mean` and `std` have no effect."""
     pixels: np.ndarray
     """`(N, size, size, 3)` uint8, memory-mapped: the readable photos, each content once."""
     sizes: np.ndarray
-    """`(N, 2)` int32: width and height of each photo, upright, as it was decoded."""
+    """`(N, 2)` int32: width and height of each decoded photo, upright, in pixels."""
     problems: dict[str, str]
-    """By the digest of its file, why a photo can't be decoded."""
+    """Why a photo can't be decoded, by the digest of its file."""
     row_of: dict[str, int]
-    """By the digest of its file, the row of a photo in `pixels` and `sizes`."""
+    """The row of a photo in `pixels` and `sizes`, by the digest of its file."""
 
-    def rows(self, digests: Sequence[str]) -> np.ndarray:
+    def rows(self, digests: Iterable[str]) -> np.ndarray:
         """The rows of these photos, `(n,)` int64."""
         return np.array([self.row_of[digest] for digest in digests], dtype=np.int64)
 
 
-def default_folder() -> Path:
-    """Where caches are kept unless the user says otherwise: $XDG_CACHE_HOME/dogbreeds, else ~/.cache/dogbreeds."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogbreeds"
-
-
 def open_pixel_cache(
-    view: Preprocessing,
+    preprocessing: Preprocessing,
     sources: Sequence[Path | bytes],
     digests: Sequence[str],
+    options: DataOptions,
     *,
-    folder: Path,
-    max_bytes: int,
     progress: bool = True,
 ) -> PixelCache:
-    """Open the cache of these photos, made first where it is not there; a damaged one is made anew, which is said.
+    """Open the cache of these photos. It is created if there is none, and again, with a message, if it is damaged.
 
-    Processes that ask for the same cache at the same time make it once.
+    If several processes ask for the same cache at the same time, one of them creates it.
 
     Args:
-        view: How the photos are scaled.
-        sources: Where each photo is.
+        preprocessing: How the photos are scaled.
+        sources: The photos.
         digests: The SHA-256 of each photo's file, in hexadecimal.
-        folder: Where caches are kept.
-        max_bytes: What all caches in the folder may take together; those not used for longest make room, which is said.
+        options: The folder of all caches, $XDG_CACHE_HOME/dogbreeds or ~/.cache/dogbreeds by default, and their total
+            size limit: the least recently used are removed, with a message.
         progress: Show a progress bar while photos are decoded.
 
     Raises:
-        UserError: There is no room, on the disk or under `max_bytes`, or the folder can't be written.
+        UserError: There is no room, on the disk or within the limit, or the folder can't be written.
     """
+    folder = options.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogbreeds"
     index_of = {digest: index for index, digest in reversed(list(enumerate(digests)))}
-    path = folder / _key(view, index_of)
+    path = folder / _key(preprocessing, index_of)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):  # one for all caches, for making room removes others
-            if path.exists():
-                cache = _open(path, view, index_of)
-                if cache is not None:
-                    os.utime(path)  # so that it counts as used
-                    _opened.add(path)
-                    return cache
-                print(f"the pixel cache {str(path)!r} is damaged or cut short: it is made anew", file=sys.stderr)
-                shutil.rmtree(path)
-            _make_room(folder, max_bytes, len(index_of) * view.size**2 * 3)
-            _build(path, view, sources, index_of, progress)
-            cache = _open(path, view, index_of)
+        with FileLock(folder / "lock"):  # one for all caches, because making room removes others
+            cache = _open(path, preprocessing, index_of)
+            if cache is None:
+                if path.exists():
+                    print(
+                        f"the pixel cache {str(path)!r} is damaged or cut short: it is created again", file=sys.stderr
+                    )
+                    shutil.rmtree(path)
+                num_bytes = len(index_of) * preprocessing.size**2 * 3
+                _make_room(folder, round(options.max_cache_gigabytes * 1e9), num_bytes)
+                _build(path, preprocessing, sources, index_of, progress)
+                cache = _open(path, preprocessing, index_of)
             assert cache is not None, f"{path} can't be opened though it was just written"
+            os.utime(path)  # for the order of use
             _opened.add(path)
             return cache
     except OSError as error:
@@ -111,61 +108,68 @@ def open_pixel_cache(
         ) from None
 
 
-def _key(view: Preprocessing, digests: dict[str, int]) -> str:
-    # Pillow's version too, for another decoder or filter gives other pixels.
-    facts = {"format": FORMAT, "pillow": PIL.__version__, "view": view.geometry, "digests": sorted(digests)}
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+def _key(preprocessing: Preprocessing, digests: Iterable[str]) -> str:
+    # With Pillow's version, because another decoder or filter gives other pixels.
+    contents = {
+        "format": FORMAT,
+        "pillow": PIL.__version__,
+        "view": preprocessing.geometry,
+        "digests": sorted(digests),
+    }
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:24]
 
 
-def _open(path: Path, view: Preprocessing, wanted: dict[str, int]) -> PixelCache | None:
-    """The cache, or None where it is not what its name says."""
+def _open(path: Path, preprocessing: Preprocessing, wanted: dict[str, int]) -> PixelCache | None:
+    """The cache; None if it is absent, damaged or of other photos."""
     try:
         record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         digests, problems, checksums = record["digests"], record["problems"], record["checksums"]
-        same = record["view"] == view.geometry and {*digests, *problems} == wanted.keys()
-        shape = (len(digests), view.size, view.size, 3)
+        same = record["view"] == preprocessing.geometry and {*digests, *problems} == wanted.keys()
+        shape = (len(digests), preprocessing.size, preprocessing.size, 3)
         sizes = np.array(record["sizes"], dtype=np.int32).reshape(-1, 2)
         if not same or not len(digests) == len(checksums) == len(sizes):
             return None
         if (path / "pixels.bin").stat().st_size != int(np.prod(shape)):
             return None
-        # Mode "c": pages that nobody writes, for PyTorch warns of arrays that can't be written.
+        # Mode "c" (copy on write), because PyTorch warns about arrays that are not writable; nothing is written.
         pixels = np.memmap(path / "pixels.bin", np.uint8, "c", shape=shape) if digests else np.empty(shape, np.uint8)
         for row in np.linspace(0, len(digests) - 1, min(NUM_CHECKED, len(digests)), dtype=int):
             if zlib.crc32(pixels[row].data) != checksums[row]:
                 return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return PixelCache(view, pixels, sizes, problems, {digest: row for row, digest in enumerate(digests)})
+    return PixelCache(preprocessing, pixels, sizes, problems, {digest: row for row, digest in enumerate(digests)})
 
 
 def _build(
-    path: Path, view: Preprocessing, sources: Sequence[Path | bytes], index_of: dict[str, int], progress: bool
+    path: Path,
+    preprocessing: Preprocessing,
+    sources: Sequence[Path | bytes],
+    index_of: dict[str, int],
+    progress: bool,
 ) -> None:
     partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir()
-    readable, sizes, checksums, problems = [], [], [], {}
+    digests, sizes, checksums, problems = [], [], [], {}
     try:
-        with (
-            (partial / "pixels.bin").open("wb") as file,
-            tqdm(total=len(index_of), desc="decoding photos", unit="photo", disable=not progress) as bar,
-        ):
-            for digest, decoded in zip(index_of, _decode(sources, index_of.values(), view), strict=True):
-                if isinstance(decoded, BadImage):
-                    problems[digest] = str(decoded)
-                else:
-                    pixels, size = decoded
-                    file.write(pixels.data)
-                    readable.append(digest)
-                    sizes.append(size)
-                    checksums.append(zlib.crc32(pixels.data))
-                bar.update()
+        with (partial / "pixels.bin").open("wb") as file:
+            decoded = _decode(preprocessing, sources, index_of.values())
+            bar = tqdm(decoded, "decoding photos", len(index_of), unit="photo", disable=not progress)
+            for digest, photo in zip(index_of, bar, strict=True):
+                if isinstance(photo, BadImage):
+                    problems[digest] = str(photo)
+                    continue
+                pixels, size = photo
+                file.write(pixels.data)
+                digests.append(digest)
+                sizes.append(size)
+                checksums.append(zlib.crc32(pixels.data))
             file.flush()
             os.fsync(file.fileno())
         record = {
-            "view": view.geometry,
-            "digests": readable,
+            "view": preprocessing.geometry,
+            "digests": digests,
             "sizes": sizes,
             "checksums": checksums,
             "problems": problems,
@@ -178,21 +182,21 @@ def _build(
 
 
 def _decode(
-    sources: Sequence[Path | bytes], indices: Iterable[int], view: Preprocessing
+    preprocessing: Preprocessing, sources: Sequence[Path | bytes], indices: Iterable[int]
 ) -> Iterator[tuple[np.ndarray, tuple[int, int]] | BadImage]:
     """The pixels and the size of each of these photos, or why it can't be decoded."""
 
     def decode(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        image = open_image(sources[index], at_least=view.decoded_side)
-        return np.ascontiguousarray(view.cut(image)), image.size
+        image = open_image(sources[index], at_least=preprocessing.decoded_side)
+        return np.ascontiguousarray(preprocessing.cut(image)), image.size
 
     return read_photos(indices, decode)
 
 
 def _make_room(folder: Path, max_bytes: int, needed: int) -> None:
-    """Remove the caches not used for longest until another of `needed` bytes is within `max_bytes`."""
+    """Remove the least recently used caches until another one of `needed` bytes is within `max_bytes`."""
     remedy = "name another disk with --cache-dir, use fewer photos, or decode in every epoch with --cache off"
-    # What a process left when it was killed counts too: under the lock nobody is making one now.
+    # With what killed processes left: because of the lock, no other process is writing a cache now.
     oldest_first = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     bytes_of = {path: sum(file.stat().st_size for file in path.iterdir()) for path in oldest_first}
     in_use = sum(bytes_of.pop(path) for path in oldest_first if path in _opened)
@@ -204,8 +208,8 @@ def _make_room(folder: Path, max_bytes: int, needed: int) -> None:
     while in_use + sum(bytes_of.values()) + needed > max_bytes:
         path = next(iter(bytes_of))
         print(
-            f"removed the pixel cache {str(path)!r} ({bytes_of.pop(path) / 1e9:.1f} GB), not used for longest, to stay "
-            f"within --max-cache-gigabytes {max_bytes / 1e9:g}",
+            f"removed the pixel cache {str(path)!r} ({bytes_of.pop(path) / 1e9:.1f} GB), the least recently used, to "
+            f"stay within --max-cache-gigabytes {max_bytes / 1e9:g}",
             file=sys.stderr,
         )
         shutil.rmtree(path, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""What only the models and recipes of earlier systems need."""
+"""Networks, losses and whitening that only the earlier systems used."""

@@ -1,4 +1,4 @@
-"""Plain convolutional networks: convolutions in a row, then dense layers, as the earlier projects built them."""
+"""Plain convolutional networks of the earlier projects: a sequence of convolutions, then dense layers."""
 
 from itertools import pairwise
 from typing import Any
@@ -25,15 +25,15 @@ ACTIVATIONS: dict[ActivationName, type[nn.Module]] = {
 class ConvNetConfig(PreTrainedConfig):
     """The architecture of a `ConvNet`, in the format of transformers.
 
-    Each convolution is followed by its batch normalisation, activation, pooling and dropout; each list has one entry
-    for each convolution.
+    Each convolution is followed by batch normalisation, activation, pooling and dropout; `filters` and `pool_sizes`
+    have one entry for each convolution.
     """
 
     model_type = "convnet"
 
     image_size: int = 224
     num_channels: int = 3
-    """1 for networks on grey photos: they get the mean of red, green and blue."""
+    """1 for networks on grey photos, whose input is the mean of red, green and blue."""
     filters: list[int] | tuple[int, ...] = (32, 64)
     kernel_size: int = 3
     padding: str = "valid"
@@ -41,21 +41,21 @@ class ConvNetConfig(PreTrainedConfig):
     pool_sizes: list[int] | tuple[int, ...] = (2, 2)
     """Sides and strides of the pooling windows; 1 for none."""
     pool_type: str = "max"
-    """``max`` or ``average``, of the windows."""
+    """``max`` or ``average``."""
     conv_dropout: float = 0.0
-    """After each pooling."""
+    """Rate of the dropout after each pooling."""
     batch_norm: bool = False
     activation: ActivationName = "relu"
     pooling: str = "flatten"
-    """What the dense layers get: all places (``flatten``), or their mean (``average``)."""
+    """The input of the dense layers: all positions (``flatten``), or their mean (``average``)."""
     hidden_sizes: list[int] | tuple[int, ...] = ()
     """Units of the dense layers before the classifier."""
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation with a shift and without a scale, which the activation after it does not need.
+    """Batch normalisation with a shift and without a scale.
 
-    That of the earlier projects, by their parameter counts: three numbers for each filter, the statistics among them.
+    The parameter counts of the earlier projects show it: three numbers for each filter, statistics included.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -90,7 +90,7 @@ class ConvNet(PreTrainedModel):
                 if config.conv_dropout:
                     layers.append(nn.Dropout(config.conv_dropout))
         self.convolutions = nn.Sequential(*layers)
-        with torch.no_grad():  # how many places are left, of what was made for this image size
+        with torch.no_grad():  # the size of the feature maps
             maps = self.convolutions.eval()(torch.zeros(1, config.num_channels, config.image_size, config.image_size))
         num_features = maps.shape[1] if config.pooling == "average" else maps[0].numel()
         sizes = [num_features, *config.hidden_sizes]
@@ -101,14 +101,14 @@ class ConvNet(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Glorot & Bengio 2010 (https://proceedings.mlr.press/v9/glorot10a.html), as Keras begins."""
+        """Glorot & Bengio 2010 (https://proceedings.mlr.press/v9/glorot10a.html), the default of Keras."""
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def maps(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """What the last convolution gives the dense layers, `(B, C, h, w)`."""
+        """The last feature maps, `(B, C, h, w)`."""
         if self.config.num_channels == 1:
             pixel_values = pixel_values.mean(dim=1, keepdim=True)
         maps: torch.Tensor = self.convolutions(pixel_values)

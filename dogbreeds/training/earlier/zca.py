@@ -9,29 +9,29 @@ from dogbreeds.training.loaders import PixelDataset, seed_of
 KERNEL_SIZE = 5
 """Height and width of the patches, pixels."""
 NUM_PHOTOS = 2_000
-"""Training photos that patches are taken from, at most."""
+"""Most training photos that patches are taken from."""
 PATCHES_PER_PHOTO = 100
 EPSILON = 0.1
-"""What is added to the eigenvalues, as a share of their mean, or the faintest noise would be amplified to the strength
-of all the rest. 0.1 for patches of unit variance is the start that Coates & Ng 2012 recommend ("Learning feature
-representations with k-means", section 3)."""
+"""Added to the eigenvalues, as a share of their mean, so that faint noise is not amplified to unit variance. 0.1 for
+patches of unit variance is what Coates & Ng 2012 recommend to start with ("Learning feature representations with
+k-means", section 3)."""
 
 
-def fit_zca(dataset: PixelDataset, view: Preprocessing, seed: int) -> Zca:
-    """Fit the whitening of a view on patches of training photos.
+def fit_zca(dataset: PixelDataset, preprocessing: Preprocessing, seed: int) -> Zca:
+    """Fit whitening on patches of training photos.
 
-    The same for the same photos, view and seed, so every process fits it for itself, and a resumed run again.
+    The result depends on the arguments alone, so each process fits its own, and a resumed run fits it again.
 
     Args:
-        dataset: The training photos, as they are kept for training: what the view sees, or whole and squashed.
-        view: How their pixels are normalised before they are whitened.
-        seed: Decides which photos and patches.
+        dataset: The training photos, cropped as for the model, or whole and squashed as for random views.
+        preprocessing: Normalises their pixels before they are whitened.
+        seed: Of the choice of photos and patches.
 
     Raises:
         UserError: All patches are of one colour.
     """
     rng = np.random.default_rng(seed_of(seed, KERNEL_SIZE))
-    photos = np.sort(rng.permutation(len(dataset))[:NUM_PHOTOS])  # sorted, as a cache on disk is read
+    photos = np.sort(rng.permutation(len(dataset))[:NUM_PHOTOS])  # in the order of the cache on disk
     offsets = np.arange(KERNEL_SIZE)
     patches = []
     for photo in photos.tolist():
@@ -40,12 +40,12 @@ def fit_zca(dataset: PixelDataset, view: Preprocessing, seed: int) -> Zca:
         top, left = rng.integers(0, last + 1, (PATCHES_PER_PHOTO, 2)).T
         rows, columns = top[:, None, None] + offsets[:, None], left[:, None, None] + offsets
         patches.append(pixels[rows, columns])
-    scale, shift = view.scale_and_shift()
+    scale, shift = preprocessing.scale_and_shift()
     return zca_of(np.concatenate(patches).astype(np.float64) * scale - shift)
 
 
 def zca_of(patches: np.ndarray) -> Zca:
-    """The whitening of patches' central pixels, scaled so that their variance is 1 on the average of the channels.
+    """The whitening of the central pixel of patches, scaled so that the mean variance of its channels is 1.
 
     With the covariance's eigenvectors U and eigenvalues l, W = U diag(1 / sqrt(l + epsilon)) U^T whitens a patch; the
     kernel is the three rows of W that give its central pixel.

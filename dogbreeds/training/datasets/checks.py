@@ -1,0 +1,212 @@
+"""Every photo of a data set is decoded once; those that can't be, and copies, are left out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from dogbreeds.errors import UserError
+from dogbreeds.images import BadImage, image_size, open_image
+from dogbreeds.photos import photo_digest, read_bytes, read_photos
+from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.training.datasets.pixel_cache import PixelCache, open_pixel_cache
+from dogbreeds.training.datasets.sources import Photos, PhotoSources
+from dogbreeds.training.options import DataOptions
+
+MAX_UNREADABLE = 0.01
+"""Largest share of photos that may be unreadable. With more of them, there is a fault in the data as a whole."""
+
+WHOLE_PHOTO_SCALE = 8 / 7
+"""Random views are cut from whole photos, stored at up to this many times the image size: 256 pixels for 224."""
+
+SPLITS = ("test", "validation", "train")
+"""The split that comes first here keeps a photo that occurs in several."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class CheckedPhotos(Photos):
+    """Photos that can be decoded, no two with the same content."""
+
+    digests: np.ndarray
+    """`(N,)`: the SHA-256 of each photo's file, in hexadecimal."""
+    sizes: np.ndarray
+    """`(N, 2)` int: width and height of each decoded photo, upright, in pixels."""
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Self:
+        """These photos, in this order, with the same classes."""
+        index = np.asarray(indices, dtype=np.int64)
+        return replace(super().select(index), digests=self.digests[index], sizes=self.sizes[index])
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A photo that is not used, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """The result of `check_photos`."""
+
+    splits: dict[str, CheckedPhotos]
+    """Sorted by content, so that what follows does not depend on the order in which a disk lists its files."""
+    left_out: tuple[LeftOut, ...]
+    stored_preprocessing: Preprocessing
+    """See `stored_preprocessing`."""
+    cache: PixelCache | None
+    """The pixels of all photos; None if they are decoded in every epoch."""
+
+
+def check_photos(
+    splits: dict[str, Photos],
+    options: DataOptions,
+    preprocessing: Preprocessing,
+    *,
+    random_views: bool,
+    progress: bool = True,
+) -> CheckedData:
+    """Decode every photo once, into the pixel cache or only to see whether it can be decoded.
+
+    Of photos with the same content, the first one by split (see `SPLITS`) and id is used.
+
+    Args:
+        splits: The photos, in the splits of the data.
+        options: Where the pixel cache is, if there is one.
+        preprocessing: What the model sees of a photo.
+        random_views: Whether it is trained on random views, which are cut from whole photos.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: More than `MAX_UNREADABLE` of the photos can't be decoded, or there is no room for the pixel cache.
+    """
+    present = [split for split in SPLITS if split in splits]
+    photos = concatenated([splits[split] for split in present])
+    split_of = np.repeat(np.arange(len(present)), [len(splits[split]) for split in present])
+
+    digests, problems, longest_side = _read_headers(photos.sources, progress)
+    stored = stored_preprocessing(preprocessing, random_views, max(longest_side, preprocessing.size))
+    decodable = [index for index, digest in enumerate(digests) if digest not in problems]
+    sources, wanted = photos.select(decodable).sources, [digests[index] for index in decodable]
+    cache = open_pixel_cache(stored, sources, wanted, options, progress=progress) if options.cache == "on" else None
+    size_of, undecodable = _cached_sizes(cache) if cache else _decoded_sizes(stored, sources, wanted, progress)
+    problems |= undecodable
+
+    unreadable: list[LeftOut] = []
+    copies: list[LeftOut] = []
+    used: dict[str, int] = {}
+    for index in sorted(range(len(photos)), key=lambda i: (split_of[i], digests[i], photos.ids[i])):
+        id_, digest = photos.ids[index], digests[index]
+        if digest in problems:
+            unreadable.append(LeftOut(id_, problems[digest]))
+        elif digest in used:
+            copies.append(LeftOut(id_, f"the same photo as {photos.ids[used[digest]]}"))
+        else:
+            used[digest] = index
+    _check_share(unreadable, len(photos), options.data)
+
+    kept = np.array(list(used.values()), dtype=np.int64)
+    sizes = np.array([size_of[digest] for digest in used], dtype=np.int64).reshape(-1, 2)
+    checked = CheckedPhotos(**vars(photos.select(kept)), digests=np.array(list(used)), sizes=sizes)
+    parts = {split: checked.select(np.flatnonzero(split_of[kept] == index)) for index, split in enumerate(present)}
+    return CheckedData(parts, (*unreadable, *copies), stored, cache)
+
+
+def stored_preprocessing(preprocessing: Preprocessing, random_views: bool, longest_side: int) -> Preprocessing:
+    """The preprocessing whose result training stores of each photo.
+
+    It is that of evaluation, or for random views the whole photo, squashed to a square. The steps in 8 bits (grey,
+    equalised, blurred) are part of both: random views are cut from a photo that was equalised or blurred as a whole,
+    while evaluation crops first.
+
+    Args:
+        preprocessing: What the model sees in evaluation.
+        random_views: Whether it is trained on random views.
+        longest_side: The largest width or height of all photos, in pixels: none is stored larger than that.
+    """
+    if not random_views:
+        return preprocessing
+    return replace(preprocessing, size=min(round(preprocessing.size * WHOLE_PHOTO_SCALE), longest_side), fit="squash")
+
+
+def concatenated(parts: list[Photos]) -> Photos:
+    """The photos of several splits of a data set, one split after the other."""
+    return Photos(
+        tuple(id_ for part in parts for id_ in part.ids),
+        PhotoSources([place for part in parts for place in part.sources.places]),
+        np.concatenate([part.labels for part in parts]),
+        parts[0].names,
+    )
+
+
+def _read_headers(sources: PhotoSources, progress: bool) -> tuple[list[str], dict[str, str], int]:
+    """Read the files without decoding them.
+
+    Returns:
+        The digest of each photo, or a unique text for one that is no photo; by this digest, what is wrong; and the
+        longest side of all photos, in pixels.
+    """
+
+    def read(source: Path | bytes) -> tuple[str, int]:
+        content = read_bytes(source)
+        return photo_digest(content), max(image_size(content))
+
+    digests: list[str] = []
+    problems: dict[str, str] = {}
+    longest_side = 0
+    for index, header in enumerate(_read_all(sources, read, "reading photos", progress)):
+        if isinstance(header, BadImage):
+            digest, side = f"unreadable {index}", 0
+            problems[digest] = str(header)
+        else:
+            digest, side = header
+        digests.append(digest)
+        longest_side = max(longest_side, side)
+    return digests, problems, longest_side
+
+
+def _cached_sizes(cache: PixelCache) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """By digest, the size of each photo, and the problems of those that can't be decoded."""
+    return dict(zip(cache.row_of, map(tuple, cache.sizes.tolist()), strict=True)), cache.problems
+
+
+def _decoded_sizes(
+    preprocessing: Preprocessing, sources: PhotoSources, digests: list[str], progress: bool
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """As `_cached_sizes`, without a cache."""
+
+    def size(source: Path | bytes) -> tuple[int, int]:
+        return open_image(source, at_least=preprocessing.decoded_side).size
+
+    results = zip(digests, _read_all(sources, size, "decoding photos", progress), strict=True)
+    sizes: dict[str, tuple[int, int]] = {}
+    problems: dict[str, str] = {}
+    for digest, result in results:
+        if isinstance(result, BadImage):
+            problems[digest] = str(result)
+        else:
+            sizes[digest] = result
+    return sizes, problems
+
+
+def _read_all(
+    sources: PhotoSources, read: Callable[[Path | bytes], Result], description: str, progress: bool
+) -> Iterator[Result | BadImage]:
+    # By index, so that the threads read the photos of a table too, not only the paths.
+    results = read_photos(range(len(sources)), lambda index: read(sources[index]))
+    yield from tqdm(results, description, len(sources), unit="photo", disable=not progress)
+
+
+def _check_share(unreadable: list[LeftOut], num_photos: int, data: str) -> None:
+    if len(unreadable) > MAX_UNREADABLE * num_photos:
+        examples = "; ".join(f"{photo.id}: {photo.reason}" for photo in unreadable[:3])
+        raise UserError(
+            f"{len(unreadable)} of {num_photos} photos in {data!r} can't be read, more than {MAX_UNREADABLE:.0%}: "
+            f"mend or remove them ({examples} ...)"
+        )

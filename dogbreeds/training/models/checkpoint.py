@@ -1,0 +1,136 @@
+"""A pre-trained checkpoint: its config, its labels, and the pixel format that it was trained on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers.utils import cached_file
+
+from dogbreeds.errors import UserError, first_line
+from dogbreeds.hub import HubId, announce, download
+from dogbreeds.run_folder import PREPROCESSOR, RECORD
+from dogbreeds.split_file import SPLITS
+from dogbreeds.training.models.adapters import without_teacher
+from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS, resolve_model
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How red, green and blue from 0 to 1 are normalised for a checkpoint."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    is_bgr: bool = False
+    """Whether the channels are in the order blue, green, red."""
+
+
+class Checkpoint:
+    """A checkpoint on the Hub or in a folder, whose files are read when they are first needed, and once."""
+
+    def __init__(self, source: str) -> None:
+        """Name the checkpoint.
+
+        Args:
+            source: A Hub id or a folder.
+        """
+        self.source = source
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The checkpoint's own config, with its own labels in `id2label`.
+
+        Raises:
+            UserError: There is no such checkpoint, or transformers can't read it.
+        """
+        with loading(self.source):
+            return without_teacher(AutoConfig.from_pretrained(self.source))
+
+    @cached_property
+    def input_format(self) -> InputFormat:
+        """What the checkpoint's own image processor does to pixels, measured on black, white and red.
+
+        The numbers in its file are not enough: some processors normalise twice (EfficientNet), or not at all and
+        reverse the channels (MobileViT).
+
+        Raises:
+            UserError: transformers does not understand the checkpoint's preprocessor_config.json.
+        """
+        if not _has_file(self.source, PREPROCESSOR):
+            # Checkpoints of timm have it in their config.json.
+            facts = getattr(self.config, "pretrained_cfg", None) or {}
+            return InputFormat(tuple(facts.get("mean", InputFormat.mean)), tuple(facts.get("std", InputFormat.std)))
+        photos = [np.full((224, 224, 3), colour, np.uint8) for colour in ((0, 0, 0), (255, 255, 255), (255, 0, 0))]
+        try:
+            # The file is named, because transformers would read the config.json of a run on a network of timm instead.
+            processor = AutoImageProcessor.from_pretrained(self.source, image_processor_filename=PREPROCESSOR)
+            pixels = np.asarray(processor(photos, return_tensors="np")["pixel_values"], np.float64)
+            black, white, red = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]
+        except Exception as error:  # each processor raises its own
+            raise UserError(f"the {PREPROCESSOR} of {self.source!r} is not understood: {first_line(error)}") from None
+        std = 1 / (white - black)
+        mean = -black * std
+        return InputFormat(_rounded(mean), _rounded(std), is_bgr=bool(red[2] == white[2] and red[0] == black[0]))
+
+
+def open_checkpoint(model: str) -> Checkpoint | None:
+    """The checkpoint that `--model` names; None for an architecture, which has no weights."""
+    if model in ARCHITECTURES:
+        return None
+    source = resolve_model(model)
+    if not Path(source).is_dir():
+        announce(source)
+    return Checkpoint(source)
+
+
+def base_run_folder(model: str) -> Path | None:
+    """The run that a training starts from, if `--model` names one: a local run folder, or one published on the Hub.
+
+    Args:
+        model: As `--model`.
+
+    Returns:
+        A folder with the run's run.json, and its splits.parquet if it has one. For a run on the Hub it holds only these
+        two files, so `RunFolder.open` can't open it. None for any other checkpoint and for architectures.
+
+    Raises:
+        UserError: A model on the Hub can't be reached, and is not in the local cache.
+    """
+    folder, hub_id = Path(model), HubId.parse(model)
+    if not folder.is_dir() and hub_id and model not in ARCHITECTURES and model not in CHECKPOINTS:
+        folder, _ = download(hub_id, (RECORD, SPLITS))
+    return folder if (folder / RECORD).is_file() else None
+
+
+@contextmanager
+def loading(source: str) -> Iterator[None]:
+    """Turn what loading a checkpoint raises into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers, safetensors and the Hub's client each raise their own
+        if Path(source).is_dir():
+            problem = f"the folder {source!r} holds no image classifier that transformers can load: {first_line(error)}"
+        else:
+            problem = (
+                f"the model {source!r} is no folder here, and the Hugging Face Hub did not give it: connect to the "
+                "network and run again, or give a folder with its config.json and model.safetensors with --model"
+            )
+        raise UserError(problem) from None
+
+
+def _rounded(values: np.ndarray) -> tuple[float, float, float]:
+    """As in the checkpoint's file, without the rounding errors of float32."""
+    red, green, blue = (round(float(value), 6) + 0.0 for value in values)  # no -0.0
+    return red, green, blue
+
+
+def _has_file(source: str, name: str) -> bool:
+    try:
+        return cached_file(source, name) is not None
+    except OSError:
+        return False

@@ -1,0 +1,127 @@
+"""The names that `--model` knows: pre-trained checkpoints, and architectures that are built with random weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import MobileNetV2Config, PreTrainedConfig, TimmWrapperConfig, ViTConfig
+
+from dogbreeds.errors import UserError
+from dogbreeds.training.earlier.convnet import ConvNetConfig
+from dogbreeds.training.options import ModelOptions
+
+CHECKPOINTS = {
+    "mobilenet_v1": "google/mobilenet_v1_1.0_224",
+    "mobilenet_v2": "google/mobilenet_v2_1.0_224",
+    "resnet50": "microsoft/resnet-50",
+    "resnet50v2": "google/bit-50",
+    "vgg16": "timm/vgg16.tv_in1k",
+    "vgg19": "timm/vgg19.tv_in1k",
+    "xception": "timm/xception41.tf_in1k",
+    "inception_resnet_v2": "timm/inception_resnet_v2.tf_in1k",
+    "mobilevit": "apple/mobilevit-small",
+    "levit": "facebook/levit-256",
+}
+"""Short names of checkpoints on the Hugging Face Hub.
+
+The last two are hybrids of ViT and CNN. xception and inception_resnet_v2 were trained on photos of 299 pixels; here the
+size of the input is always --image-size. resnet50v2 is the ResNet-50 of Big Transfer, which has its layers in the order
+of ResNet v2; xception is DeepLab's, with 41 layers."""
+
+ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
+    "lenet5": lambda image_size: ConvNetConfig(
+        image_size=image_size,
+        num_channels=1,
+        filters=(6, 16),
+        kernel_size=5,
+        pool_type="average",
+        activation="tanh",
+        hidden_sizes=(120, 100),
+    ),
+    "cnn1": lambda image_size: ConvNetConfig(
+        image_size=image_size, filters=(32,), pool_sizes=(2,), conv_dropout=0.2, hidden_sizes=(128,)
+    ),
+    "cnn3": lambda image_size: ConvNetConfig(
+        image_size=image_size, filters=(32, 64, 128), pool_sizes=(2, 2, 1), conv_dropout=0.2, hidden_sizes=(128,)
+    ),
+    "cnn3v2": lambda image_size: _cnn3v2(image_size, (16, 32, 64)),
+    "cnn3v2_tuned": lambda image_size: _cnn3v2(image_size, (64, 64, 64)),
+    "cnn_32_64_64_64": lambda image_size: ConvNetConfig(
+        image_size=image_size, filters=(32, 64, 64, 64), padding="same", pool_sizes=(2, 2, 2, 2), batch_norm=True
+    ),
+    "my_vgg16": lambda image_size: _timm("vgg16", image_size),
+    "my_xception": lambda image_size: _timm("legacy_xception", image_size),
+    "vit": lambda image_size: ViTConfig(image_size=image_size),
+    "vit_tiny": lambda image_size: ViTConfig(
+        image_size=image_size, hidden_size=192, intermediate_size=768, num_hidden_layers=12, num_attention_heads=3
+    ),
+    "vit_nano": lambda image_size: ViTConfig(
+        image_size=image_size,
+        patch_size=8,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    ),
+    "mobilenet_v2_nano": lambda image_size: MobileNetV2Config(image_size=image_size, depth_multiplier=0.1, min_depth=4),
+}
+"""Functions from an image size in pixels to an architecture, which is built with random weights.
+
+The nano ones train in seconds; the tests use them. The others are those of earlier projects on these photos:
+
+- lenet5 on four breeds and grey photos of 32 pixels has the published 63,196 parameters if its second dense layer has
+  100 units, not the 84 of LeCun et al. 1998 (http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf).
+- cnn1, cnn3, cnn3v2 and cnn3v2_tuned on 120 breeds and 299 pixels have the published 89,735,288, 82,700,600, 47,720 and
+  100,024 parameters, counting batch normalisation without a scale and with its statistics. The rate of their dropouts
+  is not published: 0.2 here, after each pooling.
+- cnn_32_64_64_64 is published without its kernel size and its last pooling: here 3 x 3, with padding and flattened.
+- my_vgg16 and my_xception are published with 62,279,608 and 25,368,415 parameters. VGG-16 with one or two dense layers
+  of usual sizes does not give the first, whatever its input, and Xception on 120 breeds has four million less; here
+  they are the networks of the papers, with 134,752,184 (dense layers of 4,096 on 7 x 7 positions) and 21,107,360.
+"""
+
+
+def _timm(name: str, image_size: int) -> TimmWrapperConfig:
+    """An architecture of timm; timm itself does not need the image size, others read it from the config."""
+    config = TimmWrapperConfig(architecture=name)
+    config.image_size = image_size
+    return config
+
+
+def _cnn3v2(image_size: int, filters: tuple[int, int, int]) -> ConvNetConfig:
+    return ConvNetConfig(
+        image_size=image_size,
+        filters=filters,
+        padding="same",
+        pool_sizes=(4, 2, 1),
+        conv_dropout=0.2,
+        batch_norm=True,
+        pooling="average",
+        hidden_sizes=(128,),
+    )
+
+
+def resolve_model(model: str) -> str:
+    """The Hub id behind a short name of `CHECKPOINTS`; any other model as it is."""
+    return CHECKPOINTS.get(model, model)
+
+
+def is_plain_cnn(model: str) -> bool:
+    """Whether a model is the name of a `ConvNet` in `ARCHITECTURES`."""
+    return model in ARCHITECTURES and isinstance(ARCHITECTURES[model](224), ConvNetConfig)
+
+
+def plain_cnn_options(options: ModelOptions) -> dict[str, Any]:
+    """The options that change the architecture of a plain CNN, as attributes of `ConvNetConfig`.
+
+    Raises:
+        UserError: One of them is given, and the model is no plain CNN.
+    """
+    names = ("activation", "batch_norm", "pooling", "conv_dropout")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if given and not is_plain_cnn(options.model):
+        option = next(iter(given)).replace("_", "-")
+        plain = ", ".join(filter(is_plain_cnn, ARCHITECTURES))
+        raise UserError(f"--{option} is for networks built from nothing: --model {plain}")
+    if "batch_norm" in given:
+        given["batch_norm"] = given["batch_norm"] == "on"
+    return given
