@@ -590,7 +590,7 @@ def test_runs_can_be_judged_anew(tiny_run, second_run, photo_folder, tmp_path):
 def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypatch, capsys):
     from dogbreeds.training_script import run_training_script
 
-    preset = tiny_config(photo_folder, tmp_path / "vit", epochs=1)
+    preset = tiny_config(photo_folder, tmp_path / "vit", epochs=1).to_dict()
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5"])
     run_training_script(preset, None)
     runs = [RunFolder.open(tmp_path / f"vit-seed{seed}") for seed in (3, 5)]
