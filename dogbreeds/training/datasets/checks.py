@@ -25,6 +25,9 @@ WHOLE_PHOTO_SCALE = 8 / 7
 SPLITS = ("test", "validation", "train")
 """The split that comes first here keeps a photo that occurs in several."""
 
+Size = tuple[int, int]
+"""Width and height of a photo, upright, in pixels."""
+
 Result = TypeVar("Result")
 
 
@@ -92,28 +95,26 @@ def check_photos(
 
     digests, problems, longest_side = _read_headers(photos.sources, progress)
     stored = stored_preprocessing(preprocessing, random_views, max(longest_side, preprocessing.size))
-    decodable = [index for index, digest in enumerate(digests) if digest not in problems]
-    sources, wanted = photos.select(decodable).sources, [digests[index] for index in decodable]
-    cache = open_pixel_cache(stored, sources, wanted, options, progress=progress) if options.cache == "on" else None
-    size_of, undecodable = _cached_sizes(cache) if cache else _decoded_sizes(stored, sources, wanted, progress)
-    problems |= undecodable
+    readable = [index for index, digest in enumerate(digests) if digest not in problems]
+    sources, wanted = photos.select(readable).sources, [digests[index] for index in readable]
+    sizes, cache = _decode(sources, wanted, stored, options, progress)
+    sizes |= problems
 
-    unreadable: list[LeftOut] = []
-    copies: list[LeftOut] = []
-    used: dict[str, int] = {}
-    for index in sorted(range(len(photos)), key=lambda i: (split_of[i], digests[i], photos.ids[i])):
-        id_, digest = photos.ids[index], digests[index]
-        if digest in problems:
-            unreadable.append(LeftOut(id_, problems[digest]))
-        elif digest in used:
-            copies.append(LeftOut(id_, f"the same photo as {photos.ids[used[digest]]}"))
-        else:
-            used[digest] = index
+    order = sorted(range(len(photos)), key=lambda i: (split_of[i], digests[i], photos.ids[i]))
+    unreadable = [LeftOut(photos.ids[i], str(sizes[digests[i]])) for i in order if isinstance(sizes[digests[i]], str)]
     _check_share(unreadable, len(photos), options.data)
+    used: dict[str, int] = {}
+    copies: list[LeftOut] = []
+    for index in order:
+        digest = digests[index]
+        if digest in used:
+            copies.append(LeftOut(photos.ids[index], f"the same photo as {photos.ids[used[digest]]}"))
+        elif not isinstance(sizes[digest], str):
+            used[digest] = index
 
     kept = np.array(list(used.values()), dtype=np.int64)
-    sizes = np.array([size_of[digest] for digest in used], dtype=np.int64).reshape(-1, 2)
-    checked = CheckedPhotos(**vars(photos.select(kept)), digests=np.array(list(used)), sizes=sizes)
+    used_sizes = np.array([sizes[digest] for digest in used], dtype=np.int64).reshape(-1, 2)
+    checked = CheckedPhotos(**vars(photos.select(kept)), digests=np.array(list(used)), sizes=used_sizes)
     parts = {split: checked.select(np.flatnonzero(split_of[kept] == index)) for index, split in enumerate(present)}
     return CheckedData(parts, (*unreadable, *copies), stored, cache)
 
@@ -145,11 +146,11 @@ def concatenated(parts: list[Photos]) -> Photos:
     )
 
 
-def _read_headers(sources: PhotoSources, progress: bool) -> tuple[list[str], dict[str, str], int]:
+def _read_headers(sources: PhotoSources, progress: bool) -> tuple[list[str], dict[str, Size | str], int]:
     """Read the files without decoding them.
 
     Returns:
-        The digest of each photo, or a unique text for one that is no photo; by this digest, what is wrong; and the
+        The digest of each photo, or a unique text for a file that is no photo; for these texts, what is wrong; and the
         longest side of all photos, in pixels.
     """
 
@@ -157,50 +158,37 @@ def _read_headers(sources: PhotoSources, progress: bool) -> tuple[list[str], dic
         content = read_bytes(source)
         return photo_digest(content), max(image_size(content))
 
-    digests: list[str] = []
-    problems: dict[str, str] = {}
-    longest_side = 0
-    for index, header in enumerate(_read_all(sources, read, "reading photos", progress)):
-        if isinstance(header, BadImage):
-            digest, side = f"unreadable {index}", 0
-            problems[digest] = str(header)
-        else:
-            digest, side = header
-        digests.append(digest)
-        longest_side = max(longest_side, side)
-    return digests, problems, longest_side
+    headers = enumerate(_read_all(sources, read, "reading photos", progress))
+    known = [(f"unreadable {i}", 0, header) if isinstance(header, str) else (*header, "") for i, header in headers]
+    problems: dict[str, Size | str] = {digest: problem for digest, _, problem in known if problem}
+    return [digest for digest, _, _ in known], problems, max(side for _, side, _ in known)
 
 
-def _cached_sizes(cache: PixelCache) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """By digest, the size of each photo, and the problems of those that can't be decoded."""
-    return dict(zip(cache.row_of, map(tuple, cache.sizes.tolist()), strict=True)), cache.problems
+def _decode(
+    sources: PhotoSources, digests: list[str], stored: Preprocessing, options: DataOptions, progress: bool
+) -> tuple[dict[str, Size | str], PixelCache | None]:
+    """The size of each photo, or why it can't be decoded, by digest; and the pixel cache if there is one."""
+    if options.cache == "on":
+        cache = open_pixel_cache(stored, sources, digests, options, progress=progress)
+        sizes = {
+            digest: (int(width), int(height)) for digest, (width, height) in zip(cache.row_of, cache.sizes, strict=True)
+        }
+        return {**sizes, **cache.problems}, cache
 
+    def size(source: Path | bytes) -> Size:
+        return open_image(source, at_least=stored.decoded_side).size
 
-def _decoded_sizes(
-    preprocessing: Preprocessing, sources: PhotoSources, digests: list[str], progress: bool
-) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """As `_cached_sizes`, without a cache."""
-
-    def size(source: Path | bytes) -> tuple[int, int]:
-        return open_image(source, at_least=preprocessing.decoded_side).size
-
-    results = zip(digests, _read_all(sources, size, "decoding photos", progress), strict=True)
-    sizes: dict[str, tuple[int, int]] = {}
-    problems: dict[str, str] = {}
-    for digest, result in results:
-        if isinstance(result, BadImage):
-            problems[digest] = str(result)
-        else:
-            sizes[digest] = result
-    return sizes, problems
+    return dict(zip(digests, _read_all(sources, size, "decoding photos", progress), strict=True)), None
 
 
 def _read_all(
     sources: PhotoSources, read: Callable[[Path | bytes], Result], description: str, progress: bool
-) -> Iterator[Result | BadImage]:
+) -> Iterator[Result | str]:
+    """The result for each photo, or why it can't be read."""
     # By index, so that the threads read the photos of a table too, not only the paths.
     results = read_photos(range(len(sources)), lambda index: read(sources[index]))
-    yield from tqdm(results, description, len(sources), unit="photo", disable=not progress)
+    for result in tqdm(results, description, len(sources), unit="photo", disable=not progress):
+        yield str(result) if isinstance(result, BadImage) else result
 
 
 def _check_share(unreadable: list[LeftOut], num_photos: int, data: str) -> None:
