@@ -130,7 +130,7 @@ def evaluate(
     Args:
         data: A folder of Parquet files, a folder with one sub-folder a breed, Stanford's extracted archives, or a Hub
             data set.
-        run_dir: The run folder to judge, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
+        run_dir: The run folder to evaluate, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
         split: The split to use; one that the data does not bring is cut as in training. By default test, else
             validation, else all there is.
         output: A folder to make with all results: figures (JSON), each breed and both confusion matrices (CSV),
@@ -147,10 +147,12 @@ def evaluate(
     result = evaluate_run(predictor, photos_of(predictor, data, split), progress=sys.stderr.isatty())
     for photo in result.unreadable:
         print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
+    for remark in result.remarks:
+        print(f"note: {remark}", file=sys.stderr)
     if output:
         result.save(output)
     if json:
-        _dump({**result.figures, **result.cost, "num_unreadable": len(result.unreadable)})
+        _dump(result.to_dict())
     else:
         print(result)
     return 1 if result.unreadable else 0
@@ -176,7 +178,7 @@ def compare(
         photos: Where the photos of the predictions are, to show some; by default the data that the runs were trained
             on, where it is a folder here.
         without_photos: Show none, for a report that can be published whatever the photos' licence.
-        common: Use the photos that all runs were judged on, where they were not judged on the same ones.
+        common: Use the photos that all runs were evaluated on, where they were not evaluated on the same ones.
     """
     from dogbreeds.research.compare import compare as compare_runs
     from dogbreeds.research.report import write_report

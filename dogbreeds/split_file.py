@@ -10,6 +10,9 @@ from dogbreeds.errors import UserError
 
 SPLITS = "splits.parquet"
 
+TRAINED_BEFORE = "trained before"
+"""The split of photos that a run was not trained on itself, but the run that it started from."""
+
 _COLUMNS = ("digest", "split", "label")
 
 
@@ -63,3 +66,16 @@ def load_splits(path: Path) -> dict[str, dict[str, str]] | None:
             "warning about photos that the run was trained on"
         ) from None
     return splits
+
+
+def load_trained_on(path: Path) -> dict[str, str] | None:
+    """The photos that the weights of a run were trained on, also by the run that it started from.
+
+    Returns:
+        The breed of each photo, by its digest; None where there is no such file.
+
+    Raises:
+        UserError: The file is damaged, or holds something else.
+    """
+    splits = load_splits(path)
+    return None if splits is None else {**splits.get("train", {}), **splits.get(TRAINED_BEFORE, {})}

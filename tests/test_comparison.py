@@ -22,8 +22,13 @@ from dogbreeds import cli
 from dogbreeds.errors import UserError
 from dogbreeds.predictions import Predictions
 from dogbreeds.research.compare import compare, order_by_similarity
+from dogbreeds.research.evaluate import photos_of
 from dogbreeds.research.report import write_report
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.split_file import SPLITS, load_splits, save_splits
+from dogbreeds.training.datasets.splits import load_data
+from dogbreeds.training.options import TrainConfig
 
 NUM_PHOTOS = 300
 
@@ -507,11 +512,70 @@ def test_photos_that_were_replaced_are_not_shown(tiny_run, second_run, photo_fol
     assert re.search(r"Of \d+ such photos none is in", page) and "a generated JPEG" in page
 
 
+def with_splits(run, folder, recorded=True):
+    """A copy of a run with its splits recorded, or without them as older versions wrote it."""
+    shutil.copytree(run, folder)
+    (folder / SPLITS).unlink(missing_ok=True)
+    if recorded:
+        config = TrainConfig.from_dict(json.loads((run / "run.json").read_text())["config"])
+        splits = load_data(config, progress=False)
+        photos = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        labels = {split: [given.names[label] for label in given.labels] for split, given in photos.items()}
+        save_splits(folder / SPLITS, {split: given.digests.tolist() for split, given in photos.items()}, labels)
+    return folder
+
+
+def test_photos_of_the_training_are_counted(tiny_run, second_run, photo_folder, tmp_path, monkeypatch, capsys):
+    run, older = with_splits(tiny_run, tmp_path / "tiny"), with_splits(tiny_run, tmp_path / "older", recorded=False)
+    data = tmp_path / "photos"
+    shutil.copytree(photo_folder, data)
+    trained_on = load_splits(run / SPLITS)["train"]
+    for file in data.rglob("*.png"):  # not one photo that was held out
+        if hashlib.sha256(file.read_bytes()).hexdigest() not in trained_on:
+            file.unlink()
+    make_photo(0, 77).save(data / "n02085620-Chihuahua" / "new.png")
+
+    def evaluated(run):
+        arguments = ["evaluate", "--data", str(data), "--run-dir", str(run), "--json"]
+        monkeypatch.setattr(sys, "argv", ["dogbreeds", *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+        captured = capsys.readouterr()
+        return json.loads(captured.out)["num_trained_on"], captured.err
+
+    words = "tiny was trained on 24 of these 25 photos"
+    counted, notes = evaluated(run)
+    assert counted == 24 and f"note: {words}" in notes
+    assert evaluated(older) == (None, ""), "an older run does not know"
+    other = with_splits(second_run, tmp_path / "second")
+    assert any(words in remark for remark in compare([run, other], data=str(data), progress=False).remarks)
+    for file in data.rglob("*.png"):
+        if file.name != "new.png":
+            file.unlink()
+    assert evaluated(run) == (0, "")
+
+
+def test_a_split_is_found_among_photos_that_came_later(tiny_run, photo_folder, tmp_path):
+    run, older = with_splits(tiny_run, tmp_path / "tiny"), with_splits(tiny_run, tmp_path / "older", recorded=False)
+    before = photos_of(Predictor(older), str(photo_folder), "validation")
+    data = tmp_path / "photos"
+    shutil.copytree(photo_folder, data)
+    make_photo(0, 77).save(data / "n02085620-Chihuahua" / "new.png")
+    found = photos_of(Predictor(run), str(data), "validation")
+    assert (found.ids, found.names, found.labels.tolist()) == (before.ids, before.names, before.labels.tolist())
+    with pytest.raises(UserError, match="not the data that the run 'older' was trained on"):
+        photos_of(Predictor(older), str(data), "validation")
+    (data / found.ids[0]).unlink()
+    with pytest.raises(UserError, match="not the data that the run 'tiny' was trained on: 1 of 8 validation photos"):
+        photos_of(Predictor(run), str(data), "validation")
+
+
 def test_runs_can_be_judged_anew(tiny_run, second_run, photo_folder, tmp_path):
     data = tmp_path / "photos"
     shutil.copytree(photo_folder, data)
     (data / "n02085620-Chihuahua" / "zz.png").write_bytes(b"no photo")
-    comparison = compare([tiny_run, second_run], data=str(data), progress=False)
+    older = with_splits(tiny_run, tmp_path / "tiny", recorded=False)
+    comparison = compare([older, second_run], data=str(data), progress=False)
     assert len(comparison.main.predictions) == 40
     remarks = " ".join(comparison.remarks)
     assert "left out n02085620-Chihuahua/zz.png" in remarks
@@ -526,7 +590,7 @@ def test_runs_can_be_judged_anew(tiny_run, second_run, photo_folder, tmp_path):
 def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypatch, capsys):
     from dogbreeds.training_script import run_training_script
 
-    preset = tiny_config(photo_folder, tmp_path / "vit", epochs=1)
+    preset = tiny_config(photo_folder, tmp_path / "vit", epochs=1).to_dict()
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "3,5"])
     run_training_script(preset, None)
     runs = [RunFolder.open(tmp_path / f"vit-seed{seed}") for seed in (3, 5)]

@@ -40,7 +40,7 @@ from dogbreeds.training import export as export_module
 from dogbreeds.training.earlier.convnet import ACTIVATIONS
 from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
 from dogbreeds.training.export import export_onnx, export_serving_model
-from dogbreeds.training.heat_maps import ServingModel, explain_dense, explain_pooled
+from dogbreeds.training.heat_maps import ServingModel, explain_dense, explain_vit
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS
@@ -199,14 +199,14 @@ def test_why_there_is_no_heat_map_is_one_line():
 def test_a_heat_map_that_cannot_be_exported_is_left_out(failure, tmp_path, monkeypatch):
     """A finished run is not lost for it."""
     torch.manual_seed(0)
-    model = build_model(ModelOptions(model="mobilenet_v2_nano"), 32, NAMES)
+    model = build_model(ModelOptions(model="vit_nano"), 32, NAMES)
 
     def export_badly(module, path, image_size, output_names):
         if "heat_map" in output_names and failure == "the exporter":
             raise RuntimeError("no such operator\nand a long explanation")
         if "heat_map" in output_names:
             module = copy.copy(module)
-            module.explain = lambda model, pixels: tuple(2 * output for output in explain_pooled(model, pixels))
+            module.explain = lambda model, pixels: tuple(output + 1 for output in explain_vit(model, pixels))
         export_onnx(module, path, image_size, output_names)
 
     monkeypatch.setattr(export_module, "export_onnx", export_badly)

@@ -24,7 +24,6 @@ from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_model, publish_space
-from dogbreeds.training.save_run import _from_hub as from_hub
 from dogbreeds.training.save_run import from_hub
 from tests.served_page import served_page
 

@@ -303,7 +303,7 @@ def test_evaluate_cuts_the_split_of_the_training(photo_folder, tiny_run, tmp_pat
     figures = json.loads(out)
     assert status == 0 and figures["n"] == expected["n"]
     assert figures["log_loss"] == pytest.approx(expected["log_loss"], abs=1e-3)
-    other = make_photo_folder(tmp_path / "other", num_photos=12)
+    other = make_photo_folder(tmp_path / "other", num_photos=5)
     arguments[2] = other
     status, _, err = run_cli(monkeypatch, capsys, *arguments)
     assert status == 2 and "not the data that the run" in err

@@ -27,7 +27,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
 from dogbreeds.predictions import Predictions
-from dogbreeds.research.evaluate import classify, fixed_cost, photos_of
+from dogbreeds.research.evaluate import classify, fixed_cost, photos_of, training_remarks
 from dogbreeds.research.photo_finder import PhotoFinder
 from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, wilson_interval
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
@@ -257,9 +257,8 @@ def compare(
     predictions = [_sorted(given.reordered(runs[0].labels), remarks) for given in predictions]
     if common:
         predictions = _in_common(predictions, remarks)
-    if data is not None:
-        for run, given in zip(runs, predictions, strict=True):
-            remarks += _seen_in_training(run, given)
+    for run, given in zip(runs, predictions, strict=True):
+        remarks += training_remarks(run, given.digests)
     finder = PhotoFinder.for_runs(runs, photos or data) if show_photos else PhotoFinder(None)
     names = unique_names(runs)
     recipes = _recipe_names(runs, names)
@@ -351,21 +350,6 @@ def _in_common(predictions: Sequence[Predictions], remarks: list[str]) -> list[P
     return [
         given.select(np.array([i for i, key in enumerate(mine) if key in shared]))
         for given, mine in zip(predictions, keys, strict=True)
-    ]
-
-
-def _seen_in_training(run: RunFolder, predictions: Predictions) -> list[str]:
-    """A remark where photos come from the data of a run's training, but were not held out from it."""
-    held_out: set[str] = set()
-    for split in ("validation", "test"):
-        if (run.path / predictions_file(split)).is_file():
-            held_out |= set(Predictions.load(run.path / predictions_file(split)).digests)
-    num_held_out = len(held_out & set(predictions.digests))
-    if not 0 < num_held_out < len(predictions):
-        return []
-    return [
-        f"{run.name} held out only {num_held_out:,} of these {len(predictions):,} photos; it was probably trained on "
-        "the others, which flatters it: --split validation or test judges it on those held out"
     ]
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,12 +23,13 @@ from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
 from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
 from dogbreeds.predictions import Predictions
-from dogbreeds.run_folder import RunFolder
+from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.split_file import SPLITS, load_splits, load_trained_on
 from dogbreeds.training.breed_metrics import compute_figures
-from dogbreeds.training.datasets.checks import LeftOut
+from dogbreeds.training.datasets.checks import LeftOut, concatenated
 from dogbreeds.training.datasets.sources import Photos, read_dataset
-from dogbreeds.training.datasets.splits import Splits, load_data
+from dogbreeds.training.datasets.splits import load_data
 from dogbreeds.training.options import TrainConfig
 
 BATCH_SIZE = 32
@@ -38,6 +39,7 @@ NUM_CONFUSED = 5
 
 SUMMARY = (
     ("n", "{n}"),
+    ("  trained on", "{num_trained_on}"),
     ("top-1", "{top1:.1%}"),
     ("top-3", "{top3:.1%}"),
     ("top-5", "{top5:.1%}"),
@@ -82,6 +84,15 @@ class Evaluation:
     predictions: Predictions
     unreadable: tuple[LeftOut, ...]
     """Labelled photos that could not be opened and so are not in the figures."""
+    num_trained_on: int | None
+    """How many of the photos the run was trained on; None for runs of older versions, which did not record it."""
+    remarks: tuple[str, ...]
+    """Why the figures may be too good."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures and cost, as plain values for JSON."""
+        counts = {"num_unreadable": len(self.unreadable), "num_trained_on": self.num_trained_on}
+        return {**self.figures, **self.cost, **counts}
 
     def __str__(self) -> str:
         values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures}
@@ -89,6 +100,8 @@ class Evaluation:
             values["n"] = f"{values['n']} of {values['n'] + len(self.unreadable)}"
         if self.cost["flops_per_photo"]:
             values["gigaflops_per_photo"] = self.cost["flops_per_photo"] / 1e9
+        if self.num_trained_on is not None:
+            values["num_trained_on"] = self.num_trained_on
         lines = []
         for name, form in SUMMARY:
             with suppress(KeyError):
@@ -107,7 +120,12 @@ class Evaluation:
             UserError: The folder exists already or can't be made.
         """
         unreadable = [dataclasses.asdict(photo) for photo in self.unreadable]
-        record = {"figures": self.figures, "cost": self.cost, "unreadable": unreadable}
+        record = {
+            "figures": self.figures,
+            "cost": self.cost,
+            "num_trained_on": self.num_trained_on,
+            "unreadable": unreadable,
+        }
         with whole_or_absent(folder) as partial:
             write_json(partial / "evaluation.json", record)
             self.predictions.write_tables(partial)
@@ -138,7 +156,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     """Classify labelled photos and score the calibrated probabilities.
 
     Args:
-        predictor: The run to judge.
+        predictor: The run to evaluate.
         photos: From `photos_of`, or a split from `dogbreeds.training.datasets.splits.load_data`.
         progress: Show a progress bar.
 
@@ -164,6 +182,8 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
         },
         predictions,
         answers.unreadable,
+        num_trained_on(run, predictions.digests),
+        tuple(training_remarks(run, predictions.digests)),
     )
 
 
@@ -181,19 +201,28 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
             "leave their photos out, or use a run that was trained on them"
         )
     label_of = np.array([run.labels.index(name) for name in photos.names])
+    view = run.preprocessing
+
+    def load(source: Path | bytes) -> tuple[str, np.ndarray]:
+        content = read_bytes(source)
+        return photo_digest(content), view(open_image(content, at_least=view.decoded_side))
+
     logits: list[np.ndarray] = []
     kept: list[int] = []
     digests: list[str] = []
     unreadable: list[LeftOut] = []
     started = time.perf_counter()
-    with tqdm(total=len(photos), desc=f"evaluating {run.name}", unit="photo", disable=not progress) as bar:
-        for indices, batch_digests, pixels, bad in _views(predictor, photos):
-            unreadable += bad
-            if len(indices):
-                logits.append(predictor.logits(pixels))
+    loaded = read_photos(photos.sources, load)
+    with tqdm(loaded, f"evaluating {run.name}", len(photos), unit="photo", disable=not progress) as bar:
+        numbered = enumerate(bar)
+        while batch := list(islice(numbered, BATCH_SIZE)):
+            unreadable += [LeftOut(photos.ids[i], str(found)) for i, found in batch if isinstance(found, BadImage)]
+            good = [(i, *found) for i, found in batch if not isinstance(found, BadImage)]
+            if good:
+                indices, batch_digests, pixels = zip(*good, strict=True)
+                logits.append(predictor.logits(np.stack(pixels)))
                 kept += indices
                 digests += batch_digests
-            bar.update(len(indices) + len(bad))
     if not kept:
         raise UserError("none of the photos can be opened")
     assert len(kept) + len(unreadable) == len(photos), (len(kept), len(unreadable), len(photos))
@@ -229,32 +258,61 @@ def fixed_cost(run: RunFolder) -> dict[str, Any]:
     }
 
 
+def num_trained_on(run: RunFolder, digests: Sequence[str]) -> int | None:
+    """How many photos of these digests a run was trained on; None where an older version did not record it."""
+    trained_on = load_trained_on(run.path / SPLITS)
+    return None if trained_on is None else sum(digest in trained_on for digest in digests)
+
+
+def training_remarks(run: RunFolder, digests: Sequence[str]) -> list[str]:
+    """A sentence if a run was trained on some of the photos that it is evaluated on, or probably was.
+
+    Runs of older versions recorded the photos that they held out, but not those that they were trained on: so nothing
+    is known where none of these photos was held out.
+    """
+    trained_on = num_trained_on(run, digests)
+    if trained_on is not None:
+        found = f"was trained on {trained_on:,} of these {len(digests):,} photos"
+    else:
+        files = [run.path / predictions_file(split) for split in ("validation", "test")]
+        held_out = {digest for file in files if file.is_file() for digest in Predictions.load(file).digests}
+        num_held_out = len(held_out & set(digests))
+        found = (
+            f"held out only {num_held_out:,} of these {len(digests):,} photos; it was probably trained on the others"
+        )
+        trained_on = num_held_out and len(digests) - num_held_out
+    if not trained_on:
+        return []
+    return [f"{run.name} {found}, which flatters it: --split validation or test evaluates it on those held out"]
+
+
 def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Photos:
-    """The labelled photos to judge a run on.
+    """The labelled photos to evaluate a run on.
 
     Args:
         predictor: The run.
         data: As for `dogbreeds.training.datasets.sources.read_dataset`.
-        split: A split of the data. One that the data does not bring is cut as the run's training cut it, and is
-            refused if that gives other photos. By default test, else validation, else all there is.
+        split: A split of the data. Where the data does not bring it, it is that of the run's training; see `splits_of`.
+            By default test, else validation, else all there is.
 
     Raises:
         UserError: There is no such data or split.
     """
+    run = predictor.run
     given = read_dataset(data)
     if split is None:
         split = next(name for name in ("test", "validation", "train") if name in given)
-        if split == "train" and data == predictor.run.record.config["data"]:
-            print(
-                f"note: the run {predictor.run.name!r} was trained on most of these photos; --split validation judges "
-                "it on those held out",
-                file=sys.stderr,
-            )
     elif split not in given:
-        return _cut_again(predictor, data, split)
+        if split not in ("validation", "test"):
+            raise UserError(f"there is no split {split!r} in {data!r}: use train, validation or test")
+        print(f"{data!r} has no {split} split; using that of the training of {run.name!r}", file=sys.stderr)
+        try:
+            return splits_of(run, data, [split])[split]
+        except OtherData as error:
+            raise UserError(f"{data!r} has no {split} split, and {error}") from None
     photos = given[split]
-    if predictor.run.record.config["breeds"]:  # a run on a part of the breeds is judged on that part
-        known = [label for label, name in enumerate(photos.names) if name in predictor.run.labels]
+    if run.record.config["breeds"]:  # a run on a part of the breeds is evaluated on that part
+        known = [label for label, name in enumerate(photos.names) if name in run.labels]
         kept = np.flatnonzero(np.isin(photos.labels, known))
         if len(kept) < len(photos):
             print(
@@ -262,57 +320,74 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
             )
             photos = photos.select(kept)
         if not len(kept):
-            raise UserError(f"{data!r} has no photos of the breeds that the run {predictor.run.name!r} knows")
-    present = np.unique(photos.labels)
-    names = tuple(photos.names[label] for label in present)
-    return replace(photos, names=names, labels=np.searchsorted(present, photos.labels))
+            raise UserError(f"{data!r} has no photos of the breeds that the run {run.name!r} knows")
+    return _without_unused_names(photos)
 
 
 class OtherData(UserError):
     """The data is not what a run was trained on."""
 
 
-def splits_of(run: RunFolder, data: str) -> Splits:
-    """The splits that a run was trained with, cut again.
+def splits_of(run: RunFolder, data: str, names: Sequence[str]) -> dict[str, Photos]:
+    """Splits of a run's training.
+
+    Their photos are found by their digests, so the data may have got other photos since. Runs of older versions did not
+    record their splits: there the data is split again with the run's options, and must be the same.
+
+    Args:
+        run: The run.
+        data: Where its data is now, as for `dogbreeds.training.datasets.sources.read_dataset`.
+        names: Of train, validation and test.
 
     Raises:
         OtherData: It was trained on other data.
-        UserError: As `dogbreeds.training.datasets.splits.load_data`.
+        UserError: The run has no such split, or the data can't be read.
     """
-    # Each photo is looked at once or twice here, which is no reason to fill the disk with a pixel cache.
+    recorded = load_splits(run.path / SPLITS)
+    if recorded is None:
+        found = _split_again(run, data)
+    else:
+        found = _recorded_photos(run, data, {name: recorded[name] for name in names if name in recorded})
+    if missing := set(names) - found.keys():
+        raise UserError(f"the run {run.name!r} was trained without a {missing.pop()} split (--test-fraction 0)")
+    return {name: found[name] for name in names}
+
+
+def _split_again(run: RunFolder, data: str) -> dict[str, Photos]:
+    # Each photo is read once or twice here: not enough to fill the disk with a pixel cache.
     config = TrainConfig.from_dict(run.record.config).replace(data=data, cache="off")
     splits = load_data(config, progress=False)
     if splits.split_hash != run.record.data.split_hash:
         raise OtherData(f"it is not the data that the run {run.name!r} was trained on")
-    return splits
+    return {name: splits[name] for name in ["train", *splits.held_out]}
 
 
-def _cut_again(predictor: Predictor, data: str, split: str) -> Photos:
-    if split not in ("validation", "test"):
-        raise UserError(f"there is no split {split!r} in {data!r}: use train, validation or test")
-    print(f"{data!r} has no {split} split; cutting it as in the training of {predictor.run.name!r}", file=sys.stderr)
-    try:
-        splits = splits_of(predictor.run, data)
-    except OtherData as error:
-        raise UserError(f"{data!r} has no {split} split, and {error}") from None
-    photos = splits.validation if split == "validation" else splits.test
-    if photos is None:
-        raise UserError(f"the run {predictor.run.name!r} was trained without a test split (--test-fraction 0)")
-    return photos
+def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]]) -> dict[str, Photos]:
+    """The photos of a run's splits, each in the order of the digests, as training has them.
+
+    Args:
+        run: The run.
+        data: Where its data is now.
+        splits: From `load_splits`.
+    """
+    photos = concatenated(list(read_dataset(data).values()))
+    index_of: dict[tuple[str, str], int] = {}  # by digest and label
+    for index, digest in enumerate(read_photos(photos.sources, lambda source: photo_digest(read_bytes(source)))):
+        if isinstance(digest, str):  # the file can be read
+            index_of.setdefault((digest, photos.names[photos.labels[index]]), index)
+    found = {}
+    for split, label_of in splits.items():
+        if missing := label_of.items() - index_of.keys():
+            raise OtherData(
+                f"it is not the data that the run {run.name!r} was trained on: {len(missing):,} of {len(label_of):,} "
+                f"{split} photos are not in it"
+            )
+        indices = [index_of[photo] for photo in sorted(label_of.items())]
+        found[split] = _without_unused_names(photos.select(indices))
+    return found
 
 
-def _views(predictor: Predictor, photos: Photos) -> Iterator[tuple[list[int], list[str], np.ndarray, list[LeftOut]]]:
-    """Batches of indices, digests and pixels, and the photos that can't be opened; decoding runs ahead."""
-    view = predictor.run.preprocessing
-
-    def load(source: Path | bytes) -> tuple[str, np.ndarray]:
-        content = read_bytes(source)
-        return photo_digest(content), view(open_image(content, at_least=view.decoded_side))
-
-    loaded = read_photos(photos.sources, load)
-    for start in range(0, len(photos), BATCH_SIZE):
-        batch = list(enumerate(islice(loaded, BATCH_SIZE), start))
-        good = [(index, *item) for index, item in batch if not isinstance(item, BadImage)]
-        bad = [LeftOut(photos.ids[index], str(item)) for index, item in batch if isinstance(item, BadImage)]
-        pixels = np.stack([view_ for _, _, view_ in good]) if good else np.empty(0)
-        yield [index for index, _, _ in good], [digest for _, digest, _ in good], pixels, bad
+def _without_unused_names(photos: Photos) -> Photos:
+    present = np.unique(photos.labels)
+    names = tuple(photos.names[label] for label in present)
+    return replace(photos, names=names, labels=np.searchsorted(present, photos.labels))

@@ -1,11 +1,11 @@
 """Finds the photos behind a run's predictions, where they are on this machine."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
 
 from dogbreeds.errors import UserError
+from dogbreeds.photos import photo_digest, read_bytes, read_photo
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.training.datasets.sources import Photos, read_dataset
 
@@ -60,11 +60,7 @@ class PhotoFinder:
             digest: The SHA-256 of the photo's file, likewise.
         """
         for photos, index in self._where.get(id_, []):
-            source = photos.sources[index]
-            try:
-                content = source if isinstance(source, bytes) else source.read_bytes()
-            except OSError:
-                continue
-            if hashlib.sha256(content).hexdigest() == digest:
+            content = read_photo(photos.sources[index], read_bytes)
+            if isinstance(content, bytes) and photo_digest(content) == digest:
                 return content
         return None

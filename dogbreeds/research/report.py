@@ -89,6 +89,13 @@ PAIR_OF_SEED: Columns = {
     "top-1, points (95 %)": ("top1", ""),
     "McNemar p": ("p", ""),
 }
+BREED: Columns = {
+    "photos": ("n", "d"),
+    "recall": ("recall", ".1%"),
+    "precision": ("precision", ".1%"),
+    "mean P": ("mean_probability", ".1%"),
+    "mistaken for": ("mistaken_for", ""),
+}
 THUMBNAIL = 200
 """Height and width of a photo in the report, pixels."""
 
@@ -115,12 +122,9 @@ def write_report(comparison: Comparison, folder: Path) -> None:
         (unfinished / "comparison.md").write_text(to_markdown(blocks), encoding="utf-8")
         write_json(unfinished / "comparison.json", comparison.to_dict())
         entries = comparison.main.entries
-        Ensemble.measure(
-            [entry.run for entry in entries],
-            [entry.predictions.probabilities for entry in entries],
-            comparison.main.predictions.labels,
-        ).save(unfinished / ENSEMBLE_FILE)
-        for entry in comparison.main.entries:
+        runs, probabilities = zip(*((entry.run, entry.predictions.probabilities) for entry in entries), strict=True)
+        Ensemble.measure(runs, probabilities, comparison.main.predictions.labels).save(unfinished / ENSEMBLE_FILE)
+        for entry in entries:
             entry.predictions.write_tables(unfinished, f"-{_file_name(comparison.main, entry)}")
 
 
@@ -130,21 +134,16 @@ def write_report(comparison: Comparison, folder: Path) -> None:
 def content(comparison: Comparison) -> list[Block]:
     """The report, block by block."""
     group = comparison.main
+    costs = []
+    for key, label in COSTS.items():
+        chart = plots.accuracy_against_cost(group.entries, key, label)
+        costs.append(Picture(f"cost-{key}.png", chart, f"Top-1 of each run with its 95 % interval against {label}."))
     return [
         Heading(" against ".join(entry.recipe for entry in group.entries), 1),
         *_answer(comparison),
         *_tables(comparison),
         Heading("What accuracy costs"),
-        Charts(
-            [
-                Picture(
-                    f"cost-{key}.png",
-                    plots.accuracy_against_cost(group.entries, key, label),
-                    f"Top-1 of each run with its 95 % interval against {label}.",
-                )
-                for key, label in COSTS.items()
-            ]
-        ),
+        Charts(costs),
         *_significance(comparison),
         *_seeds(comparison),
         *_learning_curves(group),
@@ -243,7 +242,7 @@ def _tables(comparison: Comparison) -> list[Block]:
     ]
 
 
-def _table(columns: Columns, rows: Iterable[tuple[str, Mapping[str, Any]]], caption: str) -> Table:
+def _table(columns: Columns, rows: Iterable[tuple[str, Mapping[str, Any]]], caption: str = "") -> Table:
     """A row for each name; what its values do not have is shown as a dash."""
     cells = [[name, *(_show(values.get(key), form) for key, form in columns.values())] for name, values in rows]
     return Table(["", *columns], cells, caption)
@@ -300,6 +299,7 @@ def _seeds(comparison: Comparison) -> list[Block]:
 
 
 def _learning_curves(group: Group) -> list[Block]:
+    losses, top1 = plots.losses(group.entries), plots.validation_top1(group.entries)
     return [
         Heading("How they learned"),
         Text(
@@ -308,52 +308,37 @@ def _learning_curves(group: Group) -> list[Block]:
         ),
         Charts(
             [
-                Picture("losses.png", plots.losses(group.entries), "Cross-entropy after each epoch, for each run."),
-                Picture(
-                    "validation-top1.png",
-                    plots.validation_top1(group.entries),
-                    "Validation top-1 after each epoch, for each run.",
-                ),
+                Picture("losses.png", losses, "Cross-entropy after each epoch, for each run."),
+                Picture("validation-top1.png", top1, "Validation top-1 after each epoch, for each run."),
             ]
         ),
     ]
 
 
 def _reliability(group: Group) -> list[Block]:
+    pictures = []
+    for entry in group.entries:
+        words = f"Accuracy against confidence of {entry.name}, before and after calibration."
+        name = f"reliability-{_file_name(group, entry)}.png"
+        pictures.append(Picture(name, plots.reliability_diagram(entry), words))
     return [
         Heading("Do the probabilities mean what they say?"),
         Text(
             "Of all answers given with 80 %, 80 % should be right: then the line lies on the diagonal. The bars show "
             "which share of the answers has which confidence."
         ),
-        Charts(
-            [
-                Picture(
-                    f"reliability-{_file_name(group, entry)}.png",
-                    plots.reliability_diagram(entry),
-                    f"Accuracy against confidence of {entry.name}, before and after calibration.",
-                )
-                for entry in group.entries
-            ]
-        ),
+        Charts(pictures),
     ]
 
 
 def _breed_by_breed(group: Group) -> list[Block]:
-    first = group.entries[0]
-    return [
-        Heading("Breed by breed"),
-        Charts(
-            [
-                Picture(
-                    f"breeds-{_file_name(group, other)}.png",
-                    plots.breed_by_breed(group, first, other),
-                    f"Mean probability of the right breed, {first.name} against {other.name}, a point a breed.",
-                )
-                for other in group.entries[1:]
-            ]
-        ),
-    ]
+    first, *others = group.entries
+    pictures = []
+    for other in others:
+        words = f"Mean probability of the right breed, {first.name} against {other.name}, a point a breed."
+        name = f"breeds-{_file_name(group, other)}.png"
+        pictures.append(Picture(name, plots.breed_by_breed(group, first, other), words))
+    return [Heading("Breed by breed"), Charts(pictures)]
 
 
 def _confused(comparison: Comparison) -> list[Block]:
@@ -366,19 +351,11 @@ def _confused(comparison: Comparison) -> list[Block]:
     ]
     for entry in comparison.main.entries:
         confused = metrics.most_confused(entry.breeds, NUM_CONFUSED)
-        rows = [
-            [
-                breed.breed,
-                str(breed.n),
-                _percent(breed.recall),
-                _percent(breed.precision),
-                _percent(breed.mean_probability),
-                "; ".join(f"{m.breed} {m.count} ({m.mean_probability:.0%})" for m in breed.mistaken_for),
-            ]
-            for breed in confused
-        ]
-        header = ["", "photos", "recall", "precision", "mean P", "mistaken for"]
-        blocks += [Heading(entry.name, 3), Table(header, rows)]
+        rows = []
+        for breed in confused:
+            others = (f"{other.breed} {other.count} ({other.mean_probability:.0%})" for other in breed.mistaken_for)
+            rows.append((breed.breed, {**vars(breed), "mistaken_for": "; ".join(others)}))
+        blocks += [Heading(entry.name, 3), _table(BREED, rows)]
         if comparison.photos:
             blocks.append(Gallery([row for breed in confused if (row := _mistake(comparison, entry, breed))]))
     return blocks
@@ -452,25 +429,20 @@ def _only_right(comparison: Comparison, right: Entry, wrong: Entry) -> list[Bloc
 
 
 def _confusion_matrices(group: Group) -> list[Block]:
-    return [
+    blocks: list[Block] = [
         Heading("Which breeds are confused"),
         Text(
             "Breeds that are confused with each other stand side by side, in the same order for all runs. The colour "
             "is the square root, so that a few per cent can be seen. The numbers are in the CSV files beside this "
             "page, including the breeds that have no photos here."
         ),
-        *(
-            LargeChart(
-                Picture(
-                    f"confusion-{form}-{_file_name(group, entry)}.png",
-                    plots.confusion_matrix(entry, group.order, form),
-                    f"Confusion matrix of {entry.name}, {words}.",
-                )
-            )
-            for form, words in (("counts", "answers"), ("probabilities", "mean probabilities"))
-            for entry in group.entries
-        ),
     ]
+    for form, words in (("counts", "answers"), ("probabilities", "mean probabilities")):
+        for entry in group.entries:
+            matrix = plots.confusion_matrix(entry, group.order, form)
+            name = f"confusion-{form}-{_file_name(group, entry)}.png"
+            blocks.append(LargeChart(Picture(name, matrix, f"Confusion matrix of {entry.name}, {words}.")))
+    return blocks
 
 
 def _small_print(comparison: Comparison) -> list[Block]:

@@ -21,6 +21,7 @@ from dogbreeds.record import RunRecord
 from dogbreeds.research.evaluate import classify, latencies, splits_of
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.training.breed_metrics import compute_figures
 
 Precision = Literal["auto", "int8", "float32"]
 
@@ -106,23 +107,24 @@ def _make_8bit(run: RunFolder, partial: Path, data: str | None, *, must_be_faste
     from dogbreeds.training.quantize import NUM_PHOTOS, quantize_onnx  # takes a second, which a float32 copy saves
 
     try:
-        splits = splits_of(run, data or run.record.config["data"])
+        splits = splits_of(run, data or run.record.config["data"], ["train", "validation"])
     except UserError as error:
         raise UserError(f"{error}; name the run's photos with --data, or copy it with --precision float32") from None
-    some = np.linspace(0, len(splits.train) - 1, min(NUM_PHOTOS, len(splits.train)), dtype=int)
-    opened = (open_image(splits.train.sources[index], at_least=run.preprocessing.decoded_side) for index in some)
+    train, validation = splits["train"], splits["validation"]
+    some = np.linspace(0, len(train) - 1, min(NUM_PHOTOS, len(train)), dtype=int)
+    opened = (open_image(train.sources[index], at_least=run.preprocessing.decoded_side) for index in some)
     pixels = np.stack([run.preprocessing(image) for image in opened])
     stay_float32 = quantize_onnx(run.onnx, partial / run_folder.ONNX_8BIT, pixels)
     copy = replace(run, path=partial, record=replace(run.record, serving_model=run_folder.ONNX_8BIT))
     float32, int8 = Predictor(run), Predictor(copy)
-    expected, answers = (classify(predictor, splits.validation, progress=progress) for predictor in (float32, int8))
+    expected, answers = (classify(predictor, validation, progress=progress) for predictor in (float32, int8))
     float32_top1, top1 = (metrics.top_k_accuracy(found.logits, found.labels, 1) for found in (expected, answers))
     if float32_top1 - top1 > MAX_TOP1_LOSS + 1e-9:
         raise NotWorthIt(
             f"with 8-bit arithmetic the run {run.name!r} would lose too much: top-1 {top1:.1%} on validation instead "
             f"of {float32_top1:.1%}" + ("" if must_be_faster else "; use --precision float32")
         )
-    float32_milliseconds, milliseconds = latencies([float32, int8], splits.validation)
+    float32_milliseconds, milliseconds = latencies([float32, int8], validation)
     if must_be_faster and milliseconds["median"] >= float32_milliseconds["median"]:
         raise NotWorthIt(
             f"with 8-bit arithmetic the run {run.name!r} would be no faster here: {milliseconds['median']:.1f} ms a "
@@ -136,7 +138,7 @@ def _make_8bit(run: RunFolder, partial: Path, data: str | None, *, must_be_faste
         calibration=calibration,
         figures={
             "validation": {
-                **metrics.summary(predictions.probabilities, answers.labels, softmax(answers.logits)),
+                **compute_figures(predictions.probabilities, answers.labels, softmax(answers.logits)),
                 **answer_rates(answers.logits, answers.labels, calibration, run.labels),
                 "seconds": answers.seconds,
                 "photos_per_second": len(predictions) / answers.seconds,

@@ -6,14 +6,11 @@ from dogbreeds.errors import UserError
 from dogbreeds.files import read_json
 from dogbreeds.record import BaseRun, RunRecord
 from dogbreeds.run_folder import RECORD
-from dogbreeds.split_file import SPLITS, load_splits
+from dogbreeds.split_file import SPLITS, load_trained_on
 from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.models.checkpoint import base_run_folder
 from dogbreeds.training.options import TrainConfig
-
-TRAINED_BEFORE = "trained before"
-"""The split, in splits.parquet, of photos that a run was not trained on itself, but one that it starts from."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
     if folder is None:
         return Base()
     name, record = config.model.model, RunRecord.from_json(read_json(folder / RECORD), folder)
-    stored = load_splits(folder / SPLITS)
-    trained_on = {**stored.get("train", {}), **stored.get(TRAINED_BEFORE, {})} if stored else {}
+    stored = load_trained_on(folder / SPLITS)
+    trained_on = stored or {}
     same_data = record.data.fingerprint == splits.fingerprint
     held_out = {digest for split in splits.held_out for digest in splits[split].digests.tolist()}
     # A run of a version that did not store its split has the hashes alone.

@@ -24,8 +24,7 @@ from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
 from dogbreeds.record import ONNX, RunRecord
-from dogbreeds.split_file import SPLITS, save_splits
-from dogbreeds.training.base_run import TRAINED_BEFORE
+from dogbreeds.split_file import SPLITS, TRAINED_BEFORE, save_splits
 from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.context import Context
 from dogbreeds.training.evaluation import predict_logits

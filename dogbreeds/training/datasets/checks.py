@@ -90,7 +90,7 @@ def check_photos(
         UserError: More than `MAX_UNREADABLE` of the photos can't be decoded, or there is no room for the pixel cache.
     """
     present = [split for split in SPLITS if split in splits]
-    photos = _concatenated([splits[split] for split in present])
+    photos = concatenated([splits[split] for split in present])
     split_of = np.repeat(np.arange(len(present)), [len(splits[split]) for split in present])
 
     digests, problems, longest_side = _read_headers(photos.sources, progress)
@@ -136,7 +136,8 @@ def stored_preprocessing(preprocessing: Preprocessing, random_views: bool, longe
     return replace(preprocessing, size=min(round(preprocessing.size * WHOLE_PHOTO_SCALE), longest_side), fit="squash")
 
 
-def _concatenated(parts: list[Photos]) -> Photos:
+def concatenated(parts: list[Photos]) -> Photos:
+    """The photos of several splits of a data set, one split after the other."""
     return Photos(
         tuple(id_ for part in parts for id_ in part.ids),
         PhotoSources([place for part in parts for place in part.sources.places]),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,19 +58,13 @@ def remove_classifier_dropout(model: PreTrainedModel) -> None:
         model.config.classifier_dropout_prob = 0.0
 
 
-class _FeatureDropout:
-    """A hook that drops features before the classifier, in training mode only."""
-
-    def __init__(self, probability: float) -> None:
-        self.probability = probability
-
-    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (nn.functional.dropout(inputs[0], self.probability, module.training), *inputs[1:])
-
-
 def drop_features(model: nn.Module, probability: float) -> None:
     """Drop features before the classifier in training mode, by a hook, because architectures have no place for it."""
-    classifier_of(model)[1].register_forward_pre_hook(_FeatureDropout(probability))
+    classifier_of(model)[1].register_forward_pre_hook(partial(_dropped, probability))  # a lambda can't be pickled
+
+
+def _dropped(probability: float, classifier: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (nn.functional.dropout(inputs[0], probability, classifier.training), *inputs[1:])
 
 
 def known_breeds(id2label: Mapping[Any, str], names: Sequence[str]) -> dict[int, int]:

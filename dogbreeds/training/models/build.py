@@ -152,8 +152,8 @@ def _keep_known_breeds(model: PreTrainedModel, checkpoint: Checkpoint, names: Se
     if not rows or any(name.startswith(prefix) for name in loading_info["missing_keys"]):
         raise UserError(f"{source!r} has no classifier that knows any of these breeds: leave --keep-known-breeds out")
     copy_known_breeds(classifier, classifier_of(original)[1], rows)
-    new = ", ".join(name for label, name in enumerate(names) if label not in rows) or "none"
-    report(f"{len(rows)} breeds start from what {source} knows of them; anew: {new}")
+    unknown = ", ".join(name for label, name in enumerate(names) if label not in rows) or "none"
+    report(f"{len(rows)} breeds start from what {source} knows of them; with random weights: {unknown}")
 
 
 def _ends_in_linear_layer(model: PreTrainedModel) -> bool:
