@@ -74,7 +74,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     for name in ("vit_nano", "mobilenet_v2_nano"):
-        AutoModelForImageClassification.from_config(ARCHITECTURES[name](32)).save_pretrained(folder / name)
+        AutoModelForImageClassification.from_config(ARCHITECTURES[name](image_size=32)).save_pretrained(folder / name)
     return folder
 
 

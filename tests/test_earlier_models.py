@@ -149,7 +149,7 @@ def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Pr
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.endswith("_nano")])
 def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_path, capsys, monkeypatch):
     if name in NARROWER:
-        narrow = ARCHITECTURES[name](32)
+        narrow = ARCHITECTURES[name](image_size=32)
         narrow.update(NARROWER[name])
         monkeypatch.setitem(ARCHITECTURES, name, lambda image_size: narrow)
     options = tiny_config(photo_folder, tmp_path / "run", model=name, epochs=1)
@@ -237,7 +237,7 @@ def num_numbers(model: torch.nn.Module) -> int:
     ],
 )
 def test_networks_have_as_many_numbers_as_they_are_said_to(name, image_size, num_breeds, num):
-    architecture = ARCHITECTURES[name](image_size)
+    architecture = ARCHITECTURES[name](image_size=image_size)
     architecture.num_labels = num_breeds
     with torch.device("meta"):
         assert num_numbers(AutoModelForImageClassification.from_config(architecture)) == num

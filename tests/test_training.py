@@ -24,7 +24,7 @@ from dogbreeds.training import profiling
 from dogbreeds.training import save_run as save_run_module
 from dogbreeds.training import saved_states as saved_states_module
 from dogbreeds.training.evaluation import predict_logits
-from dogbreeds.training.loaders import EpochSampler, PixelDataset, training_loader
+from dogbreeds.training.loaders import EpochSampler, PixelDataset, data_loader
 from dogbreeds.training.loop import Loop
 from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
@@ -78,7 +78,7 @@ def test_a_tiny_vit_over_fits_eight_photos(tmp_path):
     eight = np.concatenate([np.flatnonzero(run.splits.train.labels == label)[:2] for label in range(4)])
     photos = run.splits.train.select(eight)
     assert len(photos) == 8
-    loader = training_loader(PixelDataset(photos, run.inputs.preprocessing), 8, seed=0, num_workers=0)
+    loader = data_loader(PixelDataset(photos, run.inputs.preprocessing), 8, num_workers=0, seed=0)
     run.inputs.training_loader, run.inputs._sampler = loader, loader.sampler
     losses = []
     for epoch in range(40):

@@ -83,13 +83,6 @@ class Context:
         counts = self.accelerator.reduce(torch.tensor(flags, device=self.device).int())
         return [bool(count) for count in counts.tolist()]
 
-    def broadcast(self, value: str) -> str:
-        """The main process's value, in every process."""
-        values = [value]
-        if self.num_processes > 1:
-            torch.distributed.broadcast_object_list(values)
-        return values[0]
-
 
 def _default_precision() -> str | None:
     """bf16 where a GPU computes in it and accelerate's own configuration names nothing else."""

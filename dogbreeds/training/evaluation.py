@@ -30,14 +30,12 @@ def predict_logits(
         inputs.evaluation_batch_size = batch_size  # not to try larger ones again
         all_logits, all_labels = [], []
         loader = inputs.evaluation_loader(split, batch_size)
-        with tqdm(total=len(loader), desc=split, unit="batch", leave=False, disable=not context.is_main) as bar:
-            for batch in loader:
-                with nullcontext() if exact else context.accelerator.autocast():
-                    logits = logits_of(model, inputs.of_evaluation(batch))
-                logits, labels = context.accelerator.gather_for_metrics((logits.float(), batch.labels))
-                all_logits.append(logits)
-                all_labels.append(labels)
-                bar.update()
+        for batch in tqdm(loader, split, unit="batch", leave=False, disable=not context.is_main):
+            with nullcontext() if exact else context.accelerator.autocast():
+                logits = logits_of(model, inputs.of_evaluation(batch))
+            logits, labels = context.accelerator.gather_for_metrics((logits.float(), batch.labels))
+            all_logits.append(logits)
+            all_labels.append(labels)
         return torch.cat(all_logits).cpu().numpy(), torch.cat(all_labels).cpu().numpy()
 
     model.eval()

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from dogbreeds.machine import num_cores_each
 from dogbreeds.training.augment import Normalise
 from dogbreeds.training.export import export_onnx
-from dogbreeds.training.loaders import FeatureDataset, PixelDataset, evaluation_loader
+from dogbreeds.training.loaders import PixelDataset, TensorDataset, data_loader
 from dogbreeds.training.models.inspection import features_of
 
 BATCH_SIZE = {"cpu": 32, "cuda": 512}
@@ -42,7 +42,7 @@ def compute_features(
     accelerator: Accelerator,
     image_size: int,
     num_workers: int,
-) -> tuple[dict[str, FeatureDataset], dict[str, float]]:
+) -> tuple[dict[str, TensorDataset], dict[str, float]]:
     """Run the backbone once over each split, divided among the processes.
 
     Args:
@@ -58,10 +58,17 @@ def compute_features(
         its device; and for each split the seconds that it took.
     """
     encode = encoder(model, normalise, accelerator, image_size)
+    # Large batches from worker processes would not fit into the shared memory of most containers.
+    batch_size = BATCH_SIZE.get(accelerator.device.type, 32) if num_workers == 0 else 32
     features, seconds = {}, {}
     for name, dataset in splits.items():
         started = time.perf_counter()
-        features[name] = _encode(encode, name, dataset, accelerator, num_workers)
+        loader = accelerator.prepare(data_loader(dataset, batch_size, num_workers))
+        bar = tqdm(loader, f"features of {name}", unit="batch", disable=not accelerator.is_main_process)
+        parts = [accelerator.gather_for_metrics((encode(batch.inputs), batch.labels)) for batch in bar]
+        encoded, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        assert len(labels) == len(dataset), f"{len(labels)} features of {len(dataset)} photos"
+        features[name] = TensorDataset(encoded.float(), labels)
         seconds[name] = time.perf_counter() - started
     return features, seconds
 
@@ -89,26 +96,3 @@ def encoder(
         return torch.from_numpy(session.run(None, {"pixel_values": normalise(pixels).contiguous().numpy()})[0])
 
     return lambda pixels: torch.cat(list(pool.map(encode, pixels.chunk(num_threads))))
-
-
-def _encode(
-    encode: Callable[[torch.Tensor], torch.Tensor],
-    name: str,
-    dataset: PixelDataset,
-    accelerator: Accelerator,
-    num_workers: int,
-) -> FeatureDataset:
-    # Large batches from worker processes would not fit into the shared memory of most containers.
-    batch_size = BATCH_SIZE.get(accelerator.device.type, 32) if num_workers == 0 else 32
-    loader = accelerator.prepare(evaluation_loader(dataset, batch_size, num_workers))
-    features, labels = [], []
-    with tqdm(
-        total=len(dataset), desc=f"features of {name}", unit="photo", disable=not accelerator.is_main_process
-    ) as bar:
-        for batch in loader:
-            batch_features, batch_labels = accelerator.gather_for_metrics((encode(batch.inputs), batch.labels))
-            features.append(batch_features.float())
-            labels.append(batch_labels)
-            bar.update(len(batch_labels))
-    assert sum(map(len, labels)) == len(dataset), f"{sum(map(len, labels))} features of {len(dataset)} photos"
-    return FeatureDataset(torch.cat(features), torch.cat(labels))

@@ -1,7 +1,7 @@
 """What the network is given: pixels or features of each split, where they are kept, and their batches."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,14 +17,7 @@ from dogbreeds.training.datasets.pixel_cache import open_pixel_cache
 from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.earlier.zca import fit_zca
 from dogbreeds.training.features import compute_features
-from dogbreeds.training.loaders import (
-    Batch,
-    EpochSampler,
-    FeatureDataset,
-    PixelDataset,
-    evaluation_loader,
-    training_loader,
-)
+from dogbreeds.training.loaders import Batch, EpochSampler, PixelDataset, TensorDataset, data_loader
 from dogbreeds.training.options import DataOptions, TrainConfig
 
 GPU_SHARE = 0.5
@@ -40,7 +33,7 @@ EVALUATION_BATCH_SIZE = {"cpu": 64, "cuda": 1024}
 class Features:
     """The features of a frozen backbone, which several runs may share."""
 
-    datasets: dict[str, FeatureDataset] = field(default_factory=dict)
+    datasets: dict[str, TensorDataset] = field(default_factory=dict)
     """By split; empty until they are computed."""
     seconds: dict[str, float] = field(default_factory=dict)
     """What computing them took, by split."""
@@ -86,34 +79,26 @@ class Inputs:
             self.random_views = RandomAugmentation(
                 config.augment, config.run.seed, preprocessing, splits.train.sizes, self._device
             )
-        datasets: dict[str, Any] = dict(pixels)
+        datasets: Mapping[str, PixelDataset | TensorDataset]
         if self.head_only:
             if not features.datasets:
                 with context.timed("features"):
                     features.datasets, features.seconds = compute_features(
-                        model,
-                        pixels,
-                        self._normalise,
-                        self._accelerator,
-                        config.preprocessing.image_size,
-                        self._num_workers,
+                        model, pixels, self._normalise, self._accelerator, preprocessing.size, self._num_workers
                     )
-            datasets, self._num_workers = dict(features.datasets), 0
+            datasets, self._num_workers = features.datasets, 0
         else:
-            _keep_on_gpu(list(pixels.values()), context)
-        loader = training_loader(datasets.pop("train"), config.optim.batch_size, config.run.seed, self._num_workers)
+            datasets = _on_gpu(pixels, context) or pixels
+        loader = data_loader(datasets["train"], config.optim.batch_size, self._num_workers, config.run.seed)
         assert isinstance(loader.sampler, EpochSampler)
         self._sampler = loader.sampler
         self.training_loader: DataLoader = self._accelerator.prepare(loader)
-        self._evaluation_datasets = datasets
+        self._datasets = datasets
+        self.held_out = splits.held_out
+        """The splits that the network is judged on."""
         # Large batches from worker processes would not fit into the shared memory of most containers.
         self.evaluation_batch_size = EVALUATION_BATCH_SIZE.get(self._device.type, 64) if not self._num_workers else 64
         self._evaluation_loaders: dict[tuple[str, int], DataLoader] = {}
-
-    @property
-    def held_out(self) -> list[str]:
-        """The splits that the network is judged on."""
-        return list(self._evaluation_datasets)
 
     def training_batches(self, epoch: int, num_done: int) -> Iterator[Batch]:
         """The batches of an epoch but for those that are done, in an order drawn from the seed and the epoch."""
@@ -131,7 +116,7 @@ class Inputs:
         """The batches of a split that is held out, in its order."""
         key = (split, batch_size)
         if key not in self._evaluation_loaders:
-            loader = evaluation_loader(self._evaluation_datasets[split], batch_size, self._num_workers)
+            loader = data_loader(self._datasets[split], batch_size, self._num_workers)
             self._evaluation_loaders[key] = self._accelerator.prepare(loader)
         return self._evaluation_loaders[key]
 
@@ -164,11 +149,11 @@ def _pixels(
     return PixelDataset(photos, preprocessing, cache)
 
 
-def _keep_on_gpu(datasets: list[PixelDataset], context: Context) -> None:
-    """Move the pixels to the GPU's memory, where there is a GPU and they fit."""
-    if context.device.type != "cuda" or not all(dataset.is_cached for dataset in datasets):
-        return
-    num_bytes = sum(dataset.num_bytes for dataset in datasets)
+def _on_gpu(pixels: dict[str, PixelDataset], context: Context) -> dict[str, TensorDataset]:
+    """The pixels of each split in the GPU's memory; empty where there is no GPU or they do not fit."""
+    if context.device.type != "cuda" or not all(dataset.is_cached for dataset in pixels.values()):
+        return {}
+    num_bytes = sum(dataset.num_bytes for dataset in pixels.values())
     gc.collect()
     torch.cuda.empty_cache()  # of a run before, with another seed
     free = torch.cuda.mem_get_info(context.device)[0]
@@ -177,11 +162,11 @@ def _keep_on_gpu(datasets: list[PixelDataset], context: Context) -> None:
             f"the photos stay in the host's memory: their pixels take {num_bytes / 1e9:.1f} GB, the GPU has "
             f"{free / 1e9:.1f} GB free, of which they may take {GPU_SHARE:.0%}"
         )
-        return
+        return {}
     with context.timed("photos to the GPU"):
-        for dataset in datasets:
-            dataset.keep_on(context.device)
+        on_gpu = {split: dataset.on(context.device) for split, dataset in pixels.items()}
     context.say(f"the photos are in the GPU's memory ({num_bytes / 1e9:.1f} GB)")
+    return on_gpu
 
 
 def fits_on_gpu(num_bytes: int, free: int) -> bool:

@@ -1,6 +1,7 @@
 """The network with what trains it: optimiser, learning rates and averaged weights."""
 
 import math
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -19,18 +20,6 @@ COMPILE_FROM = 500_000
 must be saved again."""
 
 
-class Head(nn.Module):
-    """The classifier alone, on features `(B, D)` that are computed once: what a frozen backbone leaves to train."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits `(B, C)`."""
-        return self.classifier(features)
-
-
 class Learner:
     """What learns; one optimiser step at a time."""
 
@@ -46,7 +35,9 @@ class Learner:
         self._config, self._accelerator = config, context.accelerator
         self._head_only = inputs.head_only
         self.full_model = model
-        self.trained_model: nn.Module = Head(classifier_of(model)[1]) if inputs.head_only else model
+        self.trained_model: nn.Module = model
+        if inputs.head_only:  # on features `(B, D)` that are computed once, the classifier is all there is to train
+            self.trained_model = nn.Sequential(OrderedDict(classifier=classifier_of(model)[1]))
         # Not in fp16, where accelerate then can't tell whether a step was skipped.
         fused = context.device.type in ("cpu", "cuda") and self._accelerator.mixed_precision != "fp16"
         optimizer = build_optimizer(self.trained_model, config.optim, fused=fused)
@@ -134,6 +125,6 @@ class Learner:
 
 
 def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Logits `(B, C)` of a network of transformers or of a `Head`."""
+    """Logits `(B, C)` of a network of transformers, or of a classifier alone."""
     output = model(inputs)
     return output if isinstance(output, torch.Tensor) else output.logits

@@ -32,6 +32,9 @@ def seed_of(*parts: int) -> int:
 class PixelDataset(Dataset[Batch]):
     """Photos as 8-bit pixels: rows of a pixel cache, or decoded on every access."""
 
+    device = torch.device("cpu")
+    """Where the batches are."""
+
     def __init__(self, photos: CheckedPhotos, preprocessing: Preprocessing, cache: PixelCache | None = None) -> None:
         """Choose the photos.
 
@@ -42,70 +45,57 @@ class PixelDataset(Dataset[Batch]):
         """
         assert cache is None or cache.preprocessing.geometry == preprocessing.geometry
         self.photos, self.preprocessing = photos, preprocessing
-        self._cached = None if cache is None else cache.pixels
+        self._cache = cache
         self._rows = None if cache is None else cache.rows(photos.digests)
         self._labels = torch.from_numpy(photos.labels)
-        self._resident: torch.Tensor | None = None
 
     @property
     def is_cached(self) -> bool:
         """Whether the pixels are in a cache, with nothing left to decode."""
-        return self._cached is not None
-
-    @property
-    def is_resident(self) -> bool:
-        """Whether the pixels are on an accelerator; see `keep_on`."""
-        return self._resident is not None
+        return self._cache is not None
 
     @property
     def num_bytes(self) -> int:
         """The size of all pixels in memory."""
         return len(self) * self.preprocessing.size**2 * 3
 
-    def keep_on(self, device: torch.device) -> None:
-        """Copy the cached pixels to an accelerator; batches are then indexed there."""
-        assert self._cached is not None and self._rows is not None
+    def on(self, device: torch.device) -> "TensorDataset":
+        """A copy of the cached pixels on an accelerator; batches are indexed there."""
+        assert self._cache is not None and self._rows is not None
         size = self.preprocessing.size
-        resident = torch.empty((len(self), size, size, 3), dtype=torch.uint8, device=device)
+        pixels = torch.empty((len(self), size, size, 3), dtype=torch.uint8, device=device)
         for start in range(0, len(self), 1024):
             rows = self._rows[start : start + 1024]
-            resident[start : start + len(rows)] = torch.from_numpy(self._cached[rows]).to(device)
-        self._resident, self._labels = resident, self._labels.to(device)
+            pixels[start : start + len(rows)] = torch.from_numpy(self._cache.pixels[rows]).to(device)
+        return TensorDataset(pixels, self._labels.to(device))
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.tensor(indices)
-        if self._resident is not None:
-            index = index.to(self._resident.device, non_blocking=True)
-            return Batch(index, self._resident[index], self._labels[index])
-        if self._cached is not None and self._rows is not None:
-            pixels = self._cached[self._rows[indices]]
+        if self._cache is not None and self._rows is not None:
+            pixels = self._cache.pixels[self._rows[indices]]
         else:
             opened = (open_image(self.photos.sources[i], at_least=self.preprocessing.decoded_side) for i in indices)
             pixels = np.stack([self.preprocessing.cut(image) for image in opened])
+        index = torch.tensor(indices)
         return Batch(index, torch.from_numpy(pixels), self._labels[index])
 
 
-class FeatureDataset(Dataset[Batch]):
-    """Features of a frozen backbone `(N, D)`, computed once."""
+class TensorDataset(Dataset[Batch]):
+    """Pixels `(N, H, W, 3)` on an accelerator, or features `(N, D)` of a frozen backbone, computed once."""
 
-    def __init__(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        assert len(features) == len(labels), (features.shape, labels.shape)
-        self._features, self._labels = features, labels
-
-    @property
-    def is_resident(self) -> bool:
-        """Whether the features are on an accelerator."""
-        return self._features.device.type != "cpu"
+    def __init__(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        assert len(inputs) == len(labels), (inputs.shape, labels.shape)
+        self._inputs, self._labels = inputs, labels
+        self.device = inputs.device
 
     def __len__(self) -> int:
-        return len(self._features)
+        return len(self._inputs)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.tensor(indices)
-        return Batch(index, self._features[index], self._labels[index])
+        index = torch.tensor(indices).to(self.device, non_blocking=True)
+        return Batch(index, self._inputs[index], self._labels[index])
 
 
 class EpochSampler(Sampler[int]):
@@ -127,27 +117,25 @@ class EpochSampler(Sampler[int]):
         yield from torch.randperm(self._num_items, generator=generator).tolist()
 
 
-def training_loader(dataset: PixelDataset | FeatureDataset, batch_size: int, seed: int, num_workers: int) -> DataLoader:
-    """Batches in random order, for one process; accelerate shards them among several."""
-    return _loader(dataset, batch_size, num_workers, EpochSampler(len(dataset), seed))
-
-
-def evaluation_loader(dataset: PixelDataset | FeatureDataset, batch_size: int, num_workers: int) -> DataLoader:
-    """Batches in the data set's own order."""
-    return _loader(dataset, batch_size, num_workers, None)
-
-
-def _loader(
-    dataset: PixelDataset | FeatureDataset, batch_size: int, num_workers: int, sampler: EpochSampler | None
+def data_loader(
+    dataset: PixelDataset | TensorDataset, batch_size: int, num_workers: int, seed: int | None = None
 ) -> DataLoader:
+    """Batches for one process; accelerate shards them among several.
+
+    Args:
+        dataset: Its items.
+        batch_size: Items in a batch.
+        num_workers: Processes that decode photos.
+        seed: Of a random order for each epoch; None for the data set's own order.
+    """
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=sampler,
+        sampler=None if seed is None else EpochSampler(len(dataset), seed),
         num_workers=num_workers,
         collate_fn=_identity,
         persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available() and not dataset.is_resident,
+        pin_memory=torch.cuda.is_available() and dataset.device.type == "cpu",
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, current_thread, main_thread
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
@@ -58,15 +58,6 @@ class Progress:
     """Seconds of each phase (`dogbreeds.training.profiling.PHASES`) in all that is completed."""
     num_photos: int = 0
     """Photos trained on in that time."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
-        return dataclasses.asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 class Loop:
@@ -248,10 +239,10 @@ class Loop:
 
     def _stops_early(self) -> bool:
         patience = self._config.optim.early_stopping_patience
-        stops = bool(patience) and self.progress.epoch - self.progress.best_epoch >= patience
-        if stops:
-            self._context.say(f"stopping early: epoch {self.progress.best_epoch} is the best of {self.progress.epoch}")
-        return stops
+        if not patience or self.progress.epoch - self.progress.best_epoch < patience:
+            return False
+        self._context.say(f"stopping early: epoch {self.progress.best_epoch} is the best of {self.progress.epoch}")
+        return True
 
     def _save_state(self, best: dict[str, torch.Tensor] | None) -> None:
         """Save what the run continues from, and the best weights where there are new ones."""
@@ -262,12 +253,12 @@ class Loop:
         self._clock.enter("saving")
         if self._saved_states and self._context.is_main:
             # Randomness is not in it: it is drawn from the seed, the epoch and the batch.
-            state = {**self._learner.state_dict(), "progress": self.progress.state_dict()}
+            state = {**self._learner.state_dict(), "progress": dataclasses.asdict(self.progress)}
             self._saved_states.save((self.progress.epoch, self.progress.batch), state, best)
 
     def _resume(self, saved_states: SavedStates) -> None:
         if state := saved_states.load():
-            self.progress.load_state_dict(state.pop("progress"))
+            self.progress = Progress(**state.pop("progress"))
             self._learner.load_state_dict(state)
         batches = f" and {self.progress.batch} batches" if self.progress.batch else ""
         epochs = f"epoch {self.progress.epoch} of {self._config.optim.epochs}"

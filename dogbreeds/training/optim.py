@@ -67,7 +67,8 @@ def parameter_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, 
     head_name = classifier_of(model)[0]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith(f"{head_name}."), decays(name, parameter)), []).append(parameter)
+            decays = parameter.ndim > 1 and not name.endswith(("cls_token", "position_embeddings", "mask_token"))
+            groups.setdefault((name.startswith(f"{head_name}."), decays), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -76,11 +77,6 @@ def parameter_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, 
         }
         for (head, decay), parameters in groups.items()
     ]
-
-
-def decays(name: str, parameter: torch.Tensor) -> bool:
-    """Whether weight decay applies to this parameter."""
-    return parameter.ndim > 1 and not name.endswith(("cls_token", "position_embeddings", "mask_token"))
 
 
 class Schedule:
@@ -94,38 +90,39 @@ class Schedule:
             options: `schedule` and `warmup_fraction` are used.
             num_steps: Steps of the optimiser in the whole run.
         """
-        self._num_warmup = round(options.warmup_fraction * num_steps)
-        self._kind, self._num_steps, self._step = options.schedule, max(1, num_steps), 0
+        self._kind, self._num_warmup = options.schedule, round(options.warmup_fraction * num_steps)
+        self._num_cosine = max(1, num_steps - self._num_warmup)
         self._by_step = LambdaLR(optimizer, self._factor)
         self._by_epoch = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
 
     def _factor(self, step: int) -> float:
         if step < self._num_warmup:
             return (step + 1) / (self._num_warmup + 1)
-        if self._kind == "cosine":
-            progress = (step - self._num_warmup) / max(1, self._num_steps - self._num_warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return 1.0
+        if self._kind != "cosine":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self._num_warmup) / self._num_cosine)))
+
+    @property
+    def _is_warm(self) -> bool:
+        return bool(self._by_step.last_epoch >= self._num_warmup)
 
     def after_step(self) -> None:
         """Set the rate of the next step of the optimiser."""
-        self._step += 1
-        if self._kind != "plateau" or self._step <= self._num_warmup:
+        if self._kind != "plateau" or not self._is_warm:
             self._by_step.step()
 
     def after_epoch(self, validation_loss: float) -> None:
         """Note the epoch's validation loss, which a plateau schedule goes by."""
-        if self._kind == "plateau" and self._step >= self._num_warmup:
+        if self._kind == "plateau" and self._is_warm:
             self._by_epoch.step(validation_loss)
 
     def state_dict(self) -> dict[str, Any]:
         """For resuming."""
-        by_step = {key: value for key, value in self._by_step.state_dict().items() if key != "lr_lambdas"}
-        return {"step": self._step, "by_step": by_step, "by_epoch": self._by_epoch.state_dict()}
+        return {"by_step": self._by_step.state_dict(), "by_epoch": self._by_epoch.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`; the rates themselves are in the optimiser's state."""
-        self._step = state["step"]
+        # Earlier versions saved no `lr_lambdas`, which have no state.
         self._by_step.load_state_dict({"lr_lambdas": [None] * len(self._by_step.lr_lambdas), **state["by_step"]})
         self._by_epoch.load_state_dict(state["by_epoch"])
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from dogbreeds import run_folder
 from dogbreeds.errors import UserError
 from dogbreeds.files import partial_path, write_json
@@ -31,7 +33,8 @@ def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
                 write_json(file, identity)
         except UserError as error:
             problem = str(error)
-    if problem := context.broadcast(problem):
+    [problem] = broadcast_object_list([problem])  # the main process's, in every process
+    if problem:
         raise UserError(problem)
     if config.run.resume:
         _check_identity(partial / run_folder.STATE, identity)

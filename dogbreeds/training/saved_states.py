@@ -6,14 +6,14 @@ A file is its content and the SHA-256 of that, so that one which is damaged or c
 import hashlib
 import io
 import sys
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 from dogbreeds.files import atomic_write, sha256
 
 BEST = "best.pt"
@@ -44,8 +44,9 @@ class SavedStates:
             UserError: Writing an earlier one failed.
         """
         self.wait()
-        state, best, copied = _copy(state), _copy(best), _event()
-        self._pending.append(self._writer.submit(self._write, position, state, best, copied))
+        # In its memory format: the fused optimiser takes for granted that its state lies in memory as the weights do.
+        state, best = recursively_apply(lambda tensor: tensor.detach().clone(), (state, best))
+        self._pending.append(self._writer.submit(self._write, position, state, best, _event()))
 
     def wait(self) -> None:
         """Wait until all is written.
@@ -57,7 +58,7 @@ class SavedStates:
             try:
                 self._pending.pop(0).result()
             except (OSError, RuntimeError) as error:  # torch wraps the system's errors
-                reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+                reason = getattr(error, "strerror", None) or first_line(error)
                 raise UserError(
                     f"can't write the checkpoint in {str(self.folder)!r} ({reason}): mend that and continue "
                     "with --resume; the one before is kept"
@@ -93,16 +94,10 @@ class SavedStates:
         best: dict[str, torch.Tensor] | None,
         copied: torch.cuda.Event | None,
     ) -> None:
-        if copied is None:
-            self._write_files(position, state, best)
-            return
-        with torch.cuda.stream(torch.cuda.Stream()):  # beside the training's own work on the GPU
-            copied.wait()
-            self._write_files(position, _map(state, _to_cpu), _map(best, _to_cpu))
-
-    def _write_files(
-        self, position: tuple[int, int], state: dict[str, Any], best: dict[str, torch.Tensor] | None
-    ) -> None:
+        if copied is not None:
+            with torch.cuda.stream(torch.cuda.Stream()):  # beside the training's own work on the GPU
+                copied.wait()
+                state, best = recursively_apply(torch.Tensor.cpu, (state, best))
         # The best weights first: a state that says which epoch is the best must find them. Killed between the two, the
         # run makes that epoch again, and the same weights.
         if best is not None:
@@ -131,26 +126,6 @@ def _read(path: Path) -> Any:
     if hashlib.sha256(content).digest() != digest:
         return None
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-def _copy(value: Any) -> Any:
-    # In its memory format: the fused optimiser takes for granted that its state lies in memory as the weights do.
-    return _map(value, lambda tensor: tensor.detach().clone())
-
-
-def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.cpu()
-
-
-def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same dictionaries and lists with every tensor changed."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _map(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_map(item, change) for item in value)
-    return value
 
 
 def _event() -> torch.cuda.Event | None:

@@ -36,10 +36,7 @@ _CLASSIFIER: dict[str, FloatDistribution] = {
     "label_smoothing": FloatDistribution(0.0, 0.2),
 }
 
-_FROM_SCRATCH: dict[str, FloatDistribution] = {
-    "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
-    **_CLASSIFIER,
-}
+_FROM_SCRATCH: dict[str, FloatDistribution] = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), **_CLASSIFIER}
 
 SPACES: dict[str, dict[str, FloatDistribution]] = {
     "frozen backbone": _CLASSIFIER,
@@ -78,7 +75,7 @@ def given_options(config: TrainConfig, names: Iterable[str]) -> dict[str, float]
     """What the first trial has of these options: what is given, or else the architecture's own."""
     options = config.to_dict()
     if options["conv_dropout"] is None and "conv_dropout" in names:
-        options["conv_dropout"] = ARCHITECTURES[config.model.model](config.preprocessing.image_size).conv_dropout
+        options["conv_dropout"] = ARCHITECTURES[config.model.model]().conv_dropout
     return {name: options[name] for name in names}
 
 

@@ -15,7 +15,7 @@ import tyro
 
 from dogbreeds.machine import num_cores
 from dogbreeds.training.datasets.splits import load_data
-from dogbreeds.training.loaders import PixelDataset, training_loader
+from dogbreeds.training.loaders import PixelDataset, data_loader
 from dogbreeds.training.options import TrainConfig
 
 
@@ -35,9 +35,9 @@ def main(data: str, image_size: int = 224, num_photos: int = 2000, num_rounds: i
         cached = PixelDataset(photos, splits.stored_preprocessing, splits.cache)
         decoded = PixelDataset(photos, splits.stored_preprocessing)
         loaders = {
-            "pixel cache": training_loader(cached, 32, 0, 0),
-            "decoding": training_loader(decoded, 32, 0, 0),
-            f"decoding in {num_cores()} processes": training_loader(decoded, 32, 0, num_cores()),
+            "pixel cache": data_loader(cached, 32, 0, seed=0),
+            "decoding": data_loader(decoded, 32, 0, seed=0),
+            f"decoding in {num_cores()} processes": data_loader(decoded, 32, num_cores(), seed=0),
         }
         rates = np.empty((num_rounds, len(loaders)))
         for round_number in range(-1, num_rounds):  # the first starts the processes and reads the cache from the disk

@@ -11,15 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from dogbreeds.errors import UserError, first_line, report
 from dogbreeds.preprocessing import Preprocessing
-from dogbreeds.training.models.adapters import (
-    bgr_to_rgb,
-    copy_known_breeds,
-    drop_features,
-    known_breeds,
-    remove_classifier_dropout,
-    set_labels,
-    use_torch_batch_norm_momentum,
-)
+from dogbreeds.training.models import adapters
 from dogbreeds.training.models.checkpoint import Checkpoint, loading, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import ARCHITECTURES, plain_cnn_options
@@ -53,9 +45,9 @@ def build_model(
     checkpoint = checkpoint or open_checkpoint(options.model)
     if checkpoint is None:
         _check_needs_no_weights(options)
-        architecture = ARCHITECTURES[options.model](image_size)
+        architecture = ARCHITECTURES[options.model](image_size=image_size)
         architecture.update(architecture_options)
-        set_labels(architecture, names)
+        adapters.set_labels(architecture, names)
         model = AutoModelForImageClassification.from_config(architecture)
     else:
         with loading(checkpoint.source):
@@ -63,11 +55,11 @@ def build_model(
     if not _ends_in_linear_layer(model):
         raise UserError(f"{options.model!r} ({type(model).__name__}) has no linear layer at its end to train")
     model.to(memory_format=torch.channels_last)  # convolutions are 1.5 times as fast, on two CPU cores
-    use_torch_batch_norm_momentum(model)
-    remove_classifier_dropout(model)
+    adapters.use_torch_batch_norm_momentum(model)
+    adapters.remove_classifier_dropout(model)
     _check_runs(model, options.model, image_size)
     if options.dropout:
-        drop_features(model, options.dropout)
+        adapters.drop_features(model, options.dropout)
     if options.freeze_backbone:
         model.requires_grad_(False)
         classifier_of(model)[1].requires_grad_(True)
@@ -109,13 +101,13 @@ def _from_checkpoint(
 ) -> PreTrainedModel:
     own = checkpoint.config
     architecture = copy.deepcopy(own)
-    set_labels(architecture, names)
+    adapters.set_labels(architecture, names)
     architecture.image_size = image_size
     if options.from_scratch:
         return AutoModelForImageClassification.from_config(architecture)
     model = _with_weights(checkpoint.source, architecture)
     if checkpoint.input_format.is_bgr:
-        bgr_to_rgb(model)
+        adapters.bgr_to_rgb(model)
     if own.id2label != architecture.id2label and own.num_labels == architecture.num_labels:
         classifier_of(model)[1].reset_parameters()  # it fits by its shape, and is of other classes
     if options.keep_known_breeds:
@@ -144,14 +136,14 @@ def _with_weights(source: str, architecture: PreTrainedConfig) -> PreTrainedMode
 
 def _keep_known_breeds(model: PreTrainedModel, checkpoint: Checkpoint, names: Sequence[str]) -> None:
     """Initialise the classifier's rows of the breeds that the checkpoint's own classifier knows."""
-    source, rows = checkpoint.source, known_breeds(checkpoint.config.id2label or {}, names)
+    source, rows = checkpoint.source, adapters.known_breeds(checkpoint.config.id2label or {}, names)
     original, loading_info = AutoModelForImageClassification.from_pretrained(
         source, config=checkpoint.config, use_safetensors=True, output_loading_info=True
     )
     prefix, classifier = classifier_of(model)
     if not rows or any(name.startswith(prefix) for name in loading_info["missing_keys"]):
         raise UserError(f"{source!r} has no classifier that knows any of these breeds: leave --keep-known-breeds out")
-    copy_known_breeds(classifier, classifier_of(original)[1], rows)
+    adapters.copy_known_breeds(classifier, classifier_of(original)[1], rows)
     unknown = ", ".join(name for label, name in enumerate(names) if label not in rows) or "none"
     report(f"{len(rows)} breeds start from what {source} knows of them; with random weights: {unknown}")
 

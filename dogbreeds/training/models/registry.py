@@ -1,6 +1,7 @@
 """The names that `--model` knows: pre-trained checkpoints, and architectures that are built with random weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from transformers import MobileNetV2Config, PreTrainedConfig, TimmWrapperConfig, ViTConfig
@@ -27,9 +28,19 @@ The last two are hybrids of ViT and CNN. xception and inception_resnet_v2 were t
 size of the input is always --image-size. resnet50v2 is the ResNet-50 of Big Transfer, which has its layers in the order
 of ResNet v2; xception is DeepLab's, with 41 layers."""
 
-ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
-    "lenet5": lambda image_size: ConvNetConfig(
-        image_size=image_size,
+_CNN3V2 = partial(
+    ConvNetConfig,
+    padding="same",
+    pool_sizes=(4, 2, 1),
+    conv_dropout=0.2,
+    batch_norm=True,
+    pooling="average",
+    hidden_sizes=(128,),
+)
+
+ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
+    "lenet5": partial(
+        ConvNetConfig,
         num_channels=1,
         filters=(6, 16),
         kernel_size=5,
@@ -37,34 +48,23 @@ ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
         activation="tanh",
         hidden_sizes=(120, 100),
     ),
-    "cnn1": lambda image_size: ConvNetConfig(
-        image_size=image_size, filters=(32,), pool_sizes=(2,), conv_dropout=0.2, hidden_sizes=(128,)
+    "cnn1": partial(ConvNetConfig, filters=(32,), pool_sizes=(2,), conv_dropout=0.2, hidden_sizes=(128,)),
+    "cnn3": partial(ConvNetConfig, filters=(32, 64, 128), pool_sizes=(2, 2, 1), conv_dropout=0.2, hidden_sizes=(128,)),
+    "cnn3v2": partial(_CNN3V2, filters=(16, 32, 64)),
+    "cnn3v2_tuned": partial(_CNN3V2, filters=(64, 64, 64)),
+    "cnn_32_64_64_64": partial(
+        ConvNetConfig, filters=(32, 64, 64, 64), padding="same", pool_sizes=(2, 2, 2, 2), batch_norm=True
     ),
-    "cnn3": lambda image_size: ConvNetConfig(
-        image_size=image_size, filters=(32, 64, 128), pool_sizes=(2, 2, 1), conv_dropout=0.2, hidden_sizes=(128,)
+    "my_vgg16": partial(TimmWrapperConfig, architecture="vgg16"),
+    "my_xception": partial(TimmWrapperConfig, architecture="legacy_xception"),
+    "vit": ViTConfig,
+    "vit_tiny": partial(ViTConfig, hidden_size=192, intermediate_size=768, num_hidden_layers=12, num_attention_heads=3),
+    "vit_nano": partial(
+        ViTConfig, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
     ),
-    "cnn3v2": lambda image_size: _cnn3v2(image_size, (16, 32, 64)),
-    "cnn3v2_tuned": lambda image_size: _cnn3v2(image_size, (64, 64, 64)),
-    "cnn_32_64_64_64": lambda image_size: ConvNetConfig(
-        image_size=image_size, filters=(32, 64, 64, 64), padding="same", pool_sizes=(2, 2, 2, 2), batch_norm=True
-    ),
-    "my_vgg16": lambda image_size: _timm("vgg16", image_size),
-    "my_xception": lambda image_size: _timm("legacy_xception", image_size),
-    "vit": lambda image_size: ViTConfig(image_size=image_size),
-    "vit_tiny": lambda image_size: ViTConfig(
-        image_size=image_size, hidden_size=192, intermediate_size=768, num_hidden_layers=12, num_attention_heads=3
-    ),
-    "vit_nano": lambda image_size: ViTConfig(
-        image_size=image_size,
-        patch_size=8,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-    ),
-    "mobilenet_v2_nano": lambda image_size: MobileNetV2Config(image_size=image_size, depth_multiplier=0.1, min_depth=4),
+    "mobilenet_v2_nano": partial(MobileNetV2Config, depth_multiplier=0.1, min_depth=4),
 }
-"""Functions from an image size in pixels to an architecture, which is built with random weights.
+"""Functions from `image_size`, pixels, to an architecture, which is built with random weights.
 
 The nano ones train in seconds; the tests use them. The others are those of earlier projects on these photos:
 
@@ -80,26 +80,6 @@ The nano ones train in seconds; the tests use them. The others are those of earl
 """
 
 
-def _timm(name: str, image_size: int) -> TimmWrapperConfig:
-    """An architecture of timm; timm itself does not need the image size, others read it from the config."""
-    config = TimmWrapperConfig(architecture=name)
-    config.image_size = image_size
-    return config
-
-
-def _cnn3v2(image_size: int, filters: tuple[int, int, int]) -> ConvNetConfig:
-    return ConvNetConfig(
-        image_size=image_size,
-        filters=filters,
-        padding="same",
-        pool_sizes=(4, 2, 1),
-        conv_dropout=0.2,
-        batch_norm=True,
-        pooling="average",
-        hidden_sizes=(128,),
-    )
-
-
 def resolve_model(model: str) -> str:
     """The Hub id behind a short name of `CHECKPOINTS`; any other model as it is."""
     return CHECKPOINTS.get(model, model)
@@ -107,7 +87,7 @@ def resolve_model(model: str) -> str:
 
 def is_plain_cnn(model: str) -> bool:
     """Whether a model is the name of a `ConvNet` in `ARCHITECTURES`."""
-    return model in ARCHITECTURES and isinstance(ARCHITECTURES[model](224), ConvNetConfig)
+    return model in ARCHITECTURES and isinstance(ARCHITECTURES[model](image_size=224), ConvNetConfig)
 
 
 def plain_cnn_options(options: ModelOptions) -> dict[str, Any]:
