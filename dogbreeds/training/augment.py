@@ -71,13 +71,9 @@ class RandomAugmentation:
         self._moves = bool(options.rotation or options.zoom or options.shift or options.shear or any(options.turns))
         self._normalise = Normalise(preprocessing, device)
         self._grey = torch.tensor(GREY, device=device)[:, None, None]
-        self._fill = torch.tensor(
-            [round(255 * mean) for mean in preprocessing.mean], dtype=torch.float32, device=device
-        )
+        self._fill = torch.tensor([round(255 * mean) for mean in preprocessing.mean], device=device).float()
         # The centres of the view's pixels, where its left, right, top and bottom edges are at -1 and 1
-        centres = (torch.arange(preprocessing.size, device=device, dtype=torch.float32) + 0.5) * (
-            2 / preprocessing.size
-        ) - 1
+        centres = (torch.arange(preprocessing.size, device=device).float() + 0.5) * (2 / preprocessing.size) - 1
         self._centres = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).flatten(0, 1)
 
     def draw(self, epoch: int) -> None:

@@ -4,13 +4,13 @@ import json
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dogbreeds.errors import UserError
 from dogbreeds.files import atomic_write
-from dogbreeds.training.options import GROUPS, OPTIONS, TrainConfig, nearest_option
+from dogbreeds.training.options import CONFIG, OPTIONS, TrainConfig, nearest_option
 
 NOT_A_RECIPE = ("output_dir", "overwrite", "resume")
 """Options that are not written: they belong to one start of a run."""
@@ -51,12 +51,12 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def _checked(name: str, value: Any, where: str) -> Any:
     """The value as the option's type; strictly, for TOML has types of its own."""
     option = OPTIONS[name]
-    field = GROUPS[option.group].__pydantic_fields__[name]
     # As JSON, in which pydantic takes lists for tuples and texts for paths even when it is strict.
-    annotated: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    kind: TypeAdapter[Any] = TypeAdapter(annotated, config=ConfigDict(allow_inf_nan=False))
+    kind: TypeAdapter[Any] = TypeAdapter(option.type, config=CONFIG)
     try:
-        if not (isinstance(value, list) and any(isinstance(item, bool) for item in value)):  # which pydantic takes for 0
+        if not (
+            isinstance(value, list) and any(isinstance(item, bool) for item in value)
+        ):  # which pydantic takes for 0
             return kind.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         if error.errors()[0]["type"] in _RANGE_ERRORS:

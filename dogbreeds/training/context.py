@@ -43,22 +43,16 @@ class Context:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=3))],
         )
         self.device: torch.device = self.accelerator.device
+        self.is_main: bool = self.accelerator.is_main_process
+        """Whether this is the process that prints and writes."""
+        self.num_processes: int = self.accelerator.num_processes
+        """Processes that train together, on all machines."""
         self.seconds: dict[str, float] = {}
         """What each stage of the run took."""
         self._quiet = quiet
         if self.device.type == "cpu":
             keep_freed_memory()
         set_seed(run.seed)
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that prints and writes."""
-        return bool(self.accelerator.is_main_process)
-
-    @property
-    def num_processes(self) -> int:
-        """Processes that train together, on all machines."""
-        return int(self.accelerator.num_processes)
 
     @property
     def hardware(self) -> str:

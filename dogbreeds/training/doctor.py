@@ -1,9 +1,9 @@
 """Finds faults of a data set: photos that can't be read or mislead, duplicates, breeds with few photos."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath
 
@@ -14,8 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
-from dogbreeds.files import atomic_write
-from dogbreeds.images import BadImage, open_header, open_image
+from dogbreeds.files import write_json
+from dogbreeds.images import FORMATS, BadImage, open_header, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
 from dogbreeds.training.datasets.sources import read_dataset
 
@@ -38,18 +38,6 @@ KINDS = {
 
 NUM_EXAMPLES = 3
 """Findings of each kind that are printed; the JSON file has all."""
-
-FORMAT_OF_ENDING = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
-    **dict.fromkeys((".png", ".apng"), "PNG"),
-    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), "PPM"),
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
-    ".webp": "WEBP",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".avif": "AVIF",
-}
 
 _SKETCH_SIDE = 9
 _MAX_BITS = 8
@@ -104,8 +92,7 @@ class Diagnosis:
             UserError: The file can't be written.
         """
         try:
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            write_json(path, asdict(self))
         except OSError as error:
             raise UserError(f"can't write {str(path)!r} ({error.strerror}): give another --output") from None
 
@@ -208,7 +195,7 @@ def _facts(source: Path | bytes, named: Photo, image_size: int) -> _PhotoFacts:
         return _PhotoFacts({"cut_short" if error.problem == "cut_short" else "unreadable": str(error)}, digest)
     faults = {}
     format = "JPEG" if header.format == "MPO" else header.format  # many phones name these .jpg
-    if FORMAT_OF_ENDING.get(PurePath(named.id).suffix.lower(), format) != format:
+    if _format_of_ending().get(PurePath(named.id).suffix.lower(), format) != format:
         faults["wrong_ending"] = f"it is {format}"
     if bad_exif := _bad_exif(header):
         faults["bad_exif"] = bad_exif
@@ -219,6 +206,13 @@ def _facts(source: Path | bytes, named: Photo, image_size: int) -> _PhotoFacts:
     small = photo.resize((_SKETCH_SIDE, _SKETCH_SIDE), Image.Resampling.BOX)
     is_grey = np.ptp(np.asarray(small), axis=2).max() <= _MAX_TINT
     return _PhotoFacts(faults, digest, bool(is_grey), np.asarray(small.convert("L")))
+
+
+@cache
+def _format_of_ending() -> dict[str, str]:
+    # Pillow knows the endings of HEIF only when pillow-heif has opened a photo.
+    known = {ending: format for ending, format in Image.registered_extensions().items() if format in FORMATS}
+    return {**known, ".mpo": "JPEG", **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF")}
 
 
 def _bad_exif(header: Image.Image) -> str:

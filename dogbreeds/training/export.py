@@ -84,9 +84,7 @@ def export_onnx(module: nn.Module, path: Path, image_size: int, output_names: Se
     """
     pixels = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -102,7 +100,7 @@ def export_onnx(module: nn.Module, path: Path, image_size: int, output_names: Se
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
     finally:
-        exporter_log.setLevel(level)
+        logging.disable(logging.NOTSET)
     # The exporter notes for each node which source file made it: paths of this machine, which must not be published.
     exported = onnx.load(path)
     nodes_of_functions = [node for function in exported.functions for node in function.node]

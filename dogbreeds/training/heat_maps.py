@@ -178,7 +178,9 @@ def explain_vit(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor, t
     logits = classifier(base.layernorm(class_token))
 
     # Everything up to the logit is linear but the final normalisation, whose scale is taken as a constant.
-    to_class = (classifier.weight * base.layernorm.weight) @ _centred(attention.o_proj.weight)  # (C, D)
+    projection = attention.o_proj.weight
+    projection = projection - projection.mean(dim=0, keepdim=True)  # its output has mean 0, as normalisation makes it
+    to_class = (classifier.weight * base.layernorm.weight) @ projection  # (C, D)
     scale = (class_token.var(dim=-1, keepdim=True, unbiased=False) + base.layernorm.eps).rsqrt()
     heat = (given[:, 1:] * scale[:, None]) @ to_class.T  # (B, N, C)
     side = round(heat.shape[1] ** 0.5)
@@ -201,11 +203,6 @@ def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch
     split = [tensor.unflatten(-1, (num_heads, head_dim)).transpose(1, 2) for tensor in (query, key, value)]
     attended = nn.functional.scaled_dot_product_attention(split[0], split[1], split[2], scale=attention.scaling)
     return attended.transpose(1, 2).flatten(2)
-
-
-def _centred(weight: torch.Tensor) -> torch.Tensor:
-    """A projection whose output has mean 0, as layer normalisation would make it."""
-    return weight - weight.mean(dim=0, keepdim=True)
 
 
 EXPLANATIONS: dict[str, Explanation] = {"ViT": explain_vit, "dense layers": explain_dense, "pooling": explain_pooled}

@@ -96,26 +96,19 @@ class Learner:
                 self.average.update(self.trained_model)
         self.optimizer.zero_grad()
 
+    def _stateful(self) -> dict[str, Any]:
+        parts = {"model": self.trained_model, "optimizer": self.optimizer, "schedule": self.schedule}
+        return {**parts, "average": self.average, "scaler": self._accelerator.scaler}
+
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
-        scaler = self._accelerator.scaler
-        return {
-            "model": self.trained_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "scaler": scaler.state_dict() if scaler else None,
-        }
+        return {name: None if part is None else part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.trained_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        if self._accelerator.scaler:
-            self._accelerator.scaler.load_state_dict(state["scaler"])
+        for name, part in self._stateful().items():
+            if part is not None:
+                part.load_state_dict(state[name])
 
     def load_best(self, weights: dict[str, torch.Tensor]) -> nn.Module:
         """The network with these weights, as it was before accelerate prepared it."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import to_jsonable_python
 
 from dogbreeds.errors import UserError
 from dogbreeds.preprocessing import Fit, Preprocessing
@@ -117,13 +118,8 @@ class PreprocessingOptions:
 
     def build(self) -> Preprocessing:
         """The preprocessing without what the checkpoint (mean, std) and the training photos (zca) add to it."""
-        return Preprocessing(
-            self.image_size,
-            self.fit,
-            grayscale=self.grayscale,
-            equalize=self.equalize,
-            blur=self.whitening == "blur",
-        )
+        blur = self.whitening == "blur"
+        return Preprocessing(self.image_size, self.fit, grayscale=self.grayscale, equalize=self.equalize, blur=blur)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -313,7 +309,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All options by their names, as plain values for JSON, with the weight decay that applies."""
-        return {**_plain(self._values()), "weight_decay": self.optim.decay}
+        return {**to_jsonable_python(self._values()), "weight_decay": self.optim.decay}
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """The same with other values of single options."""
@@ -384,10 +380,10 @@ class Option:
 def _options() -> Iterator[Option]:
     for group, kind in GROUPS.items():
         schemas = TypeAdapter(kind).json_schema()["properties"]
-        hints = {field.name: field for field in dataclasses.fields(kind)}
-        for name, field in kind.__pydantic_fields__.items():
-            description = " ".join((field.description or "").split())
-            yield Option(name, group, hints[name].type, hints[name].default, description, schemas[name])
+        for field in dataclasses.fields(kind):
+            schema = schemas[field.name]
+            description = " ".join(schema["description"].split())
+            yield Option(field.name, group, field.type, field.default, description, schema)
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:
@@ -441,7 +437,7 @@ def _with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(given)
     recipe = {"crop_scale": 1.0, "flip": 0.5, **AUGMENTATIONS[name]}
     for option, value in recipe.items():
-        if option in given and _plain(given[option]) != _plain(value):
+        if option in given and _as_typed(given[option]) != _as_typed(value):
             raise UserError(
                 f"{_flag(option, given[option])}: --augmentation {name} sets it to {_as_typed(value)}; leave one out"
             )
@@ -460,15 +456,6 @@ def _build(kind: Any, values: Mapping[str, Any]) -> Any:
             raise UserError(f"--{option.name.replace('_', '-')} is missing: name one") from None
         must = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else option.must_be
         raise UserError(f"{_flag(option.name, mine[option.name])}: must be {must}") from None
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, tuple | list):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
 
 
 def _flag(option: str, value: Any) -> str:

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer
 
 from dogbreeds.training.context import Context
 
@@ -23,17 +24,16 @@ class PhaseClock:
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+        self._marks: list[tuple[str, Any]] = []
 
     def enter(self, phase: str) -> None:
         """From here on time counts to this phase."""
         assert phase in PHASES or not phase, phase
+        mark: Any = time.perf_counter()
         if self._on_gpu:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append((phase, event))
-        else:
-            self._marks.append((phase, time.perf_counter()))
+            mark = torch.cuda.Event(enable_timing=True)
+            mark.record()
+        self._marks.append((phase, mark))
 
     def read(self) -> dict[str, float]:
         """Seconds of each phase since the last reading, and none of them is being timed from here on."""
@@ -43,13 +43,9 @@ class PhaseClock:
         seconds = dict.fromkeys(PHASES, 0.0)
         for (phase, start), (_, end) in zip(self._marks, self._marks[1:], strict=False):
             if phase:
-                seconds[phase] += _seconds_between(start, end)
+                seconds[phase] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
         self._marks = []
         return seconds
-
-
-def _seconds_between(start: Any, end: Any) -> float:
-    return start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype, num_rounds: int = 5) -> float:
@@ -62,18 +58,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype, num_rounds: int = 5) ->
     """
     size = MATRIX_SIZE.get(device.type, 2048)
     matrix = torch.randn(size, size, device=device, dtype=dtype)
+    # It warms the device up, and waits for a GPU.
+    timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
     repeats = 10 if device.type == "cuda" else 1
-    fastest = float("inf")
-    for _ in range(num_rounds + 1):  # the first one starts the device up
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(repeats):
-            matrix @ matrix
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        fastest = min(fastest, (time.perf_counter() - started) / repeats)
-    return 2 * size**3 / fastest
+    return 2 * size**3 / min(timer.timeit(repeats).mean for _ in range(num_rounds))
 
 
 def measured_peak(context: Context) -> float:
@@ -84,36 +72,8 @@ def measured_peak(context: Context) -> float:
     return peak
 
 
-def time_record(
-    seconds: dict[str, float], num_photos: int, *, flops_per_photo: float, peak: float | None
-) -> dict[str, Any]:
-    """What run.json says of the time of a run's epochs; empty where none was trained.
-
-    Args:
-        seconds: Of each of `PHASES`.
-        num_photos: Photos trained on in that time.
-        flops_per_photo: Floating-point operations, forwards and backwards, that one process does for each of the
-            photos; 0 where only the classifier is used, on features that were computed before.
-        peak: Of one process's device, in operations a second, if it was measured.
-    """
-    if not seconds:
-        return {}
-    total = sum(seconds.values())
-    photos_per_second_in_steps = num_photos / (total - seconds["evaluation"] - seconds["saving"])
-    record: dict[str, Any] = {
-        "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
-        "photos_per_second": num_photos / total,
-        "photos_per_second_in_steps": photos_per_second_in_steps,
-        "bottleneck": bottleneck(seconds),
-    }
-    if peak:
-        record["measured_peak_flops"] = peak
-        record["share_of_peak"] = flops_per_photo * photos_per_second_in_steps / peak or None
-    return record
-
-
 def time_in_words(record: dict[str, Any]) -> list[str]:
-    """The lines that say what `time_record` found."""
+    """The lines that say what `dogbreeds.training.run.Run.time_record` found."""
     if not record:
         return []
     total = sum(record["seconds"].values())

@@ -25,11 +25,10 @@ class _Pixels(CalibrationDataReader):
     """Photos one at a time, for ONNX Runtime's quantiser."""
 
     def __init__(self, pixels: np.ndarray) -> None:
-        self._photos = iter(pixels)
+        self._inputs = iter([{"pixel_values": photo[None]} for photo in pixels])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        photo = next(self._photos, None)
-        return None if photo is None else {"pixel_values": photo[None]}
+        return next(self._inputs, None)
 
 
 def quantize_onnx(source: Path, target: Path, pixels: np.ndarray) -> list[str]:
@@ -73,9 +72,7 @@ def quantize_onnx(source: Path, target: Path, pixels: np.ndarray) -> list[str]:
             f"{str(source)!r} has neither convolutions nor products with constant matrices: nothing to quantise"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    log = logging.getLogger()
-    level = log.level
-    log.setLevel(logging.ERROR)  # it logs advice on preparing the model, which is not needed here
+    logging.disable(logging.WARNING)  # it logs advice on preparing the model, which is not needed here
     try:
         quantize_static(
             source,
@@ -89,7 +86,7 @@ def quantize_onnx(source: Path, target: Path, pixels: np.ndarray) -> list[str]:
             **options,
         )
     finally:
-        log.setLevel(level)
+        logging.disable(logging.NOTSET)
     return sensitive
 
 

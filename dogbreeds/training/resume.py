@@ -37,7 +37,14 @@ def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
     if problem:
         raise UserError(problem)
     if config.run.resume:
-        _check_identity(partial / run_folder.STATE, identity)
+        state = partial / run_folder.STATE
+        try:
+            then = json.loads((state / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"the state in {str(state)!r} can't be read: start again with --overwrite") from None
+        for name, now in json.loads(json.dumps(identity)).items():
+            if now != then.get(name):
+                raise UserError(f"can't resume with another {name}: it was {then.get(name)!r}, now it is {now!r}")
     return partial
 
 
@@ -52,13 +59,3 @@ def _identity(config: TrainConfig, context: Context, splits: Splits) -> dict[str
         "num_processes": context.num_processes,
         "split_hash": splits.split_hash,
     }
-
-
-def _check_identity(state: Path, identity: dict[str, Any]) -> None:
-    try:
-        then = json.loads((state / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"the state in {str(state)!r} can't be read: start again with --overwrite") from None
-    for name, now in json.loads(json.dumps(identity)).items():
-        if now != then.get(name):
-            raise UserError(f"can't resume with another {name}: it was {then.get(name)!r}, now it is {now!r}")

@@ -11,7 +11,7 @@ from dogbreeds.training.inputs import Features, Inputs
 from dogbreeds.training.learner import Learner
 from dogbreeds.training.loop import Loop
 from dogbreeds.training.options import TrainConfig
-from dogbreeds.training.profiling import time_record
+from dogbreeds.training.profiling import bottleneck
 from dogbreeds.training.saved_states import SavedStates
 
 
@@ -39,12 +39,23 @@ class Run:
     """Floating-point operations a second that the device reaches, if that was measured."""
 
     def time_record(self) -> dict[str, Any]:
-        """Where the time of the epochs went, and the speed that was reached."""
-        # A backward pass is two forward passes, one for the inputs' gradients and one for the weights'.
-        num_passes = 0 if self.inputs.head_only else 1 if self.config.model.freeze_backbone else 3
-        return time_record(
-            self.loop.progress.time_spent,
-            self.loop.progress.num_photos,
-            flops_per_photo=num_passes * self.flops_per_photo / self.context.num_processes,
-            peak=self.peak,
-        )
+        """Where the time of the epochs went, and the speed that was reached; empty where none was trained."""
+        progress, seconds = self.loop.progress, self.loop.progress.time_spent
+        if not seconds:
+            return {}
+        total = sum(seconds.values())
+        photos_per_second_in_steps = progress.num_photos / (total - seconds["evaluation"] - seconds["saving"])
+        record: dict[str, Any] = {
+            "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
+            "photos_per_second": progress.num_photos / total,
+            "photos_per_second_in_steps": photos_per_second_in_steps,
+            "bottleneck": bottleneck(seconds),
+        }
+        if self.peak:
+            # A backward pass is two forward passes, one for the inputs' gradients and one for the weights'. On features
+            # that were computed before, there is none through the network.
+            num_passes = 0 if self.inputs.head_only else 1 if self.config.model.freeze_backbone else 3
+            flops_per_photo = num_passes * self.flops_per_photo / self.context.num_processes
+            record["measured_peak_flops"] = self.peak
+            record["share_of_peak"] = flops_per_photo * photos_per_second_in_steps / self.peak or None
+        return record

@@ -20,6 +20,9 @@ BEST = "best.pt"
 NUM_KEPT = 2
 """States kept: the newest, and the one before in case that is damaged."""
 
+State = dict[str, Any]
+"""Tensors, numbers, lists and dictionaries of them, by name."""
+
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
@@ -32,12 +35,12 @@ class SavedStates:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: list[Future[None]] = []
 
-    def save(self, position: tuple[int, int], state: dict[str, Any], best: dict[str, torch.Tensor] | None) -> None:
+    def save(self, position: tuple[int, int], state: State, best: State | None) -> None:
         """Copy the state of a run and write it in the background; all but the last `NUM_KEPT` are removed then.
 
         Args:
             position: Epochs completed, and batches of the next one.
-            state: Tensors, numbers, lists and dictionaries of them.
+            state: What resuming needs.
             best: The model's weights, where they are the best yet.
 
         Raises:
@@ -64,10 +67,10 @@ class SavedStates:
                     "with --resume; the one before is kept"
                 ) from None
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> State | None:
         """The newest state that is whole, on the CPU; None where there is none. What is damaged is told."""
         for path in reversed(self._states()):
-            state: dict[str, Any] | None = _read(path)
+            state: State | None = _read(path)
             if state is not None:
                 return state
             print(f"the checkpoint {str(path)!r} is damaged: going on from the one before", file=sys.stderr)
@@ -88,11 +91,7 @@ class SavedStates:
         return sorted(self.folder.glob("epoch-*.pt"))
 
     def _write(
-        self,
-        position: tuple[int, int],
-        state: dict[str, Any],
-        best: dict[str, torch.Tensor] | None,
-        copied: torch.cuda.Event | None,
+        self, position: tuple[int, int], state: State, best: State | None, copied: torch.cuda.Event | None
     ) -> None:
         if copied is not None:
             with torch.cuda.stream(torch.cuda.Stream()):  # beside the training's own work on the GPU
@@ -107,7 +106,7 @@ class SavedStates:
             older.unlink()
 
 
-def _write_whole(path: Path, content: dict[str, Any]) -> None:
+def _write_whole(path: Path, content: State) -> None:
     """Write a file that is whole on the disk, or not there."""
     with atomic_write(path) as temporary:
         torch.save(content, temporary)

@@ -7,8 +7,7 @@ a trial that was interrupted in whatever way: its options are tried again.
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,10 +127,12 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
         if claimed is None:
             break
         trial, trial_lock = claimed
-        with _released(trial_lock):
+        try:
             _run_trial(study, trial, config, splits, features)
             finished = study.get_trials(deepcopy=False, states=FINISHED)
             print(_line(study.trials[trial.number], finished, num_trials), flush=True)
+        finally:
+            _release(trial_lock)
     with lock:
         finished = study.get_trials(deepcopy=False, states=FINISHED)
         if len(finished) < num_trials:
@@ -142,11 +143,7 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
 
 
 def _begin_or_check(
-    study: optuna.Study,
-    folder: Path,
-    config: TrainConfig,
-    space: dict[str, FloatDistribution],
-    more: dict[str, Any],
+    study: optuna.Study, folder: Path, config: TrainConfig, space: dict[str, FloatDistribution], more: dict[str, Any]
 ) -> None:
     """Note what a new study is about, or hold an old one against it."""
     options = {key: value for key, value in config.to_dict().items() if key not in FREE_OPTIONS}
@@ -159,13 +156,12 @@ def _begin_or_check(
         study.enqueue_trial(given)
         study.set_user_attr(IDENTITY, identity)  # last, so that a study without it is begun again
         return
-    changed = [key for key in {**then, **identity} if then.get(key) != identity.get(key)]
-    if changed:
-        key = changed[0]
-        raise UserError(
-            f"the study {str(folder)!r} has another {key}: it was {then.get(key)!r}, now it is {identity.get(key)!r}; "
-            "give another --output-dir, or remove the study"
-        )
+    for key in {**then, **identity}:
+        if (before := then.get(key)) != (now := identity.get(key)):
+            raise UserError(
+                f"the study {str(folder)!r} has another {key}: it was {before!r}, now it is {now!r}; give another "
+                "--output-dir, or remove the study"
+            )
 
 
 def _claim(
@@ -240,14 +236,6 @@ def pruner() -> optuna.pruners.BasePruner:
 
 def _trial_lock(folder: Path, number: int) -> FileLock:
     return FileLock(folder / f"trial-{number}.lock")
-
-
-@contextmanager
-def _released(lock: FileLock) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        _release(lock)
 
 
 def _release(lock: FileLock) -> None:

@@ -102,7 +102,12 @@ def check_photos(
 
     order = sorted(range(len(photos)), key=lambda i: (split_of[i], digests[i], photos.ids[i]))
     unreadable = [LeftOut(photos.ids[i], str(sizes[digests[i]])) for i in order if isinstance(sizes[digests[i]], str)]
-    _check_share(unreadable, len(photos), options.data)
+    if len(unreadable) > MAX_UNREADABLE * len(photos):
+        examples = "; ".join(f"{photo.id}: {photo.reason}" for photo in unreadable[:3])
+        raise UserError(
+            f"{len(unreadable)} of {len(photos)} photos in {options.data!r} can't be read, more than "
+            f"{MAX_UNREADABLE:.0%}: mend or remove them ({examples} ...)"
+        )
     used: dict[str, int] = {}
     copies: list[LeftOut] = []
     for index in order:
@@ -171,7 +176,7 @@ def _decode(
     if options.cache == "on":
         cache = open_pixel_cache(stored, sources, digests, options, progress=progress)
         sizes = {
-            digest: (int(width), int(height)) for digest, (width, height) in zip(cache.row_of, cache.sizes, strict=True)
+            digest: (width, height) for digest, (width, height) in zip(cache.row_of, cache.sizes.tolist(), strict=True)
         }
         return {**sizes, **cache.problems}, cache
 
@@ -189,12 +194,3 @@ def _read_all(
     results = read_photos(range(len(sources)), lambda index: read(sources[index]))
     for result in tqdm(results, description, len(sources), unit="photo", disable=not progress):
         yield str(result) if isinstance(result, BadImage) else result
-
-
-def _check_share(unreadable: list[LeftOut], num_photos: int, data: str) -> None:
-    if len(unreadable) > MAX_UNREADABLE * num_photos:
-        examples = "; ".join(f"{photo.id}: {photo.reason}" for photo in unreadable[:3])
-        raise UserError(
-            f"{len(unreadable)} of {num_photos} photos in {data!r} can't be read, more than {MAX_UNREADABLE:.0%}: "
-            f"mend or remove them ({examples} ...)"
-        )

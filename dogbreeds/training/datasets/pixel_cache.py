@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import flush, partial_path, whole_or_absent
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photos import read_photos
 from dogbreeds.preprocessing import Preprocessing
@@ -110,12 +111,7 @@ def open_pixel_cache(
 
 def _key(preprocessing: Preprocessing, digests: Iterable[str]) -> str:
     # With Pillow's version, because another decoder or filter gives other pixels.
-    contents = {
-        "format": FORMAT,
-        "pillow": PIL.__version__,
-        "view": preprocessing.geometry,
-        "digests": sorted(digests),
-    }
+    contents = {"format": FORMAT, "pillow": PIL.__version__, "view": preprocessing.geometry, "digests": sorted(digests)}
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:24]
 
 
@@ -142,19 +138,17 @@ def _open(path: Path, preprocessing: Preprocessing, wanted: dict[str, int]) -> P
 
 
 def _build(
-    path: Path,
-    preprocessing: Preprocessing,
-    sources: Sequence[Path | bytes],
-    index_of: dict[str, int],
-    progress: bool,
+    path: Path, preprocessing: Preprocessing, sources: Sequence[Path | bytes], index_of: dict[str, int], progress: bool
 ) -> None:
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-    partial.mkdir()
+    def decode(index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        image = open_image(sources[index], at_least=preprocessing.decoded_side)
+        return np.ascontiguousarray(preprocessing.cut(image)), image.size
+
+    shutil.rmtree(partial_path(path), ignore_errors=True)  # left by a process that was killed
     digests, sizes, checksums, problems = [], [], [], {}
-    try:
+    with whole_or_absent(path) as partial:
         with (partial / "pixels.bin").open("wb") as file:
-            decoded = _decode(preprocessing, sources, index_of.values())
+            decoded = read_photos(index_of.values(), decode)
             bar = tqdm(decoded, "decoding photos", len(index_of), unit="photo", disable=not progress)
             for digest, photo in zip(index_of, bar, strict=True):
                 if isinstance(photo, BadImage):
@@ -165,32 +159,10 @@ def _build(
                 digests.append(digest)
                 sizes.append(size)
                 checksums.append(zlib.crc32(pixels.data))
-            file.flush()
-            os.fsync(file.fileno())
-        record = {
-            "view": preprocessing.geometry,
-            "digests": digests,
-            "sizes": sizes,
-            "checksums": checksums,
-            "problems": problems,
-        }
+        flush(partial / "pixels.bin")
+        contents = {"digests": digests, "sizes": sizes, "checksums": checksums, "problems": problems}
+        record = {"view": preprocessing.geometry, **contents}
         (partial / "cache.json").write_text(json.dumps(record), encoding="utf-8")
-        partial.rename(path)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _decode(
-    preprocessing: Preprocessing, sources: Sequence[Path | bytes], indices: Iterable[int]
-) -> Iterator[tuple[np.ndarray, tuple[int, int]] | BadImage]:
-    """The pixels and the size of each of these photos, or why it can't be decoded."""
-
-    def decode(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        image = open_image(sources[index], at_least=preprocessing.decoded_side)
-        return np.ascontiguousarray(preprocessing.cut(image)), image.size
-
-    return read_photos(indices, decode)
 
 
 def _make_room(folder: Path, max_bytes: int, needed: int) -> None:

@@ -9,18 +9,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dogbreeds.breeds import all_breeds, label_name
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 from dogbreeds.hub import announce
 
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 """The names of splits in data sets, and their names here."""
 
@@ -161,14 +156,10 @@ def _read_folders(folder: Path) -> dict[str, _Labelled]:
 
 
 def _read_breed_folders(folder: Path, root: Path) -> _Labelled:
-    paths: list[Path] = []
-    texts: list[str] = []
-    for breed_folder in _folders_in(folder):
-        # Every file counts as a photo: one that is not is then left out by name, instead of ignored.
-        photos = sorted(path for path in breed_folder.rglob("[!.]*") if path.is_file())
-        paths += photos
-        texts += [breed_folder.name] * len(photos)
-    return _Labelled([path.relative_to(root).as_posix() for path in paths], paths, texts)
+    # Every file counts as a photo: one that is not is then left out by name, instead of ignored.
+    paths = [path for breed in _folders_in(folder) for path in sorted(breed.rglob("[!.]*")) if path.is_file()]
+    breeds = [path.relative_to(folder).parts[0] for path in paths]
+    return _Labelled([path.relative_to(root).as_posix() for path in paths], paths, breeds)
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -188,7 +179,7 @@ def _read_stanford(folder: Path) -> dict[str, _Labelled]:
         try:
             files = [str(cell[0]) for cell in loadmat(path)["file_list"][:, 0]]
         except Exception as error:  # SciPy's reader and the indexing raise errors of many classes
-            raise UserError(f"{str(path)!r} is damaged: {_first_line(error)}") from None
+            raise UserError(f"{str(path)!r} is damaged: {first_line(error)}") from None
         paths = [folder / "Images" / file for file in files]
         splits[split] = _Labelled(files, paths, [path.parent.name for path in paths])
     if len(splits) == 1:
@@ -205,10 +196,10 @@ def _read_with_datasets(data: str) -> dict[str, _Labelled]:
         loaded = datasets.load_dataset(data)
     except Exception as error:  # the library, the Hub's client and the network each raise their own
         if Path(data).is_dir():
-            raise UserError(f"the Parquet files in {data!r} can't be read: {_first_line(error)}") from None
+            raise UserError(f"the Parquet files in {data!r} can't be read: {first_line(error)}") from None
         raise UserError(
             f"{data!r} is no folder here, and the Hugging Face Hub did not give a data set of that name "
-            f"({_first_line(error)}): connect to the network, or give a folder of photos with --data"
+            f"({first_line(error)}): connect to the network, or give a folder of photos with --data"
         ) from None
     splits: dict[str, _Labelled] = {}
     for given, dataset in loaded.items():
@@ -251,7 +242,3 @@ def _read_columns(dataset: Any, data: str, split: str) -> _Labelled:
     # A selection of a data set keeps the whole table, so its rows have other numbers; `load_dataset` selects nothing.
     assert dataset.data.num_rows == len(dataset), (dataset.data.num_rows, len(dataset))
     return _Labelled(ids, [TableRow(dataset.data, images[0], row) for row in range(len(dataset))], texts)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

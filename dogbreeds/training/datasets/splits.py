@@ -95,16 +95,9 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     )
     parts = _cut(checked.splits, options, config.run.seed)
     fingerprint, split_hash = _hashes(parts)
-    return Splits(
-        parts["train"],
-        parts["validation"],
-        parts.get("test"),
-        checked.left_out,
-        fingerprint,
-        split_hash,
-        checked.stored_preprocessing,
-        checked.cache,
-    )
+    train, validation, test = parts["train"], parts["validation"], parts.get("test")
+    stored, cache = checked.stored_preprocessing, checked.cache
+    return Splits(train, validation, test, checked.left_out, fingerprint, split_hash, stored, cache)
 
 
 def with_part_of_training(splits: Splits, fraction: float, seed: int) -> Splits:
