@@ -23,15 +23,13 @@ class Normalise:
 
     def __init__(self, view: Preprocessing, device: torch.device) -> None:
         self._scale, self._shift = (torch.from_numpy(values).to(device) for values in view.scale_and_shift())
-        self._zca: tuple[torch.Tensor, torch.Tensor] | None = None
-        if view.zca is not None:
-            kernel, bias = torch.from_numpy(view.zca.kernel).to(device), torch.from_numpy(view.zca.bias).to(device)
-            self._zca = kernel, bias
+        zca = [] if view.zca is None else [view.zca.kernel, view.zca.bias]
+        self._zca = [torch.from_numpy(values).to(device) for values in zca]
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """`(B, H, W, 3)`, uint8 or float from 0 to 255, to float32 `(B, 3, H, W)` in channels-last memory."""
         normalised = (pixels.float() * self._scale - self._shift).permute(0, 3, 1, 2)
-        if self._zca is None:
+        if not self._zca:
             return normalised
         kernel, bias = self._zca
         margin = kernel.shape[-1] // 2

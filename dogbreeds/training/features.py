@@ -14,7 +14,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from dogbreeds.machine import num_cores_each
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.augment import Normalise
+from dogbreeds.training.context import Context
 from dogbreeds.training.export import export_onnx
 from dogbreeds.training.loaders import PixelDataset, TensorDataset, data_loader
 from dogbreeds.training.models.inspection import features_of
@@ -37,34 +39,33 @@ class FeatureModel(nn.Module):
 
 def compute_features(
     model: PreTrainedModel,
-    splits: dict[str, PixelDataset],
-    normalise: Normalise,
-    accelerator: Accelerator,
-    image_size: int,
+    pixels: dict[str, PixelDataset],
+    preprocessing: Preprocessing,
+    context: Context,
     num_workers: int,
 ) -> tuple[dict[str, TensorDataset], dict[str, float]]:
     """Run the backbone once over each split, divided among the processes.
 
     Args:
         model: Is put into evaluation mode.
-        splits: The photos of each split, pre-processed up to the normalisation.
-        normalise: From their 8-bit pixels to the model's input.
-        accelerator: Has the device.
-        image_size: Height and width of the input, pixels.
+        pixels: The photos of each split, pre-processed up to the normalisation.
+        preprocessing: Normalises their 8-bit pixels.
+        context: The process, with its device.
         num_workers: Processes that decode photos, for each training process.
 
     Returns:
         For each split its features `(D,)`, float32, and labels, in the split's order, complete in every process and on
         its device; and for each split the seconds that it took.
     """
-    encode = encoder(model, normalise, accelerator, image_size)
+    accelerator = context.accelerator
+    encode = encoder(model, Normalise(preprocessing, context.device), accelerator, preprocessing.size)
     # Large batches from worker processes would not fit into the shared memory of most containers.
-    batch_size = BATCH_SIZE.get(accelerator.device.type, 32) if num_workers == 0 else 32
+    batch_size = BATCH_SIZE.get(context.device.type, 32) if num_workers == 0 else 32
     features, seconds = {}, {}
-    for name, dataset in splits.items():
+    for name, dataset in pixels.items():
         started = time.perf_counter()
         loader = accelerator.prepare(data_loader(dataset, batch_size, num_workers))
-        bar = tqdm(loader, f"features of {name}", unit="batch", disable=not accelerator.is_main_process)
+        bar = tqdm(loader, f"features of {name}", unit="batch", disable=not context.is_main)
         parts = [accelerator.gather_for_metrics((encode(batch.inputs), batch.labels)) for batch in bar]
         encoded, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         assert len(labels) == len(dataset), f"{len(labels)} features of {len(dataset)} photos"

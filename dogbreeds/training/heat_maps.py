@@ -89,11 +89,8 @@ def explain_pooled(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor
         logits, classifier = model.timm_model.forward_head(maps), model.timm_model.get_classifier()
     else:
         outputs: list[Any] = []
-        handle = model.base_model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-        try:
+        with model.base_model.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
             logits, classifier = model(pixel_values).logits, model.classifier
-        finally:
-            handle.remove()
         maps = outputs[0].last_hidden_state
     if maps.ndim == 4 and isinstance(classifier, nn.Linear):
         return logits, nn.functional.conv2d(maps, classifier.weight[:, :, None, None], classifier.bias)

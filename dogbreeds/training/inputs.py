@@ -72,7 +72,7 @@ class Inputs:
         self.preprocessing = preprocessing
         for split in splits.held_out:
             pixels[split] = _pixels(config, context, splits, split, preprocessing)
-        self._num_workers = _num_workers(config.data) if not pixels["train"].is_cached else 0
+        self._num_workers = 0 if pixels["train"].cache else _num_workers(config.data)
         self._normalise = Normalise(preprocessing, self._device)
         self.random_views: RandomAugmentation | None = None
         if config.random_views:
@@ -83,9 +83,8 @@ class Inputs:
         if self.head_only:
             if not features.datasets:
                 with context.timed("features"):
-                    features.datasets, features.seconds = compute_features(
-                        model, pixels, self._normalise, self._accelerator, preprocessing.size, self._num_workers
-                    )
+                    computed = compute_features(model, pixels, preprocessing, context, self._num_workers)
+                    features.datasets, features.seconds = computed
             datasets, self._num_workers = features.datasets, 0
         else:
             datasets = _on_gpu(pixels, context) or pixels
@@ -151,9 +150,9 @@ def _pixels(
 
 def _on_gpu(pixels: dict[str, PixelDataset], context: Context) -> dict[str, TensorDataset]:
     """The pixels of each split in the GPU's memory; empty where there is no GPU or they do not fit."""
-    if context.device.type != "cuda" or not all(dataset.is_cached for dataset in pixels.values()):
+    if context.device.type != "cuda" or not all(dataset.cache for dataset in pixels.values()):
         return {}
-    num_bytes = sum(dataset.num_bytes for dataset in pixels.values())
+    num_bytes = sum(len(dataset) * dataset.preprocessing.size**2 * 3 for dataset in pixels.values())
     gc.collect()
     torch.cuda.empty_cache()  # of a run before, with another seed
     free = torch.cuda.mem_get_info(context.device)[0]

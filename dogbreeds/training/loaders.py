@@ -44,37 +44,26 @@ class PixelDataset(Dataset[Batch]):
             cache: Their pixels; None to decode them.
         """
         assert cache is None or cache.preprocessing.geometry == preprocessing.geometry
-        self.photos, self.preprocessing = photos, preprocessing
-        self._cache = cache
+        self.photos, self.preprocessing, self.cache = photos, preprocessing, cache
         self._rows = None if cache is None else cache.rows(photos.digests)
         self._labels = torch.from_numpy(photos.labels)
 
-    @property
-    def is_cached(self) -> bool:
-        """Whether the pixels are in a cache, with nothing left to decode."""
-        return self._cache is not None
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of all pixels in memory."""
-        return len(self) * self.preprocessing.size**2 * 3
-
     def on(self, device: torch.device) -> "TensorDataset":
         """A copy of the cached pixels on an accelerator; batches are indexed there."""
-        assert self._cache is not None and self._rows is not None
+        assert self.cache is not None and self._rows is not None
         size = self.preprocessing.size
         pixels = torch.empty((len(self), size, size, 3), dtype=torch.uint8, device=device)
         for start in range(0, len(self), 1024):
             rows = self._rows[start : start + 1024]
-            pixels[start : start + len(rows)] = torch.from_numpy(self._cache.pixels[rows]).to(device)
+            pixels[start : start + len(rows)] = torch.from_numpy(self.cache.pixels[rows]).to(device)
         return TensorDataset(pixels, self._labels.to(device))
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        if self._cache is not None and self._rows is not None:
-            pixels = self._cache.pixels[self._rows[indices]]
+        if self.cache is not None and self._rows is not None:
+            pixels = self.cache.pixels[self._rows[indices]]
         else:
             opened = (open_image(self.photos.sources[i], at_least=self.preprocessing.decoded_side) for i in indices)
             pixels = np.stack([self.preprocessing.cut(image) for image in opened])

@@ -309,11 +309,9 @@ class _LossReading:
     def __init__(self, loss: torch.Tensor, step: int, *, wait: bool) -> None:
         """Start the copy; with `wait` it is waited for, so that several processes see it at the same step."""
         self.step = step
-        self._loss = loss.detach().to("cpu", non_blocking=loss.is_cuda and not wait)
-        self._arrived: torch.cuda.Event | None = None
-        if loss.is_cuda and not wait:
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+        is_under_way = loss.is_cuda and not wait
+        self._loss = loss.detach().to("cpu", non_blocking=is_under_way)
+        self._arrived = torch.cuda.current_stream().record_event() if is_under_way else None
 
     def has_arrived(self) -> bool:
         return self._arrived is None or self._arrived.query()

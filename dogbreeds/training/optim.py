@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.options import OptimizerName, OptimOptions
@@ -148,13 +149,15 @@ class WeightAverage:
     def update(self, model: nn.Module) -> None:
         """Take in the weights after a step."""
         num = self._num_updates
-        weight = 1 - min(self._decay, (1 + num) / (10 + num)) if num else 1.0
-        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
-        averaged = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in averaged], [theirs for _, theirs in averaged], weight)
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
+        decay = min(self._decay, (1 + num) / (10 + num)) if num else 0.0
+        averaged: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        for mine, theirs in zip(_tensors(self.model), _tensors(model), strict=True):
+            if mine.is_floating_point():
+                averaged[0].append(mine)
+                averaged[1].append(theirs)
+            else:
                 mine.copy_(theirs)
+        get_ema_multi_avg_fn(decay)(*averaged, num)
         self._num_updates += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.benchmark import Timer
 
 from dogbreeds.training.context import Context
 
@@ -58,10 +57,18 @@ def peak_flops(device: torch.device, dtype: torch.dtype, num_rounds: int = 5) ->
     """
     size = MATRIX_SIZE.get(device.type, 2048)
     matrix = torch.randn(size, size, device=device, dtype=dtype)
-    # It warms the device up, and waits for a GPU.
-    timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
     repeats = 10 if device.type == "cuda" else 1
-    return 2 * size**3 / min(timer.timeit(repeats).mean for _ in range(num_rounds))
+    fastest = float("inf")
+    for _ in range(num_rounds + 1):  # the first one starts the device up
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            matrix @ matrix
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        fastest = min(fastest, (time.perf_counter() - started) / repeats)
+    return 2 * size**3 / fastest
 
 
 def measured_peak(context: Context) -> float:

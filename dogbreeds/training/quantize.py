@@ -58,10 +58,8 @@ def quantize_onnx(source: Path, target: Path, pixels: np.ndarray) -> list[str]:
         errors = _errors(source, pixels[:NUM_ERROR_PHOTOS])
         sensitive = [node.name for node in products if errors[node.name] > MAX_ERROR]
         chosen = {node.name for node in products} - set(sensitive)
-        options = {
-            "op_types_to_quantize": ["MatMul"],
-            "extra_options": {"OpTypesToExcludeOutputQuantization": ["MatMul"]},
-        }
+        exclude_outputs = {"OpTypesToExcludeOutputQuantization": ["MatMul"]}
+        options = {"op_types_to_quantize": ["MatMul"], "extra_options": exclude_outputs}
         float32 = [node.name for node in graph.node if node.op_type == "MatMul" and node.name not in chosen]
     elif any(node.op_type == "Conv" for node in graph.node):
         sensitive, options = [], {}

@@ -30,7 +30,7 @@ class SavedStates:
     """The checkpoints of one run; written by one process."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder, which there is; one that is removed later is not made anew."""
+        """Name the folder, which there is; it is not created again if it is removed later."""
         self.folder = folder
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: list[Future[None]] = []
@@ -49,7 +49,9 @@ class SavedStates:
         self.wait()
         # In its memory format: the fused optimiser takes for granted that its state lies in memory as the weights do.
         state, best = recursively_apply(lambda tensor: tensor.detach().clone(), (state, best))
-        self._pending.append(self._writer.submit(self._write, position, state, best, _event()))
+        # A mark in the GPU's work behind which the copies are complete
+        copied = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+        self._pending.append(self._writer.submit(self._write, position, state, best, copied))
 
     def wait(self) -> None:
         """Wait until all is written.
@@ -68,7 +70,7 @@ class SavedStates:
                 ) from None
 
     def load(self) -> State | None:
-        """The newest state that is whole, on the CPU; None where there is none. What is damaged is told."""
+        """The newest state that is whole, on the CPU; None where there is none. What is damaged is reported."""
         for path in reversed(self._states()):
             state: State | None = _read(path)
             if state is not None:
@@ -84,7 +86,7 @@ class SavedStates:
         """
         best: dict[str, torch.Tensor] | None = _read(self.folder / BEST)
         if best is None:
-            raise UserError(f"the best weights in {str(self.folder)!r} are damaged: start anew with --overwrite")
+            raise UserError(f"the best weights in {str(self.folder)!r} are damaged: start again with --overwrite")
         return best
 
     def _states(self) -> list[Path]:
@@ -125,12 +127,3 @@ def _read(path: Path) -> Any:
     if hashlib.sha256(content).digest() != digest:
         return None
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-def _event() -> torch.cuda.Event | None:
-    """A mark in the GPU's work behind which the copies are complete."""
-    if not torch.cuda.is_available():
-        return None
-    event = torch.cuda.Event()
-    event.record()
-    return event

@@ -14,7 +14,7 @@ from dogbreeds.photos import photo_digest, read_bytes, read_photos
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.datasets.pixel_cache import PixelCache, open_pixel_cache
 from dogbreeds.training.datasets.sources import Photos, PhotoSources
-from dogbreeds.training.options import DataOptions
+from dogbreeds.training.options import DataOptions, TrainConfig
 
 MAX_UNREADABLE = 0.01
 """Largest share of photos that may be unreadable. With more of them, there is a fault in the data as a whole."""
@@ -67,23 +67,14 @@ class CheckedData:
     """The pixels of all photos; None if they are decoded in every epoch."""
 
 
-def check_photos(
-    splits: dict[str, Photos],
-    options: DataOptions,
-    preprocessing: Preprocessing,
-    *,
-    random_views: bool,
-    progress: bool = True,
-) -> CheckedData:
+def check_photos(splits: dict[str, Photos], config: TrainConfig, *, progress: bool = True) -> CheckedData:
     """Decode every photo once, into the pixel cache or only to see whether it can be decoded.
 
     Of photos with the same content, the first one by split (see `SPLITS`) and id is used.
 
     Args:
         splits: The photos, in the splits of the data.
-        options: Where the pixel cache is, if there is one.
-        preprocessing: What the model sees of a photo.
-        random_views: Whether it is trained on random views, which are cut from whole photos.
+        config: The run's options; of these, the ones about data, preprocessing and random views are used.
         progress: Show progress bars.
 
     Raises:
@@ -94,10 +85,11 @@ def check_photos(
     split_of = np.repeat(np.arange(len(present)), [len(splits[split]) for split in present])
 
     digests, problems, longest_side = _read_headers(photos.sources, progress)
-    stored = stored_preprocessing(preprocessing, random_views, max(longest_side, preprocessing.size))
+    preprocessing = config.preprocessing.build()
+    stored = stored_preprocessing(preprocessing, config.random_views, max(longest_side, preprocessing.size))
     readable = [index for index, digest in enumerate(digests) if digest not in problems]
     sources, wanted = photos.select(readable).sources, [digests[index] for index in readable]
-    sizes, cache = _decode(sources, wanted, stored, options, progress)
+    sizes, cache = _decode(sources, wanted, stored, config.data, progress)
     sizes |= problems
 
     order = sorted(range(len(photos)), key=lambda i: (split_of[i], digests[i], photos.ids[i]))
@@ -105,7 +97,7 @@ def check_photos(
     if len(unreadable) > MAX_UNREADABLE * len(photos):
         examples = "; ".join(f"{photo.id}: {photo.reason}" for photo in unreadable[:3])
         raise UserError(
-            f"{len(unreadable)} of {len(photos)} photos in {options.data!r} can't be read, more than "
+            f"{len(unreadable)} of {len(photos)} photos in {config.data.data!r} can't be read, more than "
             f"{MAX_UNREADABLE:.0%}: mend or remove them ({examples} ...)"
         )
     used: dict[str, int] = {}
@@ -175,9 +167,8 @@ def _decode(
     """The size of each photo, or why it can't be decoded, by digest; and the pixel cache if there is one."""
     if options.cache == "on":
         cache = open_pixel_cache(stored, sources, digests, options, progress=progress)
-        sizes = {
-            digest: (width, height) for digest, (width, height) in zip(cache.row_of, cache.sizes.tolist(), strict=True)
-        }
+        rows = zip(cache.row_of, cache.sizes.tolist(), strict=True)
+        sizes = {digest: (width, height) for digest, (width, height) in rows}
         return {**sizes, **cache.problems}, cache
 
     def size(source: Path | bytes) -> Size:

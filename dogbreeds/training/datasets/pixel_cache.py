@@ -120,12 +120,11 @@ def _open(path: Path, preprocessing: Preprocessing, wanted: dict[str, int]) -> P
     try:
         record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         digests, problems, checksums = record["digests"], record["problems"], record["checksums"]
-        same = record["view"] == preprocessing.geometry and {*digests, *problems} == wanted.keys()
-        shape = (len(digests), preprocessing.size, preprocessing.size, 3)
         sizes = np.array(record["sizes"], dtype=np.int32).reshape(-1, 2)
-        if not same or not len(digests) == len(checksums) == len(sizes):
-            return None
-        if (path / "pixels.bin").stat().st_size != int(np.prod(shape)):
+        shape = (len(digests), preprocessing.size, preprocessing.size, 3)
+        same = record["view"] == preprocessing.geometry and {*digests, *problems} == wanted.keys()
+        whole = len(digests) == len(checksums) == len(sizes) and (path / "pixels.bin").stat().st_size == np.prod(shape)
+        if not same or not whole:
             return None
         # Mode "c" (copy on write), because PyTorch warns about arrays that are not writable; nothing is written.
         pixels = np.memmap(path / "pixels.bin", np.uint8, "c", shape=shape) if digests else np.empty(shape, np.uint8)

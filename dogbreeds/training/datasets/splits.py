@@ -90,9 +90,7 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     photos = read_dataset(options.data)
     if options.breeds:
         photos = _of_breeds(photos, options)
-    checked = check_photos(
-        photos, options, config.preprocessing.build(), random_views=config.random_views, progress=progress
-    )
+    checked = check_photos(photos, config, progress=progress)
     parts = _cut(checked.splits, options, config.run.seed)
     fingerprint, split_hash = _hashes(parts)
     train, validation, test = parts["train"], parts["validation"], parts.get("test")

@@ -14,11 +14,8 @@ def classifier_of(model: nn.Module) -> tuple[str, nn.Linear]:
 def features_of(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
     """The input of the model's classifier: features `(B, D)` of pixels `(B, 3, H, W)`."""
     features: list[torch.Tensor] = []
-    handle = classifier_of(model)[1].register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
-    try:
+    with classifier_of(model)[1].register_forward_pre_hook(lambda module, inputs: features.append(inputs[0])):
         model(pixel_values=pixels)
-    finally:
-        handle.remove()
     return features[0]
 
 
