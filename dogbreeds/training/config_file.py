@@ -56,7 +56,9 @@ def _checked(name: str, value: Any, where: str) -> Any:
     annotated: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     kind: TypeAdapter[Any] = TypeAdapter(annotated, config=ConfigDict(allow_inf_nan=False))
     try:
-        if not (isinstance(value, list) and any(isinstance(item, bool) for item in value)):  # which pydantic takes for 0
+        if not (
+            isinstance(value, list) and any(isinstance(item, bool) for item in value)
+        ):  # which pydantic takes for 0
             return kind.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         if error.errors()[0]["type"] in _RANGE_ERRORS:
