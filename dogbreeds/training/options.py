@@ -313,11 +313,11 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All options by their names, as plain values for JSON, with the weight decay that applies."""
-        return {**_plain(self._values()), "weight_decay": self.optim.decay}
+        return {**_plain(self.options()), "weight_decay": self.optim.decay}
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """The same with other values of single options."""
-        return self.from_dict({**self._values(), **changes})
+        return self.from_dict({**self.options(), **changes})
 
     def check_options_apply(self) -> None:
         """Check that every option that is given has an effect; before training, not when a run is opened.
@@ -344,7 +344,8 @@ class TrainConfig:
             return not self.model.freeze_backbone or self.augment.augmentation is not None
         return self.augment.augment == "on"
 
-    def _values(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """All options by their names, as they were given."""
         return {name: value for group in GROUPS for name, value in vars(getattr(self, group)).items()}
 
 
