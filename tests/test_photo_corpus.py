@@ -70,8 +70,8 @@ def test_mutated_files_of_the_fuzzer(tmp_path):
         pytest.skip("atheris is not installed: it is for Linux on x86")
     command = [sys.executable, "tests/fuzz_photos.py", "--runs", "300", "--failures", str(tmp_path / "failures")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    # Through a shell that forks: a process begins with the peak memory of the one that started it, and this one's may be
-    # above what the fuzzer allows (Linux counts it on in exec, see getrusage(2)).
+    # Through a shell that forks: a process starts with the peak memory of its parent, and that of this one may be
+    # above what the fuzzer allows (see ru_maxrss in getrusage(2)).
     through_a_shell = ["sh", "-c", '"$@"; exit $?', "sh", *command]
     run = subprocess.run(through_a_shell, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
