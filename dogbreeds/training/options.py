@@ -309,11 +309,11 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All options by their names, as plain values for JSON, with the weight decay that applies."""
-        return {**to_jsonable_python(self._values()), "weight_decay": self.optim.decay}
+        return {**to_jsonable_python(self.options()), "weight_decay": self.optim.decay}
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """The same with other values of single options."""
-        return self.from_dict({**self._values(), **changes})
+        return self.from_dict({**self.options(), **changes})
 
     def check_options_apply(self) -> None:
         """Check that every option that is given has an effect; before training, not when a run is opened.
@@ -340,7 +340,8 @@ class TrainConfig:
             return not self.model.freeze_backbone or self.augment.augmentation is not None
         return self.augment.augment == "on"
 
-    def _values(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """All options by their names, as they were given."""
         return {name: value for group in GROUPS for name, value in vars(getattr(self, group)).items()}
 
 
@@ -437,7 +438,7 @@ def _with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(given)
     recipe = {"crop_scale": 1.0, "flip": 0.5, **AUGMENTATIONS[name]}
     for option, value in recipe.items():
-        if option in given and _as_typed(given[option]) != _as_typed(value):
+        if option in given and to_jsonable_python(given[option]) != to_jsonable_python(value):
             raise UserError(
                 f"{_flag(option, given[option])}: --augmentation {name} sets it to {_as_typed(value)}; leave one out"
             )
