@@ -198,7 +198,7 @@ def test_the_run_that_training_starts_from_is_found_on_the_hub_too(tmp_path, mon
         assert base_run_folder("me/plain") is None
         with pytest.raises(UserError, match="neither a folder 'me/nothing' here nor such a model"):
             base_run_folder("me/nothing")
-        assert hub.downloads == ["run.json", "splits.parquet"]
+        assert sorted(hub.downloads) == ["run.json", "splits.parquet"]  # by several threads
     # Without a network, what is in the cache counts.
     assert base_run_folder("me/run") == downloaded
     assert base_run_folder("me/plain") is None

@@ -113,14 +113,8 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
     )
 
     folder, space = study_folder(config.run.output_dir), space_of(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"can't make the folder {str(folder)!r}: {error.strerror}") from None
-    lock = FileLock(folder / "study.lock")
-    with lock:
-        study = open_study(folder)
-        _begin_or_check(study, folder, config, space, {"tune_fraction": fraction, "split_hash": splits.split_hash})
+    more = {"tune_fraction": fraction, "split_hash": splits.split_hash}
+    study, lock = _begin_or_continue(folder, config, space, more)
     while True:
         with lock:
             claimed = _claim(study, folder, space, num_trials, config.run.seed)
@@ -142,26 +136,33 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
     return True
 
 
-def _begin_or_check(
-    study: optuna.Study, folder: Path, config: TrainConfig, space: dict[str, FloatDistribution], more: dict[str, Any]
-) -> None:
-    """Note what a new study is about, or hold an old one against it."""
+def _begin_or_continue(
+    folder: Path, config: TrainConfig, space: dict[str, FloatDistribution], more: dict[str, Any]
+) -> tuple[optuna.Study, FileLock]:
+    """Create the study of a folder, or check that the one there is of the same options; the study and its lock."""
     options = {key: value for key, value in config.to_dict().items() if key not in FREE_OPTIONS}
     searched = {f"range of {name}": distribution_to_json(distribution) for name, distribution in space.items()}
     identity = json.loads(json.dumps({**options, **more, **searched}))
-    then = study.user_attrs.get(IDENTITY)
-    if then is None:
-        given = given_options(config, space)
-        study.set_user_attr(GIVEN, given)
-        study.enqueue_trial(given)
-        study.set_user_attr(IDENTITY, identity)  # last, so that a study without it is begun again
-        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't make the folder {str(folder)!r}: {error.strerror}") from None
+    lock = FileLock(folder / "study.lock")
+    with lock:
+        study = open_study(folder)
+        if IDENTITY not in study.user_attrs:
+            given = given_options(config, space)
+            study.set_user_attr(GIVEN, given)
+            study.enqueue_trial(given)
+            study.set_user_attr(IDENTITY, identity)  # last, so that a study without it is begun again
+        then = study.user_attrs[IDENTITY]
     for key in {**then, **identity}:
         if (before := then.get(key)) != (now := identity.get(key)):
             raise UserError(
                 f"the study {str(folder)!r} has another {key}: it was {before!r}, now it is {now!r}; give another "
                 "--output-dir, or remove the study"
             )
+    return study, lock
 
 
 def _claim(
