@@ -6,10 +6,14 @@ from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
 from dogbreeds.answers import BreedProbability
-from dogbreeds.breeds import GROUPS
+from dogbreeds.breeds import breed_groups
 from dogbreeds.calibration import Verdict
 from dogbreeds.serving.model_set import ModelAnswers
 from dogbreeds.serving.predictor import Prediction
+
+
+def _list_groups(schema: dict[str, Any]) -> None:
+    schema["enum"] = [*breed_groups()]
 
 
 class AnswerJson(TypedDict):
@@ -18,7 +22,7 @@ class AnswerJson(TypedDict):
     verdict: Verdict | None
     breeds: list[BreedProbability]
     candidates: list[str]
-    group: Annotated[str, Field(json_schema_extra={"enum": [*GROUPS]})] | None
+    group: Annotated[str, Field(json_schema_extra=_list_groups)] | None
 
 
 class PredictionJson(AnswerJson):
