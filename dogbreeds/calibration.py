@@ -1,6 +1,6 @@
 """From logits to calibrated probabilities and a verdict: one temperature and two thresholds, fitted on validation."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -41,10 +41,6 @@ class Calibration:
             "not_a_dog" if not dog else "confident" if confident else "unsure"
             for dog, confident in zip(is_dog, is_confident, strict=True)
         ]
-
-    def to_dict(self) -> dict[str, float]:
-        """For `run.json`."""
-        return asdict(self)
 
     @classmethod
     def fit(cls, logits: np.ndarray, labels: np.ndarray) -> "Calibration":

@@ -140,4 +140,4 @@ def test_a_perfect_validation_does_not_ask_for_certainty():
 
 def test_calibration_travels():
     calibration = Calibration(1.5, 2.5, 0.7)
-    assert Calibration(**calibration.to_dict()) == calibration
+    assert Calibration(**vars(calibration)) == calibration
