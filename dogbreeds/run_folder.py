@@ -98,6 +98,10 @@ class RunFolder:
         """Whether that model keeps its weights as 8-bit numbers."""
         return self.record.serving_model == ONNX_8BIT
 
+    def files(self) -> list[Path]:
+        """Every file, relative to the folder, in order."""
+        return sorted(file.relative_to(self.path) for file in self.path.rglob("*") if file.is_file())
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
         """Open a run folder and verify the files that answers are computed from.
