@@ -28,12 +28,8 @@ class Calibration:
         """Calibrated probabilities `(N, C)`, rows summing to 1, of logits `(N, C)`."""
         return softmax(logits / self.temperature)
 
-    def verdicts(self, logits: np.ndarray) -> list[Verdict]:
-        """The verdict on each row of logits `(N, C)`."""
-        return self.apply(logits)[1]
-
     def apply(self, logits: np.ndarray) -> tuple[np.ndarray, list[Verdict]]:
-        """The `probabilities` and the `verdicts` of logits `(N, C)`, with one softmax for both."""
+        """The `probabilities` and the verdicts on logits `(N, C)`, with one softmax for both."""
         probabilities = self.probabilities(logits)
         is_dog = dog_score(logits) >= self.not_a_dog_threshold
         is_confident = probabilities.max(axis=1) >= self.confident_threshold
