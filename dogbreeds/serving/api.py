@@ -1,4 +1,4 @@
-"""The replies that programs get from the page, and examples of how to ask for them."""
+"""The replies that programs get from the page."""
 
 from typing import Annotated, Any
 
@@ -40,23 +40,6 @@ class ComparisonJson(TypedDict):
     agree: bool | None
     together: AnswerJson | None
     error: str | None
-
-
-PYTHON = """
-from gradio_client import Client, handle_file
-
-client = Client("{url}")
-print(client.predict(handle_file("dog.jpg"), "{model}", api_name="/predict"))
-print(client.predict(handle_file("dog.jpg"), api_name="/compare"))
-""".lstrip()
-CURL = """
-FILE=$(curl -s -F files=@dog.jpg {url}/gradio_api/upload | tr -d '[]"')
-EVENT=$(curl -s {url}/gradio_api/call/predict -H 'Content-Type: application/json' \\
-  -d '{{"data": [{{"path": "'$FILE'", "meta": {{"_type": "gradio.FileData"}}}}, "{model}"]}}' \\
-  | tr -d '{{}}"' | cut -d: -f2)
-curl -sN {url}/gradio_api/call/predict/$EVENT
-""".lstrip()
-"""The examples that the page shows; a test runs both."""
 
 
 def prediction_json(model: str, prediction: Prediction) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,7 +56,8 @@ def publish_model(run: Positional[Path], *, repo_id: str, private: bool = False,
     """
     hub.check_repo_id(repo_id)
     opened = RunFolder.open(run)
-    with _folder(dry_run) as folder:
+    with _folder(dry_run) as temporary:
+        folder = Path(temporary)
         _write_model(opened, folder)
         return str(dry_run or hub.upload(folder, repo_id, "model", private=private, mark=RECORD))
 
@@ -86,22 +86,17 @@ def publish_space(
     hub.check_repo_id(repo_id)
     run = RunFolder.open(model)
     metadata = _space_metadata(run)
-    with _folder(dry_run) as folder:
+    with _folder(dry_run) as temporary:
+        folder = Path(temporary)
         _write_space(run, metadata, folder)
         mark, hardware = "dogbreeds/default_runs.py", metadata["suggested_hardware"]
         return str(dry_run or hub.upload(folder, repo_id, "space", private=private, mark=mark, hardware=hardware))
 
 
-@contextmanager
-def _folder(dry_run: Path | None) -> Iterator[Path]:
+def _folder(dry_run: Path | None) -> AbstractContextManager[str | Path]:
     """The folder to write the files into: `dry_run`, or a temporary one."""
-    if dry_run:
-        check_absent(dry_run, option="--dry-run")
-        with whole_or_absent(dry_run) as folder:
-            yield folder
-    else:
-        with TemporaryDirectory() as temporary:
-            yield Path(temporary)
+    check_absent(dry_run, option="--dry-run")
+    return whole_or_absent(dry_run) if dry_run else TemporaryDirectory()
 
 
 def _write_model(run: RunFolder, folder: Path) -> None:
@@ -153,17 +148,9 @@ def _write_space(run: RunFolder, metadata: dict[str, Any], folder: Path) -> None
         for needed in (RECORD, *serving_files(run.record), CARD):
             if (run.path / needed).is_file():
                 _copy(run.path / needed, package / PRETRAINED.name / run.name / needed)
-    (folder / CARD).write_text(
-        f"""# {metadata["title"]}
-
-Photos are answered by {answered_by}, on the CPU and without torch.
-`pip install -r requirements.txt && python app.py` starts the same page anywhere.
-
-The licence is that of the code. What the model may be used for follows from its photos and from the weights that its
-training began with.
-""",
-        encoding="utf-8",
-    )
+    text = Path(__file__).with_name("space_readme.md").read_text(encoding="utf-8")
+    text = text.format(title=metadata["title"], answered_by=answered_by)
+    (folder / CARD).write_text(text, encoding="utf-8")
     metadata_save(folder / CARD, metadata)
 
 
