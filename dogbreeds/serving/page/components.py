@@ -47,26 +47,24 @@ class PhotoInput(gr.Image):
             return error
 
 
-def _named_files(component: Any, payload: Any) -> list[tuple[str, Path]]:
-    """Name and path of each file, as a component's `preprocess`; gradio's own gives cleaned names."""
-    # Read in gradio 6.31.0: several files come as a pydantic RootModel, ListFiles, whose `root` is the list.
-    files = getattr(payload, "root", payload) or []
-    named = [(file.orig_name or Path(file.path).name, _uploaded(file.path)) for file in files]
-    return [(name, path) for name, path in named if not name.startswith(".")]  # as `index` leaves hidden files out
-
-
 class PhotoFiles(gr.File):
-    """A component for files, which gives each file's own name beside its path."""
+    """A file component that gives each file's own name beside its path; gradio's gives a cleaned one."""
 
     is_template = True
-    preprocess = _named_files  # type: ignore[assignment]
+
+    def preprocess(self, payload: Any) -> list[tuple[str, Path]]:  # type: ignore[override]
+        """Name and path of each file; empty where there is none."""
+        return _named(payload)
 
 
 class PhotoFolder(gr.UploadButton):
     """A button to choose a folder; its files as in `PhotoFiles`."""
 
     is_template = True
-    preprocess = _named_files  # type: ignore[assignment]
+
+    def preprocess(self, payload: Any) -> list[tuple[str, Path]]:  # type: ignore[override]
+        """Name and path of each file; empty where there is none."""
+        return _named(payload)
 
 
 class TypedJson(gr.JSON):
@@ -105,3 +103,10 @@ def _uploaded(path: str) -> Path:
     if Path(get_upload_folder()).resolve() not in resolved.parents:
         raise gr.Error("This is no file that was sent to this page.", print_exception=False)
     return resolved
+
+
+def _named(payload: Any) -> list[tuple[str, Path]]:
+    # Read in gradio 6.31.0: several files come as a pydantic RootModel, ListFiles, whose `root` is the list.
+    files = getattr(payload, "root", payload) or []
+    named = [(file.orig_name or Path(file.path).name, _uploaded(file.path)) for file in files]
+    return [(name, path) for name, path in named if not name.startswith(".")]  # as `index` leaves hidden files out
