@@ -1,4 +1,4 @@
-"""The house rules of imports, held by reading the source and by running it."""
+"""The house rules of imports and sizes, held by reading the source and by running it."""
 
 import ast
 import subprocess
@@ -16,20 +16,8 @@ FLOORS = [
     {"training", "serving"},
     {"model_card"},
     {"run_folder", "study"},
-    {
-        "answers",
-        "calibration",
-        "breeds",
-        "images",
-        "photos",
-        "preprocessing",
-        "metrics",
-        "predictions",
-        "latency",
-        "errors",
-        "machine",
-    }
-    | {"hub", "default_runs", "files", "record", "split_file"},
+    {"answers", "breeds", "calibration", "default_runs", "errors", "files", "hub", "images", "latency", "machine"}
+    | {"metrics", "photos", "predictions", "preprocessing", "record", "split_file"},
 ]
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate"}
 
@@ -67,6 +55,31 @@ def test_imports_go_down_only(file):
         library = module.split(".")[0]
         assert library not in HEAVY or here == "training", f"{file.name} imports {module}"
         assert library != "gradio" or file.parent == PACKAGE / "serving" / "page", f"{file.name} imports {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_no_function_and_no_class_is_long(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            most = 250 if isinstance(node, ast.ClassDef) else 60
+            assert node.end_lineno - node.lineno < most, f"{node.name} has more than {most} lines"
+
+
+def test_modules_import_each_other_in_no_circle():
+    graph = {file.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): imports(file) for file in FILES}
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for name in graph.get(module, ()):
+                for target in (name, name.rpartition(".")[0]):
+                    if target in graph:
+                        visit(target, (*path, module))
+            done.add(module)
+
+    done: set[str] = set()
+    for module in graph:
+        visit(module, ())
 
 
 def modules_after(code: str) -> set[str]:

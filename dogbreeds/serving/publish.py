@@ -23,16 +23,7 @@ ROOT = PACKAGE.parent
 SUFFIXES = {".csv", ".json", ".md", ".onnx", ".parquet", ".safetensors"}
 """Of the files of a run folder that are pushed: none of them runs code when it is read."""
 
-NOT_SERVING = {
-    "recipes",
-    "training",
-    "training_script.py",
-    "study.py",
-    "research",
-    PRETRAINED.name,
-    "__pycache__",
-    "*.pyi",
-}
+NOT_SERVING = {"docs", "recipes", "research", "study.py", "training*", PRETRAINED.name, "__pycache__", "*.pyi"}
 """Names of files and folders of this package that a Space does not need."""
 
 
