@@ -37,7 +37,7 @@ class Answer:
     """Where the verdict is `unsure`, the breeds that the dog is probably one of, best first."""
     group: str | None
     """Where the verdict is `unsure`, the breed group that the dog belongs to, if that is as sure as the breed is in a
-    `confident` answer; a key of `dogbreeds.breeds.GROUPS`."""
+    `confident` answer; a key of `dogbreeds.breeds.breed_groups`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -84,10 +84,19 @@ def answers_of(
         top_k: How many breeds to name, at least 1.
     """
     groups = [group_of(label) for label in labels]
-    return [
-        _answer(verdict, row, confident_threshold, labels, groups, top_k)
-        for verdict, row in zip(verdicts, probabilities, strict=True)
-    ]
+    found = []
+    for verdict, row in zip(verdicts, probabilities, strict=True):
+        order = np.argsort(-row, kind="stable")[: max(top_k, MAX_CANDIDATES)]
+        ranked = tuple(BreedProbability(labels[i], float(row[i])) for i in order)
+        candidates: tuple[BreedProbability, ...] = ()
+        group = None
+        if verdict == "unsure":
+            held = np.cumsum([candidate.probability for candidate in ranked])
+            num_candidates = int((held < CANDIDATES_PROBABILITY).sum()) + 1
+            candidates = ranked[: min(num_candidates, MAX_CANDIDATES)]
+            group = _sure_group(row, groups, confident_threshold)
+        found.append(Answer(verdict, ranked[:top_k], candidates, group))
+    return found
 
 
 def answer_rates(
@@ -124,24 +133,10 @@ def answer_rates(
     return rates
 
 
-def _answer(
-    verdict: Verdict,
-    probabilities: np.ndarray,
-    confident_threshold: float,
-    labels: Sequence[str],
-    groups: Sequence[str | None],
-    top_k: int,
-) -> Answer:
-    order = np.argsort(-probabilities, kind="stable")
-    ranked = [BreedProbability(labels[i], float(probabilities[i])) for i in order[: max(top_k, MAX_CANDIDATES)]]
-    if verdict != "unsure":
-        return Answer(verdict, tuple(ranked[:top_k]), (), None)
-    held = np.cumsum([candidate.probability for candidate in ranked])
-    num_candidates = min(int((held < CANDIDATES_PROBABILITY).sum()) + 1, MAX_CANDIDATES)
-    of_group: Counter[str] = Counter()
+def _sure_group(probabilities: np.ndarray, groups: Sequence[str | None], threshold: float) -> str | None:
+    """The most probable breed group, if it is as probable as this."""
+    totals: Counter[str] = Counter()
     for group, probability in zip(groups, probabilities.tolist(), strict=True):
         if group:
-            of_group[group] += probability
-    best = of_group.most_common(1)
-    group = best[0][0] if best and best[0][1] >= confident_threshold else None
-    return Answer(verdict, tuple(ranked[:top_k]), tuple(ranked[:num_candidates]), group)
+            totals[group] += probability
+    return next((group for group, total in totals.most_common(1) if total >= threshold), None)

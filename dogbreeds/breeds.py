@@ -19,25 +19,7 @@ from pathlib import Path
 
 from dogbreeds.errors import UserError
 
-GROUPS = {
-    "companion": ("companion dog", "chien de compagnie"),
-    "mastiff": ("mastiff or mountain dog", "molosse ou chien de montagne"),
-    "pinscher": ("pinscher or schnauzer", "pinscher ou schnauzer"),
-    "pointing_dog": ("pointing dog", "chien d'arrêt"),
-    "retriever": ("retriever", "retriever"),
-    "scent_hound": ("scent hound", "chien courant"),
-    "sheepdog": ("sheepdog or cattle dog", "chien de berger ou de bouvier"),
-    "sighthound": ("sighthound", "lévrier"),
-    "spaniel": ("spaniel", "spaniel"),
-    "spitz": ("spitz or primitive dog", "spitz ou chien primitif"),
-    "swiss_mountain_dog": ("Swiss mountain dog", "bouvier suisse"),
-    "terrier": ("terrier", "terrier"),
-    "water_dog": ("water dog", "chien d'eau"),
-    "wild_dog": ("wild dog", "chien sauvage"),
-}
-"""What to call one dog of each breed group, in English and French."""
-
-_TABLE = Path(__file__).with_name("breeds.csv")
+_FOLDER = Path(__file__).parent
 _WORDNET_PREFIX = re.compile(r"^(n\d{8})(?:[-_ ].*)?$")
 
 
@@ -54,26 +36,34 @@ class Breed:
     other_names: tuple[str, ...]
     """WordNet's other synonyms."""
     group: str
-    """A key of `GROUPS`."""
+    """A key of `breed_groups`."""
     name_fr: str
     """The name to show a person who reads French."""
+
+
+@dataclass(frozen=True)
+class BreedGroup:
+    """What to call one dog of a breed group."""
+
+    name: str
+    name_fr: str
 
 
 @cache
 def all_breeds() -> tuple[Breed, ...]:
     """The 120 breeds, in the order of Stanford's labels."""
-    with _TABLE.open(newline="", encoding="utf-8") as file:
+    with (_FOLDER / "breeds.csv").open(newline="", encoding="utf-8") as file:
         return tuple(
-            Breed(
-                wordnet_id=row["wordnet_id"],
-                dataset_name=row["dataset_name"],
-                name=row["name"],
-                other_names=tuple(filter(None, row["other_names"].split("|"))),
-                group=row["group"],
-                name_fr=row["name_fr"],
-            )
+            Breed(other_names=tuple(filter(None, row.pop("other_names").split("|"))), **row)
             for row in csv.DictReader(file)
         )
+
+
+@cache
+def breed_groups() -> dict[str, BreedGroup]:
+    """Each breed group by its key, such as ``scent_hound``."""
+    with (_FOLDER / "breed_groups.csv").open(newline="", encoding="utf-8") as file:
+        return {row.pop("key"): BreedGroup(**row) for row in csv.DictReader(file)}
 
 
 def find_breed(text: str) -> Breed | None:
@@ -114,7 +104,7 @@ def label_name(text: str) -> str:
 
 @cache
 def group_of(label: str) -> str | None:
-    """The breed group of a label, a key of `GROUPS`; None where the label is none of the 120 breeds."""
+    """The breed group of a label, a key of `breed_groups`; None where the label is none of the 120 breeds."""
     breed = find_breed(label)
     return breed.group if breed else None
 

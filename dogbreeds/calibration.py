@@ -1,6 +1,6 @@
 """From logits to calibrated probabilities and a verdict: one temperature and two thresholds, fitted on validation."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -28,12 +28,8 @@ class Calibration:
         """Calibrated probabilities `(N, C)`, rows summing to 1, of logits `(N, C)`."""
         return softmax(logits / self.temperature)
 
-    def verdicts(self, logits: np.ndarray) -> list[Verdict]:
-        """The verdict on each row of logits `(N, C)`."""
-        return self.apply(logits)[1]
-
     def apply(self, logits: np.ndarray) -> tuple[np.ndarray, list[Verdict]]:
-        """The `probabilities` and the `verdicts` of logits `(N, C)`, with one softmax for both."""
+        """The `probabilities` and the verdicts on logits `(N, C)`, with one softmax for both."""
         probabilities = self.probabilities(logits)
         is_dog = dog_score(logits) >= self.not_a_dog_threshold
         is_confident = probabilities.max(axis=1) >= self.confident_threshold
@@ -41,10 +37,6 @@ class Calibration:
             "not_a_dog" if not dog else "confident" if confident else "unsure"
             for dog, confident in zip(is_dog, is_confident, strict=True)
         ]
-
-    def to_dict(self) -> dict[str, float]:
-        """For `run.json`."""
-        return asdict(self)
 
     @classmethod
     def fit(cls, logits: np.ndarray, labels: np.ndarray) -> "Calibration":

@@ -4,7 +4,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,8 +12,9 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from dogbreeds.errors import UserError, one_line_errors
-from dogbreeds.files import check_absent
+from dogbreeds.files import check_absent, check_parent
 from dogbreeds.run_folder import DEFAULT_RUN
+from dogbreeds.serving.publish import publish_model, publish_space
 
 if TYPE_CHECKING:
     from dogbreeds.answers import Answer
@@ -25,24 +26,14 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
-        commands: dict[str, Callable[..., Any]] = {
-            "predict": predict,
-            "index": index,
-            "evaluate": evaluate,
-            "compare": compare,
-            "table": table,
-            "doctor": doctor,
-            "export": export,
-            "publish": publish,
-            "breeds": breeds,
-        }
-        status: int = tyro.extras.subcommand_cli_from_dict(
-            commands,
+        commands = (predict, index, evaluate, compare, table, doctor, export, publish, breeds)
+        status: int | None = tyro.extras.subcommand_cli_from_dict(
+            {command.__name__: command for command in commands},
             prog="python -m dogbreeds",
             description="Tell a dog's breed from a photo.",
             config=(OmitSubcommandPrefixes, OmitArgPrefixes),  # publish model --repo-id, not command:model
         )
-    sys.exit(status)
+    sys.exit(status or 0)
 
 
 def predict(
@@ -65,35 +56,30 @@ def predict(
         raise UserError("no photo is named: python -m dogbreeds predict PHOTO [PHOTO ...]")
     if top_k < 1:
         raise UserError(f"--top-k {top_k}: must be 1 or more")
+    from dogbreeds.answers import NO_ANSWER
     from dogbreeds.images import BadImage
+    from dogbreeds.photos import read_photo
     from dogbreeds.serving.predictor import Predictor
 
     predictor = Predictor(run_dir)
     num_failed = 0
     for path in photos:
         started = time.perf_counter()
-        try:
-            prediction = predictor.predict(path, top_k=top_k)
-        except BadImage as error:
-            num_failed += 1
-            if json:
-                _print_json(path, None, time.perf_counter() - started, str(error))
-            else:
-                print(f"{path}: {error}", file=sys.stderr)
-            continue
+        found = read_photo(path, partial(predictor.predict, top_k=top_k))
+        seconds = time.perf_counter() - started
+        is_bad = isinstance(found, BadImage)
+        num_failed += is_bad
         if json:
-            _print_json(path, prediction, prediction.seconds, None)
+            values = NO_ANSWER if isinstance(found, BadImage) else found.to_dict()
+            _dump({"path": path, **values, "seconds": seconds, "error": str(found) if is_bad else None})
+        elif isinstance(found, BadImage):
+            print(f"{path}: {found}", file=sys.stderr)
         else:
-            print(f"{path}: {_sentence(prediction, len(predictor.run.labels))}", flush=True)
+            print(f"{path}: {_sentence(found, len(predictor.run.labels))}", flush=True)
     return 1 if num_failed else 0
 
 
-def index(
-    folder: Positional[Path],
-    output: Path,
-    top_k: int = 3,
-    run_dir: Path = DEFAULT_RUN,
-) -> int:
+def index(folder: Positional[Path], output: Path, top_k: int = 3, run_dir: Path = DEFAULT_RUN) -> int:
     """Name the breed on every photo of a folder and its sub-folders, in a table with one row for each file.
 
     If it is interrupted, the same command continues it. The exit status is 1 if a file could not
@@ -141,8 +127,7 @@ def evaluate(
     from dogbreeds.research.evaluate import photos_of
     from dogbreeds.serving.predictor import Predictor
 
-    if output:
-        check_absent(output)
+    check_absent(output)
     predictor = Predictor(run_dir)
     result = evaluate_run(predictor, photos_of(predictor, data, split), progress=sys.stderr.isatty())
     for photo in result.unreadable:
@@ -166,7 +151,7 @@ def compare(
     photos: str | None = None,
     without_photos: bool = False,
     common: bool = False,
-) -> int:
+) -> None:
     """Compare runs on the same photos: a page to look at, the same as Markdown, and its figures as JSON and CSV.
 
     Args:
@@ -197,10 +182,9 @@ def compare(
     )
     write_report(comparison, output)
     print(output / "comparison.html")
-    return 0
 
 
-def table(runs: Path = Path("runs"), data: str | None = None, output: Path | None = None) -> int:
+def table(runs: Path = Path("runs"), data: str | None = None, output: Path | None = None) -> None:
     """Compare the earlier systems' published figures with ours, and print the commands that train the missing runs.
 
     Args:
@@ -210,19 +194,17 @@ def table(runs: Path = Path("runs"), data: str | None = None, output: Path | Non
     """
     from dogbreeds.research.tables import FORMATS, earlier_systems
 
-    if output:
-        check_absent(output)
-        if output.suffix.lower() not in FORMATS:
-            raise UserError(f"--output {str(output)!r}: the name must end in {', '.join(FORMATS)}")
+    check_absent(output)
+    if output and output.suffix.lower() not in FORMATS:
+        raise UserError(f"--output {str(output)!r}: the name must end in {', '.join(FORMATS)}")
     if runs != Path("runs") and not runs.is_dir():
         raise UserError(f"--runs {str(runs)!r}: there is no such folder")
     filled = earlier_systems(runs, data)
-    if output is None:
+    if output:
+        filled.write(output)
+        print(output)
+    else:
         print(filled, end="")
-        return 0
-    filled.write(output)
-    print(output)
-    return 0
 
 
 def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
@@ -240,10 +222,8 @@ def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
     """
     from dogbreeds.training.doctor import examine
 
-    if output:
-        check_absent(output)
-        if not output.parent.is_dir():
-            raise UserError(f"there is no folder {str(output.parent)!r} for the --output: make it, or give another")
+    check_absent(output)
+    check_parent(output)
     if image_size < 1:
         raise UserError(f"--image-size {image_size}: must be 1 or more")
     diagnosis = examine(data, image_size=image_size, progress=sys.stderr.isatty())
@@ -258,7 +238,7 @@ def export(
     output: Path,
     precision: Literal["auto", "int8", "float32"] = "auto",
     data: str | None = None,
-) -> int:
+) -> None:
     """Copy what serving needs of a run, by default with 8-bit arithmetic where that is worth it.
 
     8-bit arithmetic makes a model less than a third of the size, and on most CPUs faster. The copy is measured and
@@ -274,76 +254,37 @@ def export(
     from dogbreeds.research.serving_copy import export_serving_copy
 
     print(export_serving_copy(run, output, precision=precision, data=data, progress=sys.stderr.isatty()))
-    return 0
-
-
-def publish_model(run: Positional[Path], repo_id: str, private: bool = False, dry_run: Path | None = None) -> int:
-    """Push a run folder to the Hugging Face Hub as a model, with its card and its figures.
-
-    Args:
-        run: A run folder.
-        repo_id: USER/NAME of the repository, which is made if it is not there.
-        private: Insist that nobody else sees it.
-        dry_run: A folder to make with exactly the files, instead of pushing them.
-    """
-    from dogbreeds.serving.publish import publish_model
-
-    print(publish_model(run, repo_id, private=private, dry_run=dry_run))
-    return 0
-
-
-def publish_space(repo_id: str, model: Path = DEFAULT_RUN, private: bool = False, dry_run: Path | None = None) -> int:
-    """Push the page to the Hugging Face Hub as a Space.
-
-    Args:
-        repo_id: USER/NAME of the Space, which is made if it is not there.
-        model: What answers there: USER/NAME or USER/NAME@REVISION of a published model, or a run folder, which is
-            pushed with the page.
-        private: Insist that nobody else sees it.
-        dry_run: A folder to make with exactly the files, instead of pushing them.
-    """
-    from dogbreeds.serving.publish import publish_space
-
-    print(publish_space(model, repo_id, private=private, dry_run=dry_run))
-    return 0
 
 
 def publish(
-    what: Annotated[Any, subcommand("model", constructor=publish_model)]
+    address: Annotated[Any, subcommand("model", constructor=publish_model)]
     | Annotated[Any, subcommand("space", constructor=publish_space)],
-) -> int:
+) -> None:
     """Push a run to the Hugging Face Hub, as a model or as a Space that answers with it.
 
     Args:
-        what: What to push.
+        address: What to push.
     """
-    return what  # the exit status of that command, which has run by now
+    print(address)  # of what that command has pushed by now
 
 
-def breeds() -> int:
+def breeds() -> None:
     """List the 120 breeds of Stanford Dogs: WordNet id, name, breed group."""
-    from dogbreeds.breeds import GROUPS, all_breeds
+    from dogbreeds.breeds import all_breeds, breed_groups
 
     for breed in all_breeds():
-        print(f"{breed.wordnet_id}  {breed.name} ({GROUPS[breed.group][0]})")
-    return 0
+        print(f"{breed.wordnet_id}  {breed.name} ({breed_groups()[breed.group].name})")
 
 
 def _sentence(answer: "Answer", num_breeds: int) -> str:
-    from dogbreeds.breeds import GROUPS
+    from dogbreeds.breeds import breed_groups
 
     named = ", ".join(f"{candidate.breed} {candidate.probability:.0%}" for candidate in answer.breeds)
     if answer.verdict == "confident":
         return named
     if answer.verdict == "not_a_dog":
         return f"does not look like one of my {num_breeds} breeds (nearest: {named})"
-    return f"a {GROUPS[answer.group][0]}, not sure which: {named}" if answer.group else f"not sure: {named}"
-
-
-def _print_json(path: str, answer: "Answer | None", seconds: float, error: str | None) -> None:
-    from dogbreeds.answers import NO_ANSWER
-
-    _dump({"path": path, **(answer.to_dict() if answer else NO_ANSWER), "seconds": seconds, "error": error})
+    return f"a {breed_groups()[answer.group].name}, not sure which: {named}" if answer.group else f"not sure: {named}"
 
 
 def _dump(record: dict[str, object]) -> None:

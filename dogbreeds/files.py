@@ -78,18 +78,28 @@ def make_folder(path: Path) -> None:
         raise UserError(f"can't make the folder {str(path)!r}: {error.strerror}") from None
 
 
-def check_absent(path: Path, *, option: str = "--output") -> None:
+def check_absent(path: Path | None, *, option: str = "--output") -> None:
     """Refuse an output path that exists, before any work is done.
 
     Args:
-        path: Where results will be written.
+        path: Where results will be written; None if nowhere.
         option: The option that named it.
 
     Raises:
         UserError: It exists already.
     """
-    if path.exists():
+    if path and path.exists():
         raise UserError(f"{str(path)!r} exists already: give another {option}, or remove it")
+
+
+def check_parent(path: Path | None) -> None:
+    """Refuse an output path in a folder that does not exist; None is no output.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if path and not path.parent.is_dir():
+        raise UserError(f"there is no folder {str(path.parent)!r} for the --output: make it, or give another")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

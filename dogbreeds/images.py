@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dogbreeds.errors import UserError
 
@@ -29,18 +29,6 @@ _MAX_SLOW_PIXELS = 3_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 """The formats that are read, besides HEIF; JPEG includes MPO. Pillow opens more, but some of them run other programs
 (EPS runs Ghostscript)."""
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""The transposition that makes a photo upright, by EXIF orientation."""
-_ORIENTATION = 0x0112
 
 _BAND_PIXELS = 2_000_000
 """Colours are converted this many pixels at a time, so that no third copy of a large photo is in memory."""
@@ -210,28 +198,27 @@ def _upright_rgb(image: Image.Image, *, close: bool = False) -> Image.Image:
     """
     try:
         image.load()
-        turn = _turn(image)
+        orientation = _orientation(image)
         upright = _rgb(image)
         if close:
             image.close()
-        if turn is not None:
-            upright = upright.transpose(turn)
+        upright.info = {}
+        if orientation in range(2, 9):
+            upright.getexif()[ExifTags.Base.Orientation] = orientation
+            ImageOps.exif_transpose(upright, in_place=True)
     except Exception as error:  # Pillow's decoders raise errors of many classes
         raise _damaged(error) from None
-    upright.info = {}
     return upright
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """The transposition that makes the photo upright; None if there is none, or the EXIF block is damaged."""
-    orientation: Any = None
+def _orientation(image: Image.Image) -> Any:
+    """The orientation in the EXIF block, usually 1 to 8; None if there is none, or the block is damaged."""
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # Pillow's readers of EXIF and XMP raise errors of many classes
-        pass
-    if orientation is None:  # Pillow stops at the first damaged tag; the orientation may follow it
-        orientation = _orientation_in(image.info.get("exif") or b"")
-    return _TURNS.get(orientation) if isinstance(orientation, int) else None
+        orientation = None
+    # Pillow stops at the first damaged tag; the orientation may follow it.
+    return _orientation_in(image.info.get("exif") or b"") if orientation is None else orientation
 
 
 def _orientation_in(exif: bytes) -> int | None:
@@ -242,7 +229,7 @@ def _orientation_in(exif: bytes) -> int | None:
         (num_tags,) = struct.unpack_from(order + "H", exif, start)
         for entry in range(start + 2, start + 2 + 12 * num_tags, 12):
             tag, _, _, value = struct.unpack_from(order + "HHIH", exif, entry)
-            if tag == _ORIENTATION:
+            if tag == ExifTags.Base.Orientation:
                 return int(value)
     except struct.error:  # beyond the end
         pass

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dogbreeds import metrics
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 
 _NOT_BREEDS = ("image_id", "image_sha256", "label")
 
@@ -126,8 +126,9 @@ class Predictions:
         except FileNotFoundError:
             raise UserError(f"there is no file {str(path)!r}") from None
         except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{str(path)!r} holds no predictions of this project, or is damaged: {reason}") from None
+            raise UserError(
+                f"{str(path)!r} holds no predictions of this project, or is damaged: {first_line(error)}"
+            ) from None
         sums = probabilities.sum(axis=1, keepdims=True)
         if not len(ids) or not np.isfinite(sums).all() or np.abs(sums - 1).max() > 1e-3:
             raise UserError(f"{str(path)!r} is damaged: its rows are no probabilities")

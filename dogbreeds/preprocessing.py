@@ -39,9 +39,11 @@ class Zca:
     """float32 `(3,)`: added to each output channel, which gives it a mean of about 0."""
 
     def __post_init__(self) -> None:
-        side = self.kernel.shape[-1]
-        assert self.kernel.shape == (3, 3, side, side) and side % 2 == 1, self.kernel.shape
-        assert self.bias.shape == (3,), self.bias.shape
+        side = self.kernel.shape[-1] if self.kernel.ndim == 4 else 0
+        if self.kernel.shape != (3, 3, side, side) or side % 2 == 0 or self.bias.shape != (3,):
+            raise ValueError(f"a zca kernel of the shape {self.kernel.shape} with a bias of {self.bias.shape}")
+        if not (np.isfinite(self.kernel).all() and np.isfinite(self.bias).all()):
+            raise ValueError("a zca kernel that is not finite")
         assert self.kernel.dtype == self.bias.dtype == np.float32, (self.kernel.dtype, self.bias.dtype)
 
     def __eq__(self, other: object) -> bool:
@@ -73,15 +75,9 @@ class Zca:
             ValueError: A value is missing or no number, or the shapes are not those of a kernel and its bias.
         """
         try:
-            kernel, bias = np.asarray(values["kernel"], np.float32), np.asarray(values["bias"], np.float32)
+            return cls(np.asarray(values["kernel"], np.float32), np.asarray(values["bias"], np.float32))
         except (KeyError, TypeError) as error:
             raise ValueError(f"zca is incomplete or not understood: {error}") from None
-        side = kernel.shape[-1] if kernel.ndim == 4 else 0
-        if kernel.shape != (3, 3, side, side) or side % 2 == 0 or bias.shape != (3,):
-            raise ValueError(f"a zca kernel of the shape {kernel.shape} with a bias of {bias.shape}")
-        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-            raise ValueError("a zca kernel that is not finite")
-        return cls(kernel, bias)
 
 
 @dataclass(frozen=True)
@@ -229,20 +225,19 @@ class Preprocessing:
             size = config["size"]
             if config.get("resample", 2) != Image.Resampling.BILINEAR:
                 raise UserError(f"preprocessor_config.json: resample {config['resample']} is not 2 (bilinear)")
-            if not config.get("do_center_crop"):
-                height, width = (size, size) if isinstance(size, int) else (size["height"], size["width"])
-                fit: Fit = "squash"
-                shortest_edge = None
-            else:
-                crop = config["crop_size"]
-                height, width = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
-                fit, shortest_edge = "crop", size if isinstance(size, int) else size["shortest_edge"]
+            is_cropped = bool(config.get("do_center_crop"))
+            view = config["crop_size"] if is_cropped else size
+            height, width = (view, view) if isinstance(view, int) else (view["height"], view["width"])
+            shortest_edge = size if isinstance(size, int) or not is_cropped else size["shortest_edge"]
         except (KeyError, TypeError) as error:
             raise UserError(f"preprocessor_config.json is incomplete or not understood: {error}") from None
         if height != width:
             raise UserError(f"preprocessor_config.json: a view of {height} x {width} is not square")
         steps = _read_steps(config.get(STEPS, {}))
-        return cls(int(height), fit, shortest_edge if shortest_edge != height else None, mean, std, **steps)
+        fit: Fit = "crop" if is_cropped else "squash"
+        return cls(
+            int(height), fit, shortest_edge if is_cropped and shortest_edge != height else None, mean, std, **steps
+        )
 
 
 def _read_steps(values: Any) -> dict[str, Any]:

@@ -4,10 +4,13 @@ The file has the same keys as the dataclasses here. Optional fields without a va
 """
 
 import dataclasses
-from dataclasses import MISSING, dataclass, field
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError, WrapValidator
 
 from dogbreeds.calibration import Calibration
 from dogbreeds.errors import UserError
@@ -21,6 +24,23 @@ ONNX_8BIT: Literal["onnx/model_quantized.onnx"] = "onnx/model_quantized.onnx"
 
 REQUIRED_OPTIONS = ("model", "data", "breeds", "seed", "image_size", "from_scratch", "freeze_backbone")
 """Options that every version has written; others may be missing, and newer versions may add some."""
+
+
+def _check_only(value: Any, check: Callable[[Any], Any]) -> Any:
+    check(value)
+    return value
+
+
+Numbers = dict[str, Annotated[float, WrapValidator(_check_only)]]
+"""Of which whole ones stay `int`: pydantic would make them `float`."""
+
+
+def _with_shares(figures: Any) -> Any:
+    """Figures as this version writes them: older versions had the verdicts' shares in a dictionary of their own."""
+    if isinstance(figures, dict) and isinstance(verdicts := figures.get("verdicts"), dict):
+        shares = {f"share_{verdict}": share for verdict, share in verdicts.items()}
+        return {**{name: value for name, value in figures.items() if name != "verdicts"}, **shares}
+    return figures
 
 
 @dataclass(frozen=True)
@@ -43,7 +63,7 @@ class BaseRun:
     """The run whose weights a run started from."""
 
     command: str
-    seconds: dict[str, float]
+    seconds: Numbers
     """As in `RunRecord`."""
     data: str
     """Its `DataRecord.split_hash`."""
@@ -68,7 +88,7 @@ class RunRecord:
     best_epoch: int
     """The epoch whose weights are kept, from 1."""
     calibration: Calibration
-    figures: dict[str, dict[str, float]]
+    figures: dict[str, Annotated[Numbers, BeforeValidator(_with_shares)]]
     """For each split `dogbreeds.metrics.summary` and `dogbreeds.answers.answer_rates`, the `seconds` that its
     evaluation took and `photos_per_second`. Runs of older versions lack some."""
     model_type: str | None = None
@@ -77,11 +97,11 @@ class RunRecord:
     num_trained_parameters: int
     flops_per_photo: int | None = None
     """Floating-point operations of one forward pass."""
-    milliseconds_per_photo: dict[str, float] = field(default_factory=dict)
+    milliseconds_per_photo: Numbers = field(default_factory=dict)
     """From a file to its answer on the CPU, see `dogbreeds.latency`. The oldest runs have none."""
-    export_difference: dict[str, float] | None = None
+    export_difference: Numbers | None = None
     """Largest difference of each output between PyTorch and ONNX Runtime."""
-    seconds: dict[str, float]
+    seconds: Numbers
     """What each stage of training took, such as `features`, `training` and `export`."""
     time: dict[str, Any] = field(default_factory=dict)
     """What the epochs spent their time on, and the speed reached."""
@@ -102,7 +122,7 @@ class RunRecord:
     """Validation top-1 of the run that an 8-bit copy was made from."""
     float32_products: list[str] | None = None
     """The matrix products of an 8-bit copy that stay float32."""
-    float32_milliseconds_per_photo: dict[str, float] | None = None
+    float32_milliseconds_per_photo: Numbers | None = None
     """Of the run that an 8-bit copy was made from, measured with it."""
 
     def to_json(self) -> dict[str, Any]:
@@ -125,73 +145,23 @@ class RunRecord:
         """
         if values.get("format") != FORMAT:
             raise UserError(f"{folder / 'run.json'} has format {values.get('format')!r}, this version reads {FORMAT}")
-        try:
-            record: RunRecord = _read(cls, upgrade(values))
-            for name in REQUIRED_OPTIONS:
-                if name not in record.config:
-                    raise KeyError(f"config.{name}")
-        except KeyError as error:
-            raise UserError(
-                f"the run folder {str(folder)!r} is damaged: run.json has no {error}; copy it again or train again"
-            ) from None
-        except TypeError as error:
-            raise UserError(
-                f"in the run folder {str(folder)!r} run.json is damaged: its {error}; copy it again or train again"
-            ) from None
+        try:  # as JSON, where strict validation takes objects for dataclasses
+            record = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+            missing = [f"config.{name}" for name in REQUIRED_OPTIONS if name not in record.config]
+            fault = f"run.json has no {missing[0]!r}" if missing else None
+        except ValidationError as error:
+            fault = _fault(error)
+        if fault:
+            raise UserError(f"the run folder {str(folder)!r} is damaged: {fault}; copy it again or train again")
         return record
 
 
-def upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """The content of a run.json of an older version, as this version writes it.
-
-    Fields that an older version did not have are optional in `RunRecord`. Changed were:
-
-    - the shares of the verdicts, which were in a dictionary of their own, `verdicts`.
-    """
-    figures = values.get("figures")
-    if not isinstance(figures, dict):
-        return values
-    upgraded = {}
-    for split, given in figures.items():
-        if isinstance(given, dict) and isinstance(verdicts := given.get("verdicts"), dict):
-            given = {name: value for name, value in given.items() if name != "verdicts"}
-            given |= {f"share_{verdict}": share for verdict, share in verdicts.items()}
-        upgraded[split] = given
-    return {**values, "figures": upgraded}
-
-
-def _read(kind: Any, value: Any, key: str = "") -> Any:
-    """A value of JSON as one of a type that the dataclasses here use.
-
-    Args:
-        kind: The type.
-        value: The value; keys that a dataclass does not have are ignored.
-        key: Where it is, such as ``data.num_train``.
-
-    Raises:
-        KeyError: A required key is missing; its name.
-        TypeError: The value is of another type; the message says which.
-    """
-    inside = f"{key}." if key else ""
-    choices, origin = get_args(kind), get_origin(kind)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        types = get_type_hints(kind)
-        read = {}
-        for each in dataclasses.fields(kind):
-            if each.name in value:
-                read[each.name] = _read(types[each.name], value[each.name], inside + each.name)
-            elif each.default is MISSING and each.default_factory is MISSING:
-                raise KeyError(inside + each.name)
-        return kind(**read)
-    if origin is dict and isinstance(value, dict):
-        return {name: _read(choices[1], item, f"{inside}{name}") for name, item in value.items()}
-    if origin is list and isinstance(value, list):
-        return [_read(choices[0], item, f"{inside}{index}") for index, item in enumerate(value)]
-    if origin in (Union, UnionType):  # with None
-        return None if value is None else _read(choices[0], value, key)
-    if kind is Any or (origin is Literal and value in choices):
-        return value
-    if isinstance(kind, type) and origin is None and isinstance(value, (int, float) if kind is float else kind):
-        return value
-    wanted = " or ".join(map(repr, choices)) if origin is Literal else getattr(kind, "__name__", kind)
-    raise TypeError(f"{key} is {value!r}, not {wanted}")
+def _fault(error: ValidationError) -> str:
+    """The first error in words."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"run.json has no {key!r}"
+    context = first.get("ctx", {})
+    wanted = context.get("class_name") or context.get("expected") or first["type"].removesuffix("_type")
+    return f"in run.json its {key} is {first['input']!r}, not {wanted}"

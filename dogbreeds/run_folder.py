@@ -98,6 +98,10 @@ class RunFolder:
         """Whether that model keeps its weights as 8-bit numbers."""
         return self.record.serving_model == ONNX_8BIT
 
+    def files(self) -> list[Path]:
+        """Every file, relative to the folder, in order."""
+        return sorted(file.relative_to(self.path) for file in self.path.rglob("*") if file.is_file())
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
         """Open a run folder and verify the files that answers are computed from.
@@ -113,13 +117,10 @@ class RunFolder:
             raise UserError(f"{str(path)!r} is no run folder: {RECORD} is missing")
         record = RunRecord.from_json(read_json(path / RECORD), path)
         for name in serving_files(record):
-            if not (path / name).is_file():
-                raise UserError(f"run folder {str(path)!r} is damaged: {name} is missing; copy it again or train again")
-            if record.sha256.get(name) != sha256(path / name):
-                raise UserError(
-                    f"run folder {str(path)!r} is damaged: {name} is not the file that run.json describes; "
-                    "copy it again or train again"
-                )
+            file = path / name
+            if not file.is_file() or record.sha256.get(name) != sha256(file):
+                fault = "not the file that run.json describes" if file.is_file() else "missing"
+                raise UserError(f"run folder {str(path)!r} is damaged: {name} is {fault}; copy it again or train again")
         config = read_json(path / CONFIG)
         return cls(
             path=path,
@@ -173,18 +174,17 @@ def check_output(output_dir: Path, *, overwrite: bool, resume: bool) -> None:
     partial = partial_path(output_dir)
     if overwrite and resume:
         raise UserError("--overwrite and --resume exclude each other: give one of them")
-    if resume:
-        if not partial.is_dir():
-            done = (
-                f"the run {str(output_dir)!r} is complete" if output_dir.exists() else f"there is no {str(partial)!r}"
-            )
-            raise UserError(f"nothing to resume: {done}")
-    elif overwrite:
-        if output_dir.exists() and not (output_dir / RECORD).is_file():
-            raise UserError(f"{str(output_dir)!r} is no run folder and is not replaced: give another --output-dir")
-    elif output_dir.exists():
+    if resume and not partial.is_dir():
+        is_done = output_dir.exists()
+        found = f"the run {str(output_dir)!r} is complete" if is_done else f"there is no {str(partial)!r}"
+        raise UserError(f"nothing to resume: {found}")
+    if overwrite and output_dir.exists() and not (output_dir / RECORD).is_file():
+        raise UserError(f"{str(output_dir)!r} is no run folder and is not replaced: give another --output-dir")
+    if resume or overwrite:
+        return
+    if output_dir.exists():
         raise UserError(f"{str(output_dir)!r} exists already: give another --output-dir, or --overwrite to replace it")
-    elif partial.exists():
+    if partial.exists():
         raise UserError(f"{str(partial)!r} holds an unfinished run: --resume continues it, --overwrite starts again")
 
 

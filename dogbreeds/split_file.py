@@ -6,7 +6,7 @@ A run that starts from another run has a further split, of the photos that only 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 
 SPLITS = "splits.parquet"
 
@@ -60,10 +60,9 @@ def load_splits(path: Path) -> dict[str, dict[str, str]] | None:
         for digest, split, label in zip(*(table.column(name).to_pylist() for name in _COLUMNS), strict=True):
             splits.setdefault(split, {})[digest.hex()] = label
     except (OSError, KeyError, AttributeError, pyarrow.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{str(path)!r} is damaged ({reason}): copy the run folder again, or remove this file and lose the "
-            "warning about photos that the run was trained on"
+            f"{str(path)!r} is damaged ({first_line(error)}): copy the run folder again, or remove this file and lose "
+            "the warning about photos that the run was trained on"
         ) from None
     return splits
 

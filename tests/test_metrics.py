@@ -108,7 +108,7 @@ def test_the_temperature_is_found(logits_and_labels):
 def test_the_thresholds_do_what_they_are_named_for(logits_and_labels):
     logits, labels = logits_and_labels
     calibration = Calibration.fit(logits, labels)
-    verdicts = np.array(calibration.verdicts(logits))
+    verdicts = np.array(calibration.apply(logits)[1])
     assert (verdicts != "not_a_dog").mean() == pytest.approx(DOG_PASS_RATE, abs=0.005)
     confident = calibration.probabilities(logits).max(1) >= calibration.confident_threshold
     assert (logits.argmax(1) == labels)[confident].mean() >= CONFIDENT_ACCURACY
@@ -124,7 +124,7 @@ def test_the_dog_score_ignores_what_softmax_ignores(logits_and_labels):
 def test_a_model_that_is_never_right_enough_is_never_confident():
     logits = np.zeros((10, 3))
     calibration = Calibration.fit(logits, np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 1]))
-    assert "confident" not in calibration.verdicts(logits)
+    assert "confident" not in calibration.apply(logits)[1]
 
 
 def test_a_perfect_validation_does_not_ask_for_certainty():
@@ -140,4 +140,4 @@ def test_a_perfect_validation_does_not_ask_for_certainty():
 
 def test_calibration_travels():
     calibration = Calibration(1.5, 2.5, 0.7)
-    assert Calibration(**calibration.to_dict()) == calibration
+    assert Calibration(**vars(calibration)) == calibration

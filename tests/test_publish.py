@@ -78,7 +78,7 @@ def test_a_run_is_pushed_and_answers_from_the_hub(hub, tiny_run, tmp_path):
     assert (pushed.returncode, pushed.stdout) == (0, f"{hub.address}/me/there-and-back\n"), pushed.stderr
     assert pushed.stderr == ""
     repository = hub.repositories["model", "me/there-and-back"]
-    publish_model(tiny_run, "me/there-and-back", dry_run=tmp_path / "dry")
+    publish_model(tiny_run, repo_id="me/there-and-back", dry_run=tmp_path / "dry")
     assert repository.files == files_of(tmp_path / "dry")
     run = files_of(tiny_run)
     assert "model.safetensors" in run and "onnx/model.onnx" in run and repository.files == run
@@ -99,14 +99,14 @@ def test_a_run_is_pushed_and_answers_from_the_hub(hub, tiny_run, tmp_path):
 
 
 def test_what_no_longer_belongs_to_the_run_is_removed(here, tiny_run, tmp_path):
-    publish_model(tiny_run, "me/run")
+    publish_model(tiny_run, repo_id="me/run")
     old = here.repositories["model", "me/run"].newest
     smaller = shutil.copytree(tiny_run, tmp_path / "run")
     (smaller / "model.safetensors").unlink()
     for name in ("state/optimizer.bin", "logs/events", "onnx/model.pt", "notes.pkl"):
         (smaller / name).parent.mkdir(exist_ok=True)
         (smaller / name).write_bytes(b"not to be given away")
-    publish_model(smaller, "me/run")
+    publish_model(smaller, repo_id="me/run")
     now = here.repositories["model", "me/run"].files
     expected = files_of(tiny_run)
     del expected["model.safetensors"]
@@ -119,12 +119,12 @@ def test_what_is_not_pushed_is_named(tiny_run, tmp_path, capsys):
     for name in ("state/optimizer.bin", "logs/events"):
         (run / name).parent.mkdir()
         (run / name).write_bytes(b"")
-    publish_model(run, "me/run", dry_run=tmp_path / "dry")
+    publish_model(run, repo_id="me/run", dry_run=tmp_path / "dry")
     assert capsys.readouterr().err == "not pushed: logs, state\n"
 
 
 def test_a_revision_is_answered_from_that_revision(here, tiny_run, tmp_path, capsys):
-    publish_model(tiny_run, "me/run")
+    publish_model(tiny_run, repo_id="me/run")
     sha = here.repositories["model", "me/run"].newest
     here.repositories["model", "me/run"].commit({"run.json": b"damaged"})
     with pytest.raises(UserError, match=r"run\.json.* is damaged"):
@@ -140,7 +140,7 @@ def test_a_revision_is_answered_from_that_revision(here, tiny_run, tmp_path, cap
 
 
 def test_a_file_that_was_changed_on_the_hub_is_refused(here, tiny_run):
-    publish_model(tiny_run, "me/run")
+    publish_model(tiny_run, repo_id="me/run")
     repository = here.repositories["model", "me/run"]
     repository.commit({**repository.files, "onnx/model.onnx": b"another model"})
     with pytest.raises(UserError, match=r"onnx/model\.onnx is not the file that run\.json describes"):
@@ -176,13 +176,13 @@ def test_a_card_from_before_gets_the_figures_and_keeps_its_words(tiny_run, tmp_p
     record["hub"] = {"data": "someone/dogs", "model": "someone/vit"}
     (run / "run.json").write_text(json.dumps(record))
     (run / "README.md").write_text("---\nlicense: mit\ntags: [dogs]\n---\n# Mine\n\nWhat I say of it.\n")
-    publish_model(run, "me/run", dry_run=tmp_path / "dry")
+    publish_model(run, repo_id="me/run", dry_run=tmp_path / "dry")
     card = ModelCard.load(tmp_path / "dry" / "README.md")
     assert card.text.strip() == "# Mine\n\nWhat I say of it." and card.data.license == "mit"
     assert card.data.datasets == ["someone/dogs"] and card.data.base_model == "someone/vit"
     assert {result.dataset_type for result in card.data.eval_results} == {"someone/dogs"}
     (run / "README.md").unlink()
-    publish_model(run, "me/run", dry_run=tmp_path / "anew")
+    publish_model(run, repo_id="me/run", dry_run=tmp_path / "anew")
     assert "Tells 4 dog breeds" in (tmp_path / "anew" / "README.md").read_text()
 
 
@@ -233,7 +233,7 @@ def test_a_space_with_a_model_of_the_hub(hub, tiny_run, tmp_path):
 def space(tiny_run, tmp_path_factory):
     """A Space with a run of its own, as it would be pushed."""
     folder = tmp_path_factory.mktemp("space") / "files"
-    publish_space(tiny_run, "me/space", dry_run=folder)
+    publish_space(tiny_run, repo_id="me/space", dry_run=folder)
     return folder
 
 
@@ -302,22 +302,22 @@ def test_what_the_hub_refuses_is_told(here, tiny_run):
     with pytest.raises(UserError, match="neither a folder 'me/nothing' here nor such a model on the Hugging Face Hub"):
         RunFolder.open("me/nothing")
     with pytest.raises(UserError, match="may not write to 'others/run': name a repository of your own"):
-        publish_model(tiny_run, "others/run")
-    publish_model(tiny_run, "me/run")
+        publish_model(tiny_run, repo_id="others/run")
+    publish_model(tiny_run, repo_id="me/run")
     with pytest.raises(UserError, match="exists and is public"):
-        publish_model(tiny_run, "me/run", private=True)
-    publish_model(tiny_run, "me/secret", private=True)
+        publish_model(tiny_run, repo_id="me/run", private=True)
+    publish_model(tiny_run, repo_id="me/secret", private=True)
     here.repositories["model", "me/run"].gated = True
     with pytest.raises(UserError, match="given on request: ask for it at"):
         RunFolder.open("me/run")
 
 
 def test_a_repository_of_something_else_is_not_replaced(here, tiny_run):
-    publish_model(tiny_run, "me/run")
+    publish_model(tiny_run, repo_id="me/run")
     repository = here.repositories["model", "me/run"]
     repository.commit({"book.txt": b"years of work"})
     with pytest.raises(UserError, match=r"holds other files, such as 'book\.txt', and is not replaced"):
-        publish_model(tiny_run, "me/run")
+        publish_model(tiny_run, repo_id="me/run")
     assert repository.files == {"book.txt": b"years of work"}
 
 
@@ -325,13 +325,13 @@ def test_a_repository_of_something_else_is_not_replaced(here, tiny_run):
 def test_a_repository_of_the_wrong_form_is_named(tiny_run, repo_id):
     for publish in (publish_model, publish_space):
         with pytest.raises(UserError, match="must be USER/NAME") as error:
-            publish(tiny_run, repo_id)
+            publish(tiny_run, repo_id=repo_id)
         assert repr(repo_id) in str(error.value)
 
 
 def test_a_dry_run_replaces_nothing(tiny_run, tmp_path):
     with pytest.raises(UserError, match="exists already: give another --dry-run"):
-        publish_model(tiny_run, "me/run", dry_run=tmp_path)
+        publish_model(tiny_run, repo_id="me/run", dry_run=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -364,7 +364,7 @@ def test_without_the_package_of_zero_gpu_nothing_happens(monkeypatch, tmp_path):
 
 
 def test_of_several_processes_one_reports_what_comes_from_the_hub(here, tiny_run, monkeypatch, capsys):
-    publish_model(tiny_run, "me/run")
+    publish_model(tiny_run, repo_id="me/run")
     capsys.readouterr()
     for rank in ("0", "1"):
         monkeypatch.setenv("LOCAL_RANK", rank)

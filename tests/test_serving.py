@@ -117,7 +117,7 @@ def test_probabilities_are_those_of_transformers(predictor, tiny_run):
 def test_the_verdict_follows_the_calibration(predictor):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8))
     logits = predictor.logits(predictor.run.preprocessing(noise)[None])
-    assert predictor.predict(noise).verdict == predictor.run.calibration.verdicts(logits)[0]
+    assert predictor.predict(noise).verdict == predictor.run.calibration.apply(logits)[1][0]
     verdicts = {predictor.predict(make_photo(label, seed)).verdict for label in range(4) for seed in range(5)}
     assert "confident" in verdicts
 

@@ -9,6 +9,7 @@ from conftest import make_photo
 from PIL import Image, PngImagePlugin
 from pillow_heif import register_heif_opener
 
+from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage
 from dogbreeds.serving.page.many_photos import answer_many, to_csv
 from dogbreeds.serving.predictor import Predictor
@@ -142,8 +143,12 @@ def test_many_uploads_are_answered_and_deleted_even_two_alike(tiny_run, tmp_path
     files = sent(tmp_path, [("a.png", png(1)), ("b.txt", b"text"), ("a.png", png(1)), ("c.png", png(2))])
     rows = [row for batch in answer_many(Predictor(tiny_run), files) for row in batch]
     assert [row.file for row in rows] == ["a.png", "b.txt", "a.png", "c.png"]
-    assert [row.answer.breeds[0].breed for row in rows if row.answer] == ["Shih-Tzu", "Shih-Tzu", "Beagle"]
-    assert rows[1].error.problem == "not_a_photo" and rows[1].thumbnail == ""
+    assert [row.result.breeds[0].breed for row in rows if isinstance(row.result, Answer)] == [
+        "Shih-Tzu",
+        "Shih-Tzu",
+        "Beagle",
+    ]
+    assert rows[1].result.problem == "not_a_photo" and rows[1].thumbnail == ""
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     table = to_csv(rows).decode("utf-8-sig").splitlines()
     assert table[0].replace('"', "").startswith("file,verdict,breed,probability,breed_2") and len(table) == 5
@@ -161,7 +166,7 @@ def test_an_upload_that_is_gone_is_reported(tiny_run, tmp_path):
     files = sent(tmp_path, [("a.png", png(1)), ("c.png", png(2))])
     files[0][1].unlink()
     rows = [row for batch in answer_many(Predictor(tiny_run), files) for row in batch]
-    assert rows[0].error.problem == "missing" and rows[1].answer is not None
+    assert rows[0].result.problem == "missing" and isinstance(rows[1].result, Answer)
     assert str(tmp_path) not in to_csv(rows).decode()
 
 

@@ -1,4 +1,4 @@
-"""The replies that programs get from the page, and examples of how to ask for them."""
+"""The replies that programs get from the page."""
 
 from typing import Annotated, Any
 
@@ -6,10 +6,14 @@ from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
 from dogbreeds.answers import BreedProbability
-from dogbreeds.breeds import GROUPS
+from dogbreeds.breeds import breed_groups
 from dogbreeds.calibration import Verdict
 from dogbreeds.serving.model_set import ModelAnswers
 from dogbreeds.serving.predictor import Prediction
+
+
+def _list_groups(schema: dict[str, Any]) -> None:
+    schema["enum"] = [*breed_groups()]
 
 
 class AnswerJson(TypedDict):
@@ -18,7 +22,7 @@ class AnswerJson(TypedDict):
     verdict: Verdict | None
     breeds: list[BreedProbability]
     candidates: list[str]
-    group: Annotated[str, Field(json_schema_extra={"enum": [*GROUPS]})] | None
+    group: Annotated[str, Field(json_schema_extra=_list_groups)] | None
 
 
 class PredictionJson(AnswerJson):
@@ -36,23 +40,6 @@ class ComparisonJson(TypedDict):
     agree: bool | None
     together: AnswerJson | None
     error: str | None
-
-
-PYTHON = """
-from gradio_client import Client, handle_file
-
-client = Client("{url}")
-print(client.predict(handle_file("dog.jpg"), "{model}", api_name="/predict"))
-print(client.predict(handle_file("dog.jpg"), api_name="/compare"))
-""".lstrip()
-CURL = """
-FILE=$(curl -s -F files=@dog.jpg {url}/gradio_api/upload | tr -d '[]"')
-EVENT=$(curl -s {url}/gradio_api/call/predict -H 'Content-Type: application/json' \\
-  -d '{{"data": [{{"path": "'$FILE'", "meta": {{"_type": "gradio.FileData"}}}}, "{model}"]}}' \\
-  | tr -d '{{}}"' | cut -d: -f2)
-curl -sN {url}/gradio_api/call/predict/$EVENT
-""".lstrip()
-"""The examples that the page shows; a test runs both."""
 
 
 def prediction_json(model: str, prediction: Prediction) -> dict[str, Any]:

@@ -18,7 +18,6 @@ class BatchingPredictor:
     """
 
     def __init__(self, predictor: Predictor, *, top_k: int) -> None:
-        self.run = predictor.run
         self._predictor, self._top_k = predictor, top_k
         self._waiting: list[tuple[Image.Image, Future[Prediction]]] = []
         self._waiting_lock, self._computing_lock = threading.Lock(), threading.Lock()

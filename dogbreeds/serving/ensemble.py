@@ -1,15 +1,15 @@
 """The joint answer of several runs, used where it was measured to be right more often than the best run alone."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from dogbreeds.answers import Answer, answers_of
 from dogbreeds.calibration import CONFIDENT_ACCURACY, Verdict, lowest_threshold, softmax
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 from dogbreeds.files import write_json
 from dogbreeds.run_folder import PRETRAINED, RunFolder
 from dogbreeds.serving.predictor import Prediction
@@ -89,15 +89,13 @@ class Ensemble:
             UserError: The file is missing or damaged.
         """
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            lists = {name: tuple(facts[name]) for name in ("models", "weights", "num_right_alone")}
-            return cls(**{**facts, **lists})
+            return TypeAdapter(cls).validate_json(path.read_bytes())
         except FileNotFoundError:
             raise UserError(
                 f"there is no file {str(path)!r}: name the {ENSEMBLE_FILE} of a folder that compare made"
             ) from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{str(path)!r} is damaged ({error}): create it again with compare") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{str(path)!r} is damaged ({first_line(error)}): create it again with compare") from None
 
     def is_of(self, runs: Sequence[RunFolder]) -> bool:
         """Whether it was measured with exactly these models."""

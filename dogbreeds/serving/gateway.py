@@ -111,7 +111,7 @@ class Gateway:
             del headers["accept-encoding"]  # its inline scripts are read before it is sent
             return await _send_page(respond, scope, receive, send)
         with suppress(ClientDisconnect):  # the browser was closed during an upload
-            await respond(scope, receive, _explain_busy(_with_headers(send, _policy(b""))))
+            await respond(scope, receive, _with_headers(send, _policy(b"")))
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         method, path = scope["method"], scope["path"]
@@ -253,27 +253,19 @@ def _policy(page: bytes) -> str:
 
 
 def _with_headers(send: Send, policy: str) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers.update({**_HEADERS, "Content-Security-Policy": policy})
-        await send(message)
-
-    return sending
-
-
-def _explain_busy(send: Send) -> Send:
-    """Replace gradio's reply about a full queue by a sentence for the person."""
+    """Add the security headers, and replace gradio's reply about a full queue by a sentence for the person."""
     full, busy = False, _refuse(503, "The page is busy: please try again in a few seconds.", {"Retry-After": "5"})
 
     async def sending(message: Message) -> None:
         nonlocal full
         if message["type"] == "http.response.start":
             full = message["status"] == 503
+            start = {**message, "headers": busy.raw_headers} if full else message
+            MutableHeaders(scope=start).update({**_HEADERS, "Content-Security-Policy": policy})
+            await send(start)
             if full:
-                await send({**message, "headers": busy.raw_headers})
                 await send({"type": "http.response.body", "body": busy.body})
-        if not full:
+        elif not full:
             await send(message)
 
     return sending

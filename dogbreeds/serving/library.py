@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
-from dogbreeds.files import atomic_write, check_absent, partial_path, temporary_path
+from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, temporary_path
 from dogbreeds.machine import num_cores, on_all_cores
 from dogbreeds.run_folder import RunFolder, serving_files
 from dogbreeds.serving.journal import Journal, journal_files, open_journal
@@ -93,8 +93,7 @@ def _check(folder: Path, output: Path) -> None:
         raise UserError(f"{str(output)!r} ends in {output.suffix!r}: give an --output that ends in .csv or .parquet")
     if output.suffix.lower() == ".parquet":
         import pyarrow  # noqa: F401  # serving works without it, so report now if it is missing
-    if not output.parent.is_dir():
-        raise UserError(f"there is no folder {str(output.parent)!r} for the --output: make it, or give another")
+    check_parent(output)
     if not os.access(output.parent, os.W_OK | os.X_OK):
         raise UserError(f"can't write in the folder {str(output.parent)!r}: give another --output")
     check_absent(output)
@@ -139,7 +138,7 @@ def _listed_name(entry: os.DirEntry[str]) -> str:
 def _made_from(run: RunFolder, folder: Path, top_k: int) -> dict[str, Any]:
     """What determines the rows; where any of it differs, rows must not be mixed."""
     hashes = {name: run.record.sha256[name] for name in serving_files(run.record)}
-    return {"format": FORMAT, "folder": str(folder), "top_k": top_k, **hashes, **run.calibration.to_dict()}
+    return {"format": FORMAT, "folder": str(folder), "top_k": top_k, **hashes, **vars(run.calibration)}
 
 
 def _add_missing_rows(

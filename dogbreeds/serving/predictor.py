@@ -12,7 +12,7 @@ from PIL import Image
 
 from dogbreeds.answers import Answer, answers, answers_of
 from dogbreeds.errors import UserError
-from dogbreeds.images import PhotoSource, open_image
+from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.machine import has_8bit_products, num_cores
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 
@@ -120,9 +120,21 @@ class Predictor:
         """Logits `(B, C)` of views `(B, 3, H, W)`, before calibration."""
         return self._session.run(["logits"], {"pixel_values": pixels})[0]
 
-    def answers(self, logits: np.ndarray, *, top_k: int = 5) -> list[Answer]:
-        """The answers to photos with these logits `(N, C)`."""
-        return answers(logits, self.run.calibration, self.run.labels, top_k=top_k)
+    def answer_views(self, views: Sequence[np.ndarray | BadImage], *, top_k: int = 5) -> list[Answer | BadImage]:
+        """Answer photos that were opened before, in one forward pass.
+
+        Args:
+            views: For each photo what the run's `preprocessing` makes of it, or why it could not be read.
+            top_k: As for `predict`.
+
+        Returns:
+            The answer to each photo; a `BadImage` stays in its place.
+        """
+        pixels = [view for view in views if not isinstance(view, BadImage)]
+        if not pixels:
+            return [view for view in views if isinstance(view, BadImage)]
+        found = iter(answers(self.logits(np.stack(pixels)), self.run.calibration, self.run.labels, top_k=top_k))
+        return [view if isinstance(view, BadImage) else next(found) for view in views]
 
 
 def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -3,18 +3,19 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tyro.conf import Positional
+
 from dogbreeds import hub
 from dogbreeds.errors import UserError
 from dogbreeds.files import check_absent, whole_or_absent
 from dogbreeds.model_card import card_metadata, model_card
-from dogbreeds.run_folder import CARD, PRETRAINED, RECORD, RunFolder, serving_files
+from dogbreeds.run_folder import CARD, DEFAULT_RUN, PRETRAINED, RECORD, RunFolder, serving_files
 
 PACKAGE = PRETRAINED.parent
 ROOT = PACKAGE.parent
@@ -22,29 +23,20 @@ ROOT = PACKAGE.parent
 SUFFIXES = {".csv", ".json", ".md", ".onnx", ".parquet", ".safetensors"}
 """Of the files of a run folder that are pushed: none of them runs code when it is read."""
 
-NOT_SERVING = {
-    "docs",
-    "recipes",
-    "training",
-    "training_script.py",
-    "study.py",
-    "research",
-    PRETRAINED.name,
-    "__pycache__",
-}
-"""The parts of this package that a Space does not need."""
+NOT_SERVING = {"docs", "recipes", "research", "study.py", "training*", PRETRAINED.name, "__pycache__", "*.pyi"}
+"""Names of files and folders of this package that a Space does not need."""
 
 
-def publish_model(run_dir: Path, repo_id: str, *, private: bool = False, dry_run: Path | None = None) -> str:
-    """Push a run folder as a model repository.
+def publish_model(run: Positional[Path], *, repo_id: str, private: bool = False, dry_run: Path | None = None) -> str:
+    """Push a run folder to the Hugging Face Hub as a model, with its card and its figures.
 
     The card on the Hub is replaced by that of the run folder, with the figures added to its metadata. Metadata that its
     owner has added, such as a licence, is kept.
 
     Args:
-        run_dir: The run.
-        repo_id: ``user/name``.
-        private: Refuse a repository that is public.
+        run: A run folder.
+        repo_id: USER/NAME of the repository, which is made if it is not there.
+        private: Insist that nobody else sees it: a public repository is refused.
         dry_run: A folder to make with exactly the files, instead of pushing them.
 
     Returns:
@@ -54,20 +46,23 @@ def publish_model(run_dir: Path, repo_id: str, *, private: bool = False, dry_run
         UserError: The run is damaged, `dry_run` exists, or the Hub refuses; the message says what to do.
     """
     hub.check_repo_id(repo_id)
-    run = RunFolder.open(run_dir)
-    with _folder(dry_run) as folder:
-        _write_model(run, folder)
+    opened = RunFolder.open(run)
+    with _folder(dry_run) as temporary:
+        folder = Path(temporary)
+        _write_model(opened, folder)
         return str(dry_run or hub.upload(folder, repo_id, "model", private=private, mark=RECORD))
 
 
-def publish_space(model: Path, repo_id: str, *, private: bool = False, dry_run: Path | None = None) -> str:
-    """Push a Space: this project's page, without what training needs.
+def publish_space(
+    model: Path = DEFAULT_RUN, *, repo_id: str, private: bool = False, dry_run: Path | None = None
+) -> str:
+    """Push the page to the Hugging Face Hub as a Space, without what training needs.
 
     Args:
-        model: The run that answers there. A folder is pushed with the page; of a model on the Hub, the Space loads the
-            commit that is the newest now, or the one named.
-        repo_id: ``user/name``.
-        private: Refuse a repository that is public.
+        model: What answers there: a run folder, which is pushed with the page, or USER/NAME or USER/NAME@REVISION of a
+            published model, of which the Space loads the commit that is the newest now, or the one named.
+        repo_id: USER/NAME of the Space, which is made if it is not there.
+        private: Insist that nobody else sees it: a public Space is refused.
         dry_run: A folder to make with exactly the files, instead of pushing them.
 
     Returns:
@@ -82,36 +77,28 @@ def publish_space(model: Path, repo_id: str, *, private: bool = False, dry_run: 
     hub.check_repo_id(repo_id)
     run = RunFolder.open(model)
     metadata = _space_metadata(run)
-    with _folder(dry_run) as folder:
+    with _folder(dry_run) as temporary:
+        folder = Path(temporary)
         _write_space(run, metadata, folder)
         mark, hardware = "dogbreeds/default_runs.py", metadata["suggested_hardware"]
         return str(dry_run or hub.upload(folder, repo_id, "space", private=private, mark=mark, hardware=hardware))
 
 
-@contextmanager
-def _folder(dry_run: Path | None) -> Iterator[Path]:
+def _folder(dry_run: Path | None) -> AbstractContextManager[str | Path]:
     """The folder to write the files into: `dry_run`, or a temporary one."""
-    if dry_run:
-        check_absent(dry_run, option="--dry-run")
-        with whole_or_absent(dry_run) as folder:
-            yield folder
-    else:
-        with TemporaryDirectory() as temporary:
-            yield Path(temporary)
+    check_absent(dry_run, option="--dry-run")
+    return whole_or_absent(dry_run) if dry_run else TemporaryDirectory()
 
 
 def _write_model(run: RunFolder, folder: Path) -> None:
     from huggingface_hub import metadata_load, metadata_save
 
     left_out = set()
-    for file in sorted(run.path.rglob("*")):
-        name = file.relative_to(run.path)
-        if file.is_file():
-            known = name.parent in (Path(), Path("onnx")) and file.suffix in SUFFIXES
-            if known:
-                _copy(file, folder / name)
-            else:
-                left_out.add(name.parts[0])
+    for name in run.files():
+        if name.parent in (Path(), Path("onnx")) and name.suffix in SUFFIXES:
+            _copy(run.path / name, folder / name)
+        else:
+            left_out.add(name.parts[0])
     if left_out:
         print(f"not pushed: {', '.join(sorted(left_out))}", file=sys.stderr)
     card = folder / CARD
@@ -126,7 +113,7 @@ def _space_metadata(run: RunFolder) -> dict[str, Any]:
 
     metadata = {**(metadata_load(ROOT / CARD) or {}), "sdk_version": version("gradio")}
     if run.origin:
-        files = sorted(file.relative_to(run.path).as_posix() for file in run.path.rglob("*") if file.is_file())
+        files = sorted(name.as_posix() for name in run.files())
         # Downloaded when the Space is built, at the same commit, so that it is there when the Space starts.
         preload = f"{run.origin.repo} {','.join(files)} {run.origin.revision}"
         metadata |= {"models": [run.origin.repo], "preload_from_hub": [preload]}
@@ -138,12 +125,9 @@ def _write_space(run: RunFolder, metadata: dict[str, Any], folder: Path) -> None
 
     package = folder / PACKAGE.name
     for text in ("app.py", "LICENSE"):
-        _copy(ROOT / text, folder / text)
-    for file in sorted(PACKAGE.rglob("*")):
-        name = file.relative_to(PACKAGE)
-        if file.is_file() and not NOT_SERVING & set(name.parts) and file.suffix != ".pyi":
-            _copy(file, package / name)
-    _copy(PACKAGE / "serving" / "requirements.txt", folder / "requirements.txt")
+        shutil.copyfile(ROOT / text, folder / text)
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns(*NOT_SERVING), copy_function=shutil.copyfile)
+    shutil.copyfile(PACKAGE / "serving" / "requirements.txt", folder / "requirements.txt")
     answers = json.dumps(str(run.origin or run.name))
     (package / "default_runs.py").write_text(
         f'"""What answers where no run is named."""\n\nRUNS: tuple[str, ...] = ({answers},)\n', encoding="utf-8"
@@ -155,17 +139,9 @@ def _write_space(run: RunFolder, metadata: dict[str, Any], folder: Path) -> None
         for needed in (RECORD, *serving_files(run.record), CARD):
             if (run.path / needed).is_file():
                 _copy(run.path / needed, package / PRETRAINED.name / run.name / needed)
-    (folder / CARD).write_text(
-        f"""# {metadata["title"]}
-
-Photos are answered by {answered_by}, on the CPU and without torch.
-`pip install -r requirements.txt && python app.py` starts the same page anywhere.
-
-The licence is that of the code. What the model may be used for follows from its photos and from the weights that its
-training began with.
-""",
-        encoding="utf-8",
-    )
+    text = Path(__file__).with_name("space_readme.md").read_text(encoding="utf-8")
+    text = text.format(title=metadata["title"], answered_by=answered_by)
+    (folder / CARD).write_text(text, encoding="utf-8")
     metadata_save(folder / CARD, metadata)
 
 

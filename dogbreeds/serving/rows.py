@@ -36,8 +36,10 @@ def _rank_suffixes(top_k: int) -> list[str]:
     return ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
 
 
-def answer_columns(answer: Answer) -> Row:
-    """The columns of a row that say what the answer is; probabilities have 4 decimals."""
+def answer_columns(answer: Answer | BadImage) -> Row:
+    """The columns of a row that say what the answer is, or why there is none; probabilities have 4 decimals."""
+    if isinstance(answer, BadImage):
+        return {"error": str(answer)}
     cells: Row = {"verdict": answer.verdict, **({"group": answer.group} if answer.group else {})}
     for suffix, candidate in zip(_rank_suffixes(len(answer.breeds)), answer.breeds, strict=True):
         cells[f"breed{suffix}"] = candidate.breed
@@ -62,12 +64,8 @@ def classify(predictor: Predictor, photos: Mapping[str, PhotoSource], *, top_k: 
         return view(open_image(source, at_least=view.decoded_side))
 
     opened = [read_photo(source, pixels_of) for source in photos.values()]
-    pixels = [each for each in opened if not isinstance(each, BadImage)]
-    answers = iter(predictor.answers(predictor.logits(np.stack(pixels)), top_k=top_k) if pixels else [])
-    return [
-        {"path": path, **({"error": str(each)} if isinstance(each, BadImage) else answer_columns(next(answers)))}
-        for path, each in zip(photos, opened, strict=True)
-    ]
+    answered = predictor.answer_views(opened, top_k=top_k)
+    return [{"path": path, **answer_columns(answer)} for path, answer in zip(photos, answered, strict=True)]
 
 
 def write_table(path: Path, rows: Iterable[Row], columns: list[str], suffix: str) -> None:

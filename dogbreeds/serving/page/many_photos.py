@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder
 from dogbreeds.serving.page.texts import ENGLISH, Texts, texts_for
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import answer_columns, columns, write_csv
+from dogbreeds.serving.rows import answer_columns, batches, columns, write_csv
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
@@ -44,9 +43,8 @@ class Row:
     """Its own name, without the folder, which browsers don't tell."""
     thumbnail: str
     """An `<img>`, or nothing where the file could not be read."""
-    answer: Answer | None
-    error: BadImage | None
-    """Why there is no answer."""
+    result: Answer | BadImage
+    """The answer, or why there is none."""
 
 
 def many_photos_tab(models: ModelSet, text: gr.I18n, keep_seconds: float) -> None:
@@ -130,7 +128,7 @@ def _ready() -> tuple[Any, Any, Any]:
 
 def _finished(rows: Sequence[Row], sentence: str, texts: Texts) -> tuple[str, str]:
     """The status and the download when no more rows come."""
-    status = cards.waiting(sentence.format(len(rows), sum(row.error is not None for row in rows)))
+    status = cards.waiting(sentence.format(len(rows), sum(isinstance(row.result, BadImage) for row in rows)))
     return status, cards.download_link(to_csv(rows), "breeds.csv", texts.download) if rows else ""
 
 
@@ -148,14 +146,14 @@ def _table(rows: Sequence[Row], model: str, texts: Texts) -> Any:
 
 def _answer_cells(row: Row, texts: Texts) -> tuple[str, str, float | None]:
     """Breed, kind of answer and probability; where there is no answer, why."""
-    if row.answer is None:
-        assert row.error is not None
-        return "", texts.problem(row.error), None
-    if row.answer.verdict == "not_a_dog":
+    result = row.result
+    if isinstance(result, BadImage):
+        return "", texts.problem(result), None
+    if result.verdict == "not_a_dog":
         return "", texts.not_a_dog, None
-    kind = texts.confident if row.answer.verdict == "confident" else texts.unsure
-    group = f" ({texts.group(row.answer.group)})" if row.answer.group else ""
-    best = row.answer.breeds[0]
+    kind = texts.confident if result.verdict == "confident" else texts.unsure
+    group = f" ({texts.group(result.group)})" if result.group else ""
+    best = result.breeds[0]
     return texts.name(best.breed), kind + group, round(best.probability, 2)
 
 
@@ -174,12 +172,12 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
 
     with _moved(files) as moved:
         opened = zip(moved, read_photos(moved, open_photo, num_ahead=2 * BATCH_SIZE), strict=True)
-        while batch := list(islice(opened, BATCH_SIZE)):
-            views = [photo[1] for _, photo in batch if not isinstance(photo, BadImage)]
-            answers = iter(predictor.answers(predictor.logits(np.stack(views)), top_k=NUM_BREEDS) if views else [])
+        for batch in batches(opened, BATCH_SIZE):
+            photos = [("", photo) if isinstance(photo, BadImage) else photo for _, photo in batch]
+            results = predictor.answer_views([view for _, view in photos], top_k=NUM_BREEDS)
             yield [
-                Row(name, "", None, photo) if isinstance(photo, BadImage) else Row(name, photo[0], next(answers), None)
-                for (name, _), photo in batch
+                Row(name, thumbnail, result)
+                for ((name, _), _), (thumbnail, _), result in zip(batch, photos, results, strict=True)
             ]
 
 
@@ -208,9 +206,7 @@ def to_csv(rows: Sequence[Row]) -> bytes:
 
 
 def _csv_cells(row: Row) -> dict[str, str | float]:
-    cells: dict[str, str | float] = {"file": row.file}
-    if row.error:
-        cells["error"] = ENGLISH.problem(row.error)
-    if row.answer:
-        cells |= answer_columns(row.answer)
-    return cells
+    cells = answer_columns(row.result)
+    if isinstance(row.result, BadImage):
+        cells["error"] = ENGLISH.problem(row.result)
+    return {"file": row.file, **cells}

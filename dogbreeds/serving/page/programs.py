@@ -1,5 +1,6 @@
 """What the page offers to programs: two endpoints, and examples of how to call them."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -7,11 +8,14 @@ from gradio.route_utils import get_root_url
 
 from dogbreeds.answers import NO_ANSWER
 from dogbreeds.images import BadImage
-from dogbreeds.serving.api import CURL, PYTHON, comparison_json, prediction_json
+from dogbreeds.serving.api import comparison_json, prediction_json
 from dogbreeds.serving.batching import MAX_BATCH_SIZE
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, Upload
 from dogbreeds.serving.page.texts import ENGLISH, texts_for
+
+_EXAMPLES = Path(__file__).with_name("examples.md")
+"""What the page shows; a test runs both examples."""
 
 
 def examples_section(page: gr.Blocks, models: ModelSet, text: gr.I18n) -> None:
@@ -25,8 +29,7 @@ def examples_section(page: gr.Blocks, models: ModelSet, text: gr.I18n) -> None:
         # get_root_url is not documented (read in gradio 6.31.0): it honours the proxy of a Space. It can be replaced by
         # the headers x-forwarded-proto and x-forwarded-host, or without these the request's own base_url.
         address = get_root_url(request.request, request.request.url.path, None)
-        python, curl = (example.format(url=address, model=models.names[0]) for example in (PYTHON, CURL))
-        return f"{texts.program_text}\n\n```python\n{python}```\n\ncurl:\n\n```sh\n{curl}```"
+        return _EXAMPLES.read_text(encoding="utf-8").format(text=texts.program_text, url=address, model=models.names[0])
 
     page.load(tell_programs, None, program, api_visibility="private", queue=False, show_progress="hidden")
 

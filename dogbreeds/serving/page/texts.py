@@ -4,7 +4,7 @@ import tomllib
 from functools import cached_property
 from pathlib import Path
 
-from dogbreeds.breeds import GROUPS, find_breed
+from dogbreeds.breeds import breed_groups, find_breed
 from dogbreeds.images import MAX_PIXELS, BadImage
 
 _LOCALES = Path(__file__).with_name("locales")
@@ -43,8 +43,8 @@ class Texts:
 
     def group(self, group: str) -> str:
         """What one dog of a breed group is called."""
-        english, french = GROUPS[group]
-        return french if self.language == "fr" else english
+        called = breed_groups()[group]
+        return called.name_fr if self.language == "fr" else called.name
 
     def percent(self, share: float) -> str:
         """A share as a whole percentage; the narrow no-break space keeps number and sign on one line."""
