@@ -7,7 +7,7 @@
     python train_cnn_baseline.py --help                    every option
 
 On 12,000 photos cropped to the dog, the preset takes 80 seconds on 2 CPU cores and reaches a validation top-1 of 83.5
-to 84.8 % on 120 breeds (three seeds); the README has the command.
+to 84.8 % on 120 breeds (three seeds); dogbreeds/docs/results.md has the command.
 """
 
 from dogbreeds.training.presets import CNN

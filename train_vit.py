@@ -7,7 +7,8 @@
 
 The preset's ViT-B/16 wants a GPU: before the pixel cache, one H200 trained it on about 770 photos a second (bf16,
 batch 128, validation and checkpoints included). Its score is not measured yet. A ViT-Ti/16 on 13 breeds takes 3.5
-minutes on 2 CPU cores and reaches a validation top-1 of 92 to 95 % (two seeds); the README has the command.
+minutes on 2 CPU cores and reaches a validation top-1 of 92 to 95 % (two seeds); dogbreeds/docs/results.md has the
+command.
 """
 
 from dogbreeds.training.presets import VIT

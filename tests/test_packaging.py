@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = PROJECT["dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
 UNLOCKED = {"torch", "torchvision"}  # which of their builds exists depends on the platform
-BROUGHT_BY_OTHERS = {"gradio-client", "starlette", "markupsafe"}  # by gradio and jinja2, which return their types
+BROUGHT_BY_OTHERS = {"gradio-client", "starlette", "markupsafe", "typing-extensions"}  # by gradio, jinja2 and pydantic
 
 
 def lines(file: Path) -> list[str]:

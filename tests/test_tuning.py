@@ -28,7 +28,7 @@ from dogbreeds.training_script import run_training_script
 def script(monkeypatch, preset, *arguments):
     """What a training script does with these arguments; the exit status if it is not 0."""
     monkeypatch.setattr(sys, "argv", ["train_vit.py", *arguments])
-    preset = preset.to_dict() if isinstance(preset, TrainConfig) else preset
+    preset = preset.options() if isinstance(preset, TrainConfig) else preset
     try:
         run_training_script(preset, None)
     except SystemExit as stop:

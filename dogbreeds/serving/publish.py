@@ -22,7 +22,16 @@ ROOT = PACKAGE.parent
 SUFFIXES = {".csv", ".json", ".md", ".onnx", ".parquet", ".safetensors"}
 """Of the files of a run folder that are pushed: none of them runs code when it is read."""
 
-NOT_SERVING = {"recipes", "training", "training_script.py", "study.py", "research", PRETRAINED.name, "__pycache__"}
+NOT_SERVING = {
+    "docs",
+    "recipes",
+    "training",
+    "training_script.py",
+    "study.py",
+    "research",
+    PRETRAINED.name,
+    "__pycache__",
+}
 """The parts of this package that a Space does not need."""
 
 

@@ -45,6 +45,7 @@ def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
         raise UserError(
             f"the run {name!r} was trained on photos that are held out here: give the --seed "
             f"({record.config['seed']}), --validation-fraction and --test-fraction that it was trained with"
+            + ("" if same_data else ", and the same --data and --breeds")
         )
     if not stored and not same_data:
         context.say(f"note: {name!r} does not say which photos it was trained on; some may be held out here")

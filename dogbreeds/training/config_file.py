@@ -56,12 +56,15 @@ def _checked(name: str, value: Any, where: str) -> Any:
     annotated: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     kind: TypeAdapter[Any] = TypeAdapter(annotated, config=ConfigDict(allow_inf_nan=False))
     try:
-        return kind.validate_json(json.dumps(value, default=str), strict=True)
+        if not (
+            isinstance(value, list) and any(isinstance(item, bool) for item in value)
+        ):  # which pydantic takes for 0
+            return kind.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         if error.errors()[0]["type"] in _RANGE_ERRORS:
             flag = name.replace("_", "-")
             raise UserError(f"{where}: --{flag} {value}: must be {option.must_be}") from None
-        raise UserError(f"{where}: {name} is {value!r}, must be {option.type_in_words}") from None
+    raise UserError(f"{where}: {name} is {value!r}, must be {option.type_in_words}")
 
 
 def write_config_file(path: Path, config: TrainConfig, found: Collection[str], comment: str) -> None:

@@ -48,6 +48,32 @@ def _is_a_name(folder: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class ModelOptions:
+    """Which network, and what of it is trained."""
+
+    model: str
+    """A Hub id, a local folder with the same files, or a name from dogbreeds/training/models/registry.py."""
+    from_scratch: bool = False
+    """Build the architecture of --model with random weights."""
+    freeze_backbone: bool = False
+    """Train the classifier alone and leave the pre-trained backbone as it is."""
+    keep_known_breeds: bool = False
+    """Initialise the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its
+    rows. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and
+    is no fair start beside a checkpoint without a classifier."""
+    dropout: Share = 0.0
+    """Share of the features dropped before the classifier in training."""
+    activation: ActivationName | None = None
+    """Of plain CNNs built from nothing; by default the architecture's own, as for the next three."""
+    batch_norm: Literal["on", "off"] | None = None
+    """Of plain CNNs: normalise after each convolution."""
+    pooling: Literal["flatten", "average"] | None = None
+    """Of plain CNNs: what the dense layers get, all places or their mean."""
+    conv_dropout: Share | None = None
+    """Of plain CNNs: share of the values dropped after each pooling."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class DataOptions:
     """Which photos, how they are split, and where their pixels are kept."""
 
@@ -134,32 +160,6 @@ class AugmentOptions:
     fixed_views: Annotated[int, Field(ge=0)] = 0
     """Draw this many views of each photo once, of which each epoch shows the next; 0 for new ones in every epoch. N
     times as many --epochs show as much as one epoch of a set that is N times as large."""
-
-
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
-class ModelOptions:
-    """Which network, and what of it is trained."""
-
-    model: str
-    """A Hub id, a local folder with the same files, or a name from dogbreeds/training/models/registry.py."""
-    from_scratch: bool = False
-    """Build the architecture of --model with random weights."""
-    freeze_backbone: bool = False
-    """Train the classifier alone and leave the pre-trained backbone as it is."""
-    keep_known_breeds: bool = False
-    """Initialise the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its
-    rows. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and
-    is no fair start beside a checkpoint without a classifier."""
-    dropout: Share = 0.0
-    """Share of the features dropped before the classifier in training."""
-    activation: ActivationName | None = None
-    """Of plain CNNs built from nothing; by default the architecture's own, as for the next three."""
-    batch_norm: Literal["on", "off"] | None = None
-    """Of plain CNNs: normalise after each convolution."""
-    pooling: Literal["flatten", "average"] | None = None
-    """Of plain CNNs: what the dense layers get, all places or their mean."""
-    conv_dropout: Share | None = None
-    """Of plain CNNs: share of the values dropped after each pooling."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -261,10 +261,10 @@ class TrainConfig:
     `TrainConfig.from_options(output_dir="runs/mine", model="vit_tiny", epochs=1)` makes one of single options.
     """
 
+    model: ModelOptions
     data: DataOptions
     preprocessing: PreprocessingOptions
     augment: AugmentOptions
-    model: ModelOptions
     optim: OptimOptions
     run: RunOptions
 
@@ -313,11 +313,11 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All options by their names, as plain values for JSON, with the weight decay that applies."""
-        return {**_plain(self._values()), "weight_decay": self.optim.decay}
+        return {**_plain(self.options()), "weight_decay": self.optim.decay}
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """The same with other values of single options."""
-        return self.from_dict({**self._values(), **changes})
+        return self.from_dict({**self.options(), **changes})
 
     def check_options_apply(self) -> None:
         """Check that every option that is given has an effect; before training, not when a run is opened.
@@ -344,7 +344,8 @@ class TrainConfig:
             return not self.model.freeze_backbone or self.augment.augmentation is not None
         return self.augment.augment == "on"
 
-    def _values(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """All options by their names, as they were given."""
         return {name: value for group in GROUPS for name, value in vars(getattr(self, group)).items()}
 
 
@@ -400,12 +401,12 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         return f"a list, each {_in_words(schema['items'])}"
     at_least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     at_most, below = schema.get("maximum"), schema.get("exclusiveMaximum")
-    low = f"from {at_least:g}" if at_least is not None else f"above {above:g}" if above is not None else ""
-    high = f"at most {at_most:g}" if at_most is not None else f"below {below:,g}" if below is not None else ""
+    low = f"from {at_least}" if at_least is not None else f"above {above}" if above is not None else ""
+    high = f"at most {at_most}" if at_most is not None else f"below {below:,}" if below is not None else ""
     if low and high:
         return f"{low} to {high.removeprefix('at most ')}" if at_least is not None else f"{low} and {high}"
     if low or high:
-        return f"{at_least:g} or more" if at_least is not None else low or high
+        return f"{at_least} or more" if at_least is not None else low or high
     plain = {"boolean": "true or false", "integer": "a whole number", "number": "a number"}
     return plain.get(schema["type"], "a text in quotes")
 
