@@ -129,9 +129,9 @@ class Group:
         lines = sorted(f"{digest} {self.predictions.names[label]}" for digest, label in named)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def recipe_of(self, name: str) -> str:
-        """The recipe of the run of this name."""
-        return next(entry.recipe for entry in self.entries if entry.name == name)
+    def entry(self, name: str) -> Entry:
+        """The run of this name."""
+        return next(entry for entry in self.entries if entry.name == name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for comparison.json."""
@@ -198,7 +198,7 @@ class Comparison:
             pair.top1_difference
             for group in self.groups
             for pair in group.pairs
-            if (group.recipe_of(pair.first), group.recipe_of(pair.second)) == (first, second)
+            if (group.entry(pair.first).recipe, group.entry(pair.second).recipe) == (first, second)
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,141 +1,163 @@
-"""A document as a list of blocks, written as one self-contained HTML page or as Markdown with picture files."""
+"""Reports as Markdown, written by the templates in templates/, and as one HTML page made from that Markdown."""
 
 import base64
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import jinja2
-from markupsafe import Markup, escape
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+PICTURES = "pictures"
+"""The folder beside a Markdown report that holds its pictures."""
+
+LONG_CELL = 40
+"""Characters above which a table cell may break into lines."""
+
+_SPECIAL = re.compile(
+    r"""[`*~#\[\]|]                             # has a meaning anywhere
+    |\\(?![^\W_]|\s)                            # would escape what follows
+    |(?<!^)(?<![^\W_])_|_(?![^\W_])             # may close emphasis; within words and at the start "_" is literal""",
+    re.VERBOSE,
+)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image file within the report."""
+def render(template: str, **values: Any) -> str:
+    """Fill a Markdown template. Every value is escaped to appear literally, in a table or outside.
 
-    name: str
-    data: bytes
-    alt: str
-    caption: str = ""
+    In templates, `code` shows a value as code (`code(in_table=true)` within tables), and `number` formats it, with a
+    dash for None. A value must not begin a line, where it could start a list or a quotation.
 
-    @property
-    def data_uri(self) -> str:
-        """The picture as the address of an image in a page."""
-        kind = "png" if self.name.endswith("png") else "jpeg"
-        return f"data:image/{kind};base64,{base64.b64encode(self.data).decode()}"
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading."""
-
-    text: str
-    level: int = 2
+    Args:
+        template: The name of a file in templates/.
+        values: What the template uses.
+    """
+    environment = _environment(finalize=_escape)
+    environment.filters |= {"code": _code, "number": _number, "p_value": _p_value}
+    text = environment.get_template(template).render(values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-@dataclass(frozen=True)
-class Text:
-    """A paragraph. As in Markdown, `` `code` `` is between backticks and **strong** text between double stars."""
+def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
+    """One page that holds everything: no script, and nothing is loaded.
 
-    text: str
-    prominent: bool = False
+    Pictures in one paragraph are shown side by side, tables of pictures as a gallery, and a picture that is a link to
+    itself can be enlarged. A bold paragraph is shown larger, and one that follows a table is its caption.
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table whose first column names its rows."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Charts:
-    """Pictures side by side, or below each other where the screen is narrow."""
-
-    pictures: Sequence[Picture]
-
-
-@dataclass(frozen=True)
-class LargeChart:
-    """A picture with text too small for the page, which can be shown in full size and scrolled."""
-
-    picture: Picture
+    Args:
+        markdown: From `render`.
+        pictures: The content of each PNG or JPEG file that it shows from the folder `PICTURES`, by file name.
+    """
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(markdown)
+    title = next(_plain(inline) for heading, inline in pairwise(tokens) if heading.tag == "h1")
+    for index, token in enumerate(tokens):
+        if token.type == "table_open":
+            _adapt_table(tokens[index:])
+        elif token.type == "paragraph_open":
+            _adapt_paragraph(*tokens[index : index + 3])
+        for image in _images(token):
+            name = unquote(str(image.attrs["src"])).removeprefix(f"{PICTURES}/")
+            kind = "png" if name.endswith("png") else "jpeg"
+            image.attrSet("src", f"data:image/{kind};base64,{base64.b64encode(pictures[name]).decode()}")
+    body = parser.renderer.render(tokens, parser.options, {})
+    return _environment().get_template("page.html.jinja").render(title=title, body=Markup(body))
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """Rows of small pictures that belong together, each with its caption."""
-
-    rows: Sequence[Sequence[Picture]]
-
-
-Block = Heading | Text | Table | Charts | LargeChart | Gallery
-
-
-def to_html(blocks: Sequence[Block]) -> str:
-    """One page that holds everything: no script, and nothing is loaded."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+def _environment(**options: Any) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
     )
-    environment.filters["inline"] = _inline
-    environment.filters["kind"] = lambda block: type(block).__name__
-    title = next(block.text for block in blocks if isinstance(block, Heading))
-    return environment.get_template("document.html.jinja").render(title=title, blocks=blocks)
 
 
-def _inline(text: str) -> Markup:
-    """Backticks and double stars as in Markdown."""
-    html = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
-    return Markup(re.sub(r"\*\*([^*]*)\*\*", r"<strong>\1</strong>", html))
+def _escape(value: Any) -> Markup:
+    """A value as Markdown that shows it literally; what is Markdown already stays."""
+    if isinstance(value, Markup):
+        return value
+    text = " ".join(str(value).splitlines()).replace("&", "&amp;").replace("<", "&lt;")
+    return Markup(_SPECIAL.sub(r"\\\g<0>", text))
 
 
-def to_markdown(blocks: Sequence[Block]) -> str:
-    """The same as Markdown; the pictures are files in pictures/."""
-    parts = []
-    for block in blocks:
-        match block:
-            case Heading(text, level):
-                parts.append(f"{'#' * level} {_plain(text)}")
-            case Text(text, prominent):
-                parts.append(f"**{_plain(text)}**" if prominent else _plain(text))
-            case Table(header, rows, caption):
-                lines = [header, ["---"] * len(header), *rows]
-                parts.append("\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines))
-                if caption:
-                    parts.append(_plain(caption))
-            case Charts(pictures):
-                parts.append("\n".join(_markdown_picture(picture) for picture in pictures))
-            case LargeChart(picture):
-                parts.append(_markdown_picture(picture))
-            case Gallery(rows):
-                for row in rows:
-                    captions = " | ".join(_plain(picture.caption) for picture in row)
-                    images = " | ".join(_markdown_picture(picture) for picture in row)
-                    parts.append(f"| {captions} |\n|{' --- |' * len(row)}\n| {images} |")
-    return "\n\n".join(parts) + "\n"
+def _code(value: Any, in_table: bool = False) -> Markup:
+    text = " ".join(str(value).splitlines())
+    if in_table:
+        text = text.replace("|", r"\|")
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    padding = " " if len(fence) > 1 else ""
+    return Markup(f"{fence}{padding}{text}{padding}{fence}")
 
 
-def _plain(text: str) -> str:
-    return text.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form).replace("%", "\u202f%")
 
 
-def _markdown_picture(picture: Picture) -> str:
-    return f"![{_plain(picture.alt)}](pictures/{picture.name})"
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def pictures_of(blocks: Sequence[Block]) -> list[Picture]:
-    """All pictures, which have different names."""
-    found: list[Picture] = []
-    for block in blocks:
-        match block:
-            case Charts(pictures):
-                found += pictures
-            case LargeChart(picture):
-                found.append(picture)
-            case Gallery(rows):
-                found += [picture for row in rows for picture in row]
-    assert len({picture.name for picture in found}) == len(found), "two pictures have the same name"
-    return found
+# The tokens of markdown-it, changed in place for the page
+
+
+def _adapt_table(tokens: Sequence[Token]) -> None:
+    """Make a table, which the tokens begin with, a scrollable region with header cells, or a part of a gallery."""
+    end = next(index for index, token in enumerate(tokens) if token.type == "table_close")
+    kind, label = "gallery", ""
+    if not any(map(_images, tokens[:end])):
+        kind, label = "wide", "table"
+        if tokens[end + 1 : end + 2] and tokens[end + 1].type == "paragraph_open":
+            tokens[end + 1].attrSet("class", "caption")
+            label = _plain(tokens[end + 2])
+        for index, token in enumerate(tokens[:end]):
+            if token.type == "tr_open":
+                name = tokens[index + 1]  # the first cell of a row names it
+                name.attrSet("scope", "row" if name.type == "td_open" else "col")
+                name.tag = tokens[index + 3].tag = "th"
+            elif token.type == "th_open":
+                token.attrSet("scope", "col")
+            elif token.type == "td_open" and len(_plain(tokens[index + 1])) > LONG_CELL:
+                token.attrSet("class", "long")
+    _replace(tokens[0], f"{_region('div', kind, label)}<table>\n")
+    _replace(tokens[end], "</table>\n</div>\n")
+
+
+def _adapt_paragraph(start: Token, inline: Token, end: Token) -> None:
+    """Give a paragraph its look, by what it consists of."""
+    content = [child for child in inline.children or () if child.type != "softbreak" and (child.tag or child.content)]
+    kinds = [child.type for child in content]
+    if set(kinds) == {"image"}:
+        start.attrSet("class", "charts")
+    elif kinds == ["link_open", "image", "link_close"]:
+        inline.children = [content[1]]
+        label = '<label><input type="checkbox"> full size</label>'
+        _replace(start, f'<div class="large">\n{label}\n{_region("figure", "wide", content[1].content)}')
+        _replace(end, "</figure>\n</div>\n")
+    elif kinds[0] == "strong_open" and kinds.index("strong_close") == len(kinds) - 1:
+        start.attrSet("class", "prominent")
+
+
+def _region(tag: str, kind: str, label: str) -> str:
+    """The start of an element of a class; with a label one that can be scrolled with the keyboard too."""
+    scrollable = Markup(' role="region" tabindex="0" aria-label="{}"').format(label) if label else ""
+    return f'<{tag} class="{kind}"{scrollable}>\n'
+
+
+def _replace(token: Token, html: str) -> None:
+    token.type, token.content = "html_block", html
+
+
+def _images(token: Token) -> list[Token]:
+    return [child for child in token.children or () if child.type == "image"]
+
+
+def _plain(inline: Token) -> str:
+    return "".join(child.content or " " * (child.type == "softbreak") for child in inline.children or ())

@@ -1,36 +1,25 @@
 """A comparison as a page that opens anywhere, the same as Markdown, and its numbers as JSON and CSV.
 
-`content` says what the report says, as the blocks of `dogbreeds.research.document`, which shows them.
+templates/comparison.md.jinja says what the report says; this computes what it shows.
 """
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image, ImageOps
 
 from dogbreeds import metrics
 from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import open_image
 from dogbreeds.research import plots
-from dogbreeds.research.compare import Comparison, Entry, Group, Pair, mean_and_deviation
-from dogbreeds.research.document import (
-    Block,
-    Charts,
-    Gallery,
-    Heading,
-    LargeChart,
-    Picture,
-    Table,
-    Text,
-    pictures_of,
-    to_html,
-    to_markdown,
-)
+from dogbreeds.research.compare import Comparison, Entry, Pair, mean_and_deviation
+from dogbreeds.research.document import PICTURES, render, to_html
 from dogbreeds.serving.ensemble import ENSEMBLE_FILE, Ensemble
 from dogbreeds.serving.heat_map import overlay
 
@@ -44,60 +33,15 @@ COSTS = {
     "training_seconds": "training time, seconds",
 }
 """What accuracy is plotted against, and the label of that axis."""
-Columns = dict[str, tuple[str, str]]
-"""Of each column of a table the header, what the cells show, and the format."""
-ACCURACY: Columns = {
-    "top-1": ("top1_with_interval", ""),
-    "top-3": ("top3", ".1%"),
-    "top-5": ("top5", ".1%"),
-    "macro precision": ("macro_precision", ".1%"),
-    "macro recall": ("macro_recall", ".1%"),
-    "macro F1": ("macro_f1", ".1%"),
-}
-CALIBRATION: Columns = {
-    "cross-entropy": ("cross_entropy", ".3f"),
-    "log-loss": ("log_loss", ".3f"),
-    "ECE before": ("ece_uncalibrated", ".1%"),
-    "ECE": ("ece", ".1%"),
-    "Brier before": ("brier_uncalibrated", ".4f"),
-    "Brier": ("brier", ".4f"),
-}
-COST: Columns = {
-    "parameters": ("num_parameters", ",d"),
-    "trained": ("num_trained_parameters", ",d"),
-    "GFLOPs a photo": ("gigaflops_per_photo", ".2f"),
-    "model, MB": ("model_megabytes", ".1f"),
-    "ms a photo, median": ("median", ".1f"),
-    "p95": ("p95", ".1f"),
-    "training, s": ("training_seconds", ",.0f"),
-    "trained on": ("training_hardware", ""),
-}
-PAIR: Columns = {
-    "top-1, points": ("top1", ""),
-    "log-loss": ("log_loss", ""),
-    "both right": ("both_right", "d"),
-    "only the first": ("only_first_right", "d"),
-    "only the second": ("only_second_right", "d"),
-    "both wrong": ("both_wrong", "d"),
-    "McNemar p": ("p", ""),
-    "p, Holm": ("p_holm", ""),
-    "same answer": ("same_answer", ".1%"),
-    "kappa": ("kappa", ".3f"),
-}
-PAIR_OF_SEED: Columns = {
-    "photos": ("n", ",d"),
-    "top-1, points (95 %)": ("top1", ""),
-    "McNemar p": ("p", ""),
-}
-BREED: Columns = {
-    "photos": ("n", "d"),
-    "recall": ("recall", ".1%"),
-    "precision": ("precision", ".1%"),
-    "mean P": ("mean_probability", ".1%"),
-    "mistaken for": ("mistaken_for", ""),
-}
 THUMBNAIL = 200
 """Height and width of a photo in the report, pixels."""
+
+
+class Photo(NamedTuple):
+    """A small picture of the report."""
+
+    file: Markup
+    caption: str
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
@@ -114,437 +58,169 @@ def write_report(comparison: Comparison, folder: Path) -> None:
         UserError: The folder exists or can't be made, or a photo can't be read.
     """
     with whole_or_absent(folder) as unfinished:
-        blocks = content(comparison)
-        (unfinished / "comparison.html").write_text(to_html(blocks), encoding="utf-8")
-        (unfinished / "pictures").mkdir()
-        for picture in pictures_of(blocks):
-            (unfinished / "pictures" / picture.name).write_bytes(picture.data)
-        (unfinished / "comparison.md").write_text(to_markdown(blocks), encoding="utf-8")
+        report = _Report(comparison)
+        markdown = render("comparison.md.jinja", **report.values())
+        (unfinished / "comparison.md").write_text(markdown, encoding="utf-8")
+        (unfinished / "comparison.html").write_text(to_html(markdown, report.pictures), encoding="utf-8")
+        (unfinished / PICTURES).mkdir()
+        for name, content in report.pictures.items():
+            (unfinished / PICTURES / name).write_bytes(content)
         write_json(unfinished / "comparison.json", comparison.to_dict())
         entries = comparison.main.entries
         runs, probabilities = zip(*((entry.run, entry.predictions.probabilities) for entry in entries), strict=True)
         Ensemble.measure(runs, probabilities, comparison.main.predictions.labels).save(unfinished / ENSEMBLE_FILE)
         for entry in entries:
-            entry.predictions.write_tables(unfinished, f"-{_file_name(comparison.main, entry)}")
+            entry.predictions.write_tables(unfinished, f"-{report.files[entry.name]}")
 
 
-# What the report says
+class _Report:
+    """The values of the template, and the pictures that it shows."""
 
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        self._group = comparison.main
+        names = [entry.name for entry in self._group.entries]
+        plain = [re.sub(r"[^\w.-]+", "_", name) for name in names]
+        self.files = {
+            name: Markup(file if plain.count(file) == 1 else f"{file}-{number}")
+            for number, (name, file) in enumerate(zip(names, plain, strict=True), 1)
+        }
+        """Each run's name as a part of a file's name; different for each run."""
+        self.pictures: dict[str, bytes] = {}
+        """The content of each picture by file name."""
 
-def content(comparison: Comparison) -> list[Block]:
-    """The report, block by block."""
-    group = comparison.main
-    costs = []
-    for key, label in COSTS.items():
-        chart = plots.accuracy_against_cost(group.entries, key, label)
-        costs.append(Picture(f"cost-{key}.png", chart, f"Top-1 of each run with its 95 % interval against {label}."))
-    return [
-        Heading(" against ".join(entry.recipe for entry in group.entries), 1),
-        *_answer(comparison),
-        *_tables(comparison),
-        Heading("What accuracy costs"),
-        Charts(costs),
-        *_significance(comparison),
-        *_seeds(comparison),
-        *_learning_curves(group),
-        *_reliability(group),
-        *_breed_by_breed(group),
-        *_confused(comparison),
-        *_disagreements(comparison),
-        *_confusion_matrices(group),
-        *_small_print(comparison),
-    ]
+    def values(self) -> dict[str, Any]:
+        """The values of the template."""
+        comparison, group = self._comparison, self._group
+        self._draw_charts()
+        best = max(group.entries, key=lambda entry: entry.figures["top1"])
+        confused = {entry.name: metrics.most_confused(entry.breeds, NUM_CONFUSED) for entry in group.entries}
+        mistakes = {
+            entry.name: [row for breed in confused[entry.name] if (row := self._mistake(entry, breed.breed))]
+            for entry in group.entries
+        }
+        recipes = [entry.recipe for entry in group.entries]
+        return {
+            "comparison": comparison,
+            "group": group,
+            "best": best,
+            "verdicts": [self._verdict(pair, best) for pair in group.pairs if best.name in (pair.first, pair.second)],
+            "gain": group.ensemble["top1"] - best.figures["top1"],
+            "any_right": np.any([entry.predictions.right for entry in group.entries], axis=0).mean(),
+            "rows": [*((entry.name, entry.figures) for entry in group.entries), ("ensemble", group.ensemble)],
+            "costs": COSTS,
+            "over_seeds": [(recipe or "ensemble", comparison.over_seeds(recipe)) for recipe in [*recipes, None]],
+            "files": self.files,
+            "confused": confused,
+            "mistakes": mistakes,
+            "disagreements": list(self._disagreements()) if comparison.photos else [],
+            "today": f"{datetime.now(UTC):%Y-%m-%d}",
+        }
 
+    def _draw_charts(self) -> None:
+        group, entries = self._group, self._group.entries
+        for key, label in COSTS.items():
+            self._add(f"cost-{key}.png", plots.accuracy_against_cost(entries, key, label))
+        self._add("losses.png", plots.losses(entries))
+        self._add("validation-top1.png", plots.validation_top1(entries))
+        for entry in entries:
+            file = self.files[entry.name]
+            self._add(f"reliability-{file}.png", plots.reliability_diagram(entry))
+            for form in ("counts", "probabilities"):
+                self._add(f"confusion-{form}-{file}.png", plots.confusion_matrix(entry, group.order, form))
+        for entry in entries[1:]:
+            self._add(f"breeds-{self.files[entry.name]}.png", plots.breed_by_breed(group, entries[0], entry))
 
-def _answer(comparison: Comparison) -> list[Block]:
-    group = comparison.main
-    best = max(group.entries, key=lambda entry: entry.figures["top1"])
-    blocks: list[Block] = []
-    for pair in group.pairs:
-        if best.name in (pair.first, pair.second):
-            blocks += [Text(words, prominent=True) for words in _verdict(comparison, pair, best.name)]
-    figures = group.ensemble
-    gain = figures["top1"] - best.figures["top1"]
-    any_right = float(np.any([entry.predictions.right for entry in group.entries], axis=0).mean())
-    than = f"{_points(abs(gain))} {'more' if gain > 0 else 'less'} than" if gain else "as many as"
-    blocks.append(
-        Text(
-            f"The ensemble (the mean of the runs' probabilities) reaches {_percent(figures['top1'])}, {than} the best "
-            f"run alone, and at least one run is right on {_percent(any_right)}."
-        )
-    )
-    return [*blocks, *(Text(f"**Note:** {remark}") for remark in comparison.remarks)]
+    def _add(self, name: str, content: bytes) -> None:
+        assert name not in self.pictures, f"two pictures have the name {name}"
+        self.pictures[name] = content
 
+    def _verdict(self, pair: Pair, best: Entry) -> dict[str, Any]:
+        """How the best run compares to another on these photos, and their recipes over the seeds if there are more."""
+        group = self._group
+        first, second = (group.entry(name) for name in (pair.first, pair.second))
+        other, sign = (second, 1) if first is best else (first, -1)
+        low, high = sorted(sign * edge for edge in pair.top1_interval)
+        seeds = None
+        if len(self._comparison.groups) > 1:
+            differences = self._comparison.differences(first.recipe, second.recipe)
+            mean, deviation = mean_and_deviation(differences)
+            ahead, behind = (first, second) if mean >= 0 else (second, first)
+            seeds = {
+                "num": len(differences),
+                "num_ahead": sum(difference * mean > 0 for difference in differences),
+                "ahead": ahead.recipe,
+                "behind": behind.recipe,
+                "mean": abs(mean),
+                "deviation": deviation,
+            }
+        difference = sign * pair.top1_difference
+        return {"pair": pair, "other": other, "difference": difference, "low": low, "high": high, "seeds": seeds}
 
-def _verdict(comparison: Comparison, pair: Pair, best: str) -> list[str]:
-    """How two runs compare: over the seeds first where there are several, then on these photos."""
-    group = comparison.main
-    sentences = []
-    if len(comparison.groups) > 1:
-        differences = comparison.differences(group.recipe_of(pair.first), group.recipe_of(pair.second))
-        mean, deviation = mean_and_deviation(differences)
-        ahead, behind = (pair.first, pair.second) if mean >= 0 else (pair.second, pair.first)
-        num_ahead = sum(difference * mean > 0 for difference in differences)
-        sentences.append(
-            f"Over {len(differences)} seeds {group.recipe_of(ahead)} is right more often than "
-            f"{group.recipe_of(behind)} by {100 * abs(mean):.1f} ± {100 * deviation:.1f} points, with {num_ahead} of "
-            f"{len(differences)} seeds."
-        )
-    other = pair.second if pair.first == best else pair.first
-    sign = 1 if pair.first == best else -1
-    low, high = sorted(sign * edge for edge in pair.top1_interval)
-    figures = {entry.name: entry.figures for entry in group.entries}
-    corrected = ", Holm-corrected" if len(group.pairs) > 1 else ""
-    sentences.append(
-        f"On the same {pair.n:,} photos {best} is right on {_percent(figures[best]['top1'])}, {other} on "
-        f"{_percent(figures[other]['top1'])}: a difference of {_points(sign * pair.top1_difference)} (95 % interval "
-        f"{100 * low:+.1f} to {100 * high:+.1f}; McNemar p = {_p_value(pair.p_value_adjusted)}{corrected}). "
-        + (
-            "Between these two checkpoints, that is more than chance in the choice of photos."
-            if pair.is_real
-            else "These photos do not decide which is better."
-        )
-    )
-    return sentences
+    # Galleries: rows of photos that belong together
 
+    def _mistake(self, entry: Entry, breed: str) -> list[Photo]:
+        """The photo most surely mistaken for another breed, beside the photo of that other breed most surely right."""
+        predictions, names = entry.predictions, entry.predictions.names
+        label = names.index(breed)
+        confidence = predictions.probabilities.max(axis=1)
+        mistakes = np.flatnonzero((predictions.labels == label) & ~predictions.right)
+        if not len(mistakes):
+            return []
+        mistake = mistakes[np.argmax(confidence[mistakes])]
+        other = predictions.predicted[mistake]
+        caption = f"{breed}, mistaken for {names[other]} ({confidence[mistake]:.0%})"
+        shown = [("mistaken", mistake, caption)]
+        examples = np.flatnonzero(predictions.labels == other)
+        if len(examples):
+            example = examples[np.argmax(predictions.probabilities[examples, other])]
+            shown.append(("example", example, f"{names[other]}, for comparison"))
+        return [
+            self._add_photo(f"{kind}-{self.files[entry.name]}-{label}", image, caption)
+            for kind, index, caption in shown
+            if (image := self._open(index)) is not None
+        ]
 
-def _tables(comparison: Comparison) -> list[Block]:
-    group = comparison.main
-    figures = [*((entry.name, entry.figures) for entry in group.entries), ("ensemble", group.ensemble)]
-    rows = [(name, {**values, "top1_with_interval": _top1_with_interval(values)}) for name, values in figures]
-    costs: list[tuple[str, dict[str, Any]]] = []
-    for entry in group.entries:
-        gigaflops = entry.cost["flops_per_photo"] and entry.cost["flops_per_photo"] / 1e9
-        values = {**entry.cost, **entry.cost["milliseconds_per_photo"], "gigaflops_per_photo": gigaflops}
-        costs.append((entry.name, values))
-    return [
-        Heading("The figures"),
-        _table(
-            ACCURACY,
-            rows,
-            f"{len(group.predictions):,} photos: {_photos_evaluated(comparison)}. In brackets: 95 % interval (Wilson).",
-        ),
-        _table(
-            CALIBRATION,
-            rows,
-            "Lower is better. Cross-entropy and “before” are those of a model's own probabilities, the rest those "
-            "after calibration by one temperature; the ensemble is not calibrated again. Log-loss is the score of "
-            "Kaggle's Dog Breed Identification.",
-        ),
-        _table(
-            COST,
-            costs,
-            "Milliseconds from one file to its answer, one at a time and the runs in turns, on "
-            f"{comparison.latency_photos}; {comparison.hardware}. Training includes computing the features of a frozen "
-            "backbone, and the run that another started from; compare it on the same hardware only. A multiplication "
-            "and an addition count as two FLOPs.",
-        ),
-    ]
+    def _disagreements(self) -> Iterator[dict[str, Any]]:
+        """For the first run and each other one, either way: photos on which one is right and the other is wrong."""
+        first, *others = self._group.entries
+        for other in others:
+            for right, wrong in ((first, other), (other, first)):
+                chosen = np.flatnonzero(right.predictions.right & ~wrong.predictions.right)
+                rows = self._disagreement_photos(right, wrong, chosen)
+                yield {"right": right.name, "wrong": wrong.name, "num_photos": len(chosen), "rows": rows}
 
+    def _disagreement_photos(self, right: Entry, wrong: Entry, chosen: np.ndarray) -> list[list[Photo]]:
+        """Some of the chosen photos, the surest different answers first, each with the heat map of both runs."""
+        predictions = self._group.predictions
+        confidence = right.predictions.probabilities.max(axis=1) * wrong.predictions.probabilities.max(axis=1)
+        rows: list[list[Photo]] = []
+        for index in chosen[np.argsort(-confidence[chosen], kind="stable")]:
+            image = self._open(index)
+            if image is None:
+                continue
+            stem = f"{self.files[right.name]}-right-{self.files[wrong.name]}-wrong-{len(rows) + 1}"
+            row = [self._add_photo(stem, image, predictions.names[predictions.labels[index]])]
+            for which, entry in (("right", right), ("wrong", wrong)):
+                heat_map = overlay(image, entry.predictor.predict(image, top_k=1))
+                probabilities = entry.predictions.probabilities[index]
+                breed = predictions.names[probabilities.argmax()]
+                caption = f"{entry.name}: {breed} ({probabilities.max():.0%})"
+                row.append(self._add_photo(f"{stem}-{which}", heat_map, caption))
+            rows.append(row)
+            if len(rows) == NUM_DISAGREEMENTS:
+                break
+        return rows
 
-def _table(columns: Columns, rows: Iterable[tuple[str, Mapping[str, Any]]], caption: str = "") -> Table:
-    """A row for each name; what its values do not have is shown as a dash."""
-    cells = [[name, *(_show(values.get(key), form) for key, form in columns.values())] for name, values in rows]
-    return Table(["", *columns], cells, caption)
+    def _open(self, index: int | np.integer[Any]) -> Image.Image | None:
+        """A photo of the main group, or None where it can't be had."""
+        predictions = self._group.predictions
+        content = self._comparison.photos.find(predictions.ids[index], predictions.digests[index])
+        return open_image(content) if content is not None else None
 
-
-def _top1_with_interval(figures: Mapping[str, float]) -> str:
-    return f"{_percent(figures['top1'])} ({100 * figures['top1_low']:.1f} to {100 * figures['top1_high']:.1f})"
-
-
-def _pair_row(pair: Pair) -> tuple[str, dict[str, Any]]:
-    low, high = pair.log_loss_interval
-    texts = {
-        "top1": "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * x for x in (pair.top1_difference, *pair.top1_interval))),
-        "log_loss": f"{pair.log_loss_difference:+.3f} ({low:+.3f} to {high:+.3f})",
-        "p": _p_value(pair.p_value),
-        "p_holm": _p_value(pair.p_value_adjusted),
-    }
-    return f"{pair.first} less {pair.second}", {**vars(pair), **texts}
-
-
-def _significance(comparison: Comparison) -> list[Block]:
-    return [
-        Heading("Is the difference real?"),
-        _table(
-            PAIR,
-            map(_pair_row, comparison.main.pairs),
-            "Differences with the 95 % interval of a paired bootstrap over the photos (10,000 draws). McNemar's exact "
-            "test looks at the photos that only one of the two gets right; Holm's correction allows for the number of "
-            "pairs. Kappa is Cohen's, of the two runs' answers. All this asks what other photos would change, not "
-            "other seeds.",
-        ),
-    ]
-
-
-def _seeds(comparison: Comparison) -> list[Block]:
-    if len(comparison.groups) == 1:
-        return []
-    keys = {"top1": "top-1", "top3": "top-3", "macro_f1": "macro F1", "ece": "ECE"}
-    rows = []
-    for recipe in [*(entry.recipe for entry in comparison.main.entries), None]:
-        values = comparison.over_seeds(recipe)
-        cells = [f"{100 * values[key][0]:.1f} ± {100 * values[key][1]:.1f} %" for key in keys]
-        rows.append([recipe or "ensemble", *cells, "{:.3f} ± {:.3f}".format(*values["log_loss"])])
-    pairs = [_pair_row(pair) for group in comparison.groups for pair in group.pairs]
-    return [
-        Heading(f"Over {len(comparison.groups)} seeds"),
-        Table(
-            ["", *keys.values(), "log-loss"],
-            rows,
-            "Mean ± standard deviation (n - 1). A seed decides the training, and the split where the data brings none.",
-        ),
-        _table(PAIR_OF_SEED, pairs, "Seed by seed."),
-    ]
-
-
-def _learning_curves(group: Group) -> list[Block]:
-    losses, top1 = plots.losses(group.entries), plots.validation_top1(group.entries)
-    return [
-        Heading("How they learned"),
-        Text(
-            "The training loss is measured on random views of the photos and while the weights still change, so it "
-            "can't be compared with the validation loss."
-        ),
-        Charts(
-            [
-                Picture("losses.png", losses, "Cross-entropy after each epoch, for each run."),
-                Picture("validation-top1.png", top1, "Validation top-1 after each epoch, for each run."),
-            ]
-        ),
-    ]
-
-
-def _reliability(group: Group) -> list[Block]:
-    pictures = []
-    for entry in group.entries:
-        words = f"Accuracy against confidence of {entry.name}, before and after calibration."
-        name = f"reliability-{_file_name(group, entry)}.png"
-        pictures.append(Picture(name, plots.reliability_diagram(entry), words))
-    return [
-        Heading("Do the probabilities mean what they say?"),
-        Text(
-            "Of all answers given with 80 %, 80 % should be right: then the line lies on the diagonal. The bars show "
-            "which share of the answers has which confidence."
-        ),
-        Charts(pictures),
-    ]
-
-
-def _breed_by_breed(group: Group) -> list[Block]:
-    first, *others = group.entries
-    pictures = []
-    for other in others:
-        words = f"Mean probability of the right breed, {first.name} against {other.name}, a point a breed."
-        name = f"breeds-{_file_name(group, other)}.png"
-        pictures.append(Picture(name, plots.breed_by_breed(group, first, other), words))
-    return [Heading("Breed by breed"), Charts(pictures)]
-
-
-def _confused(comparison: Comparison) -> list[Block]:
-    blocks: list[Block] = [
-        Heading("The most confused breeds"),
-        Text(
-            "By recall, then by mean probability of the right breed. Beside each breed: what its photos are mistaken "
-            "for, with the number of photos and the mean probability."
-        ),
-    ]
-    for entry in comparison.main.entries:
-        confused = metrics.most_confused(entry.breeds, NUM_CONFUSED)
-        rows = []
-        for breed in confused:
-            others = (f"{other.breed} {other.count} ({other.mean_probability:.0%})" for other in breed.mistaken_for)
-            rows.append((breed.breed, {**vars(breed), "mistaken_for": "; ".join(others)}))
-        blocks += [Heading(entry.name, 3), _table(BREED, rows)]
-        if comparison.photos:
-            blocks.append(Gallery([row for breed in confused if (row := _mistake(comparison, entry, breed))]))
-    return blocks
-
-
-def _mistake(comparison: Comparison, entry: Entry, breed: metrics.BreedFigures) -> list[Picture]:
-    """The photo most surely mistaken for another breed, beside the photo of that other breed most surely right."""
-    predictions = entry.predictions
-    label = predictions.names.index(breed.breed)
-    confidence = predictions.probabilities.max(axis=1)
-    mistakes = np.flatnonzero((predictions.labels == label) & ~predictions.right)
-    if not len(mistakes):
-        return []
-    index = mistakes[np.argmax(confidence[mistakes])]
-    other = predictions.predicted[index]
-    name = f"{_file_name(comparison.main, entry)}-{label}"
-    caption = f"{breed.breed}, mistaken for {predictions.names[other]} ({confidence[index]:.0%})"
-    shown = [(index, f"mistaken-{name}.jpg", caption)]
-    examples = np.flatnonzero(predictions.labels == other)
-    if len(examples):
-        example = examples[np.argmax(predictions.probabilities[examples, other])]
-        shown.append((example, f"example-{name}.jpg", f"{predictions.names[other]}, for comparison"))
-    images = [(_image(comparison, which), file, words) for which, file, words in shown]
-    return [_thumbnail(image, file, words) for image, file, words in images if image is not None]
-
-
-def _disagreements(comparison: Comparison) -> list[Block]:
-    group = comparison.main
-    blocks: list[Block] = [Heading("Where one is right and the other wrong")]
-    if not comparison.photos:
-        return [*blocks, Text("No photos are shown: they were not found here, or not wanted.")]
-    first = group.entries[0]
-    for other in group.entries[1:]:
-        for right, wrong in ((first, other), (other, first)):
-            blocks += [Heading(f"{right.name} right, {wrong.name} wrong", 3), *_only_right(comparison, right, wrong)]
-    blocks.append(
-        Text(
-            "Each heat map shows the evidence for the breed that the run itself predicts, brightest where it is "
-            "strongest; what is grey lies outside the model's view. Shown are the photos on which the two runs "
-            "are surest of their different answers."
-        )
-    )
-    return blocks
-
-
-def _only_right(comparison: Comparison, right: Entry, wrong: Entry) -> list[Block]:
-    group = comparison.main
-    chosen = np.flatnonzero(right.predictions.right & ~wrong.predictions.right)
-    if not len(chosen):
-        return [Text("There is no such photo.")]
-    sureness = right.predictions.probabilities.max(axis=1) * wrong.predictions.probabilities.max(axis=1)
-    rows: list[list[Picture]] = []
-    for index in chosen[np.argsort(-sureness[chosen], kind="stable")]:
-        image = _image(comparison, index)
-        if image is None:
-            continue
-        stem = f"{_file_name(group, right)}-right-{_file_name(group, wrong)}-wrong-{len(rows) + 1}"
-        names, labels = group.predictions.names, group.predictions.labels
-        row = [_thumbnail(image, f"{stem}.jpg", names[labels[index]])]
-        for which, entry in (("right", right), ("wrong", wrong)):
-            heat_map = overlay(image, entry.predictor.predict(image, top_k=1))
-            probability = entry.predictions.probabilities[index].max()
-            words = f"{entry.name}: {names[entry.predictions.predicted[index]]} ({probability:.0%})"
-            row.append(_thumbnail(heat_map, f"{stem}-{which}.jpg", words))
-        rows.append(row)
-        if len(rows) == NUM_DISAGREEMENTS:
-            break
-    if not rows:
-        return [Text(f"Of {len(chosen):,} such photos none is in `{comparison.photos.data}`.")]
-    return [Gallery(rows)]
-
-
-def _confusion_matrices(group: Group) -> list[Block]:
-    blocks: list[Block] = [
-        Heading("Which breeds are confused"),
-        Text(
-            "Breeds that are confused with each other stand side by side, in the same order for all runs. The colour "
-            "is the square root, so that a few per cent can be seen. The numbers are in the CSV files beside this "
-            "page, including the breeds that have no photos here."
-        ),
-    ]
-    for form, words in (("counts", "answers"), ("probabilities", "mean probabilities")):
-        for entry in group.entries:
-            matrix = plots.confusion_matrix(entry, group.order, form)
-            name = f"confusion-{form}-{_file_name(group, entry)}.png"
-            blocks.append(LargeChart(Picture(name, matrix, f"Confusion matrix of {entry.name}, {words}.")))
-    return blocks
-
-
-def _small_print(comparison: Comparison) -> list[Block]:
-    photos = f"`{comparison.photos.data}`" if comparison.photos else "none"
-    blocks: list[Block] = [
-        Heading("Limits and sources"),
-        Text(
-            "**Have the models seen these photos before?** Stanford Dogs is a part of ImageNet. Where the photos are "
-            "of Stanford Dogs, a backbone that was pre-trained on ImageNet has very probably seen these very ones, "
-            "with these labels if it was trained on the 1,000 classes. That flatters such a run, and not all of them "
-            "equally. A run that was trained from scratch has seen its own training photos only."
-        ),
-    ]
-    if comparison.split == "validation":
-        blocks.append(
-            Text(
-                "**Were these photos used to choose?** Yes: the best epoch, the temperature and the thresholds were "
-                "chosen on the validation photos, which makes these figures slightly too good."
-            )
-        )
-    return [
-        *blocks,
-        _provenance(comparison),
-        Text(
-            f"Made by `{comparison.command}` on {datetime.now(UTC):%Y-%m-%d}; {comparison.hardware}; "
-            f"{_versions(comparison.versions)}; photos from {photos}. Every figure can be computed again from the "
-            "predictions of the runs, photo by photo: `predictions-*.parquet`, or with --data what `evaluate --output` "
-            "writes."
-        ),
-    ]
-
-
-def _provenance(comparison: Comparison) -> Table:
-    """How each run was made."""
-    header = [
-        "", "command", "began with", "data", "split (SHA-256)", "photos evaluated (SHA-256)", "seed", "best epoch",
-        "versions", "hardware",
-    ]  # fmt: skip
-    rows = []
-    for group, entry in [(each, entry) for each in comparison.groups for entry in each.entries]:
-        record = entry.run.record
-        config, data = record.config, record.data
-        base = [record.base_run.command] if record.base_run else []
-        rows.append(
-            [
-                entry.name,
-                " then ".join(f"`{command}`" for command in [*base, record.command]),
-                "random weights" if config["from_scratch"] else f"`{config['model']}`",
-                f"`{config['data']}`: {data.num_train:,} training, {data.num_validation:,} validation, "
-                f"{data.num_test:,} test photos",
-                f"`{data.split_hash[:16]}`",
-                f"`{group.photos_hash[:16]}`",
-                str(entry.seed),
-                f"{record.best_epoch} of {record.num_epochs}",
-                _versions(record.versions),
-                record.hardware,
-            ]
-        )
-    return Table(header, rows)
-
-
-def _photos_evaluated(comparison: Comparison) -> str:
-    if comparison.data is None:
-        return f"{comparison.split} split, held out from training"
-    return f"`{comparison.data}`" + (f", {comparison.split} split" if comparison.split else "")
-
-
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{package} {number}" for package, number in versions.items())
-
-
-def _image(comparison: Comparison, index: int | np.integer[Any]) -> Image.Image | None:
-    """A photo of the main group, or None where it can't be had."""
-    predictions = comparison.main.predictions
-    file = comparison.photos.find(predictions.ids[index], predictions.digests[index])
-    return open_image(file) if file is not None else None
-
-
-def _thumbnail(image: Image.Image, name: str, caption: str) -> Picture:
-    file = io.BytesIO()
-    ImageOps.pad(image, (THUMBNAIL, THUMBNAIL), color="white").save(file, "JPEG", quality=80)
-    return Picture(name, file.getvalue(), caption, caption)
-
-
-def _show(value: Any, form: str) -> str:
-    return "–" if value is None else format(value, form).replace("%", "\u202f%")
-
-
-def _percent(value: float | None) -> str:
-    return _show(value, ".1%")
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.1f} points"
-
-
-def _p_value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
-
-
-def _file_name(group: Group, entry: Entry) -> str:
-    """The run's name as a part of a file's name; different for each run."""
-    plain = [re.sub(r"[^\w.-]+", "_", other.name) for other in group.entries]
-    mine = plain[group.entries.index(entry)]
-    return mine if plain.count(mine) == 1 else f"{mine}-{group.entries.index(entry) + 1}"
+    def _add_photo(self, stem: str, image: Image.Image, caption: str) -> Photo:
+        file = io.BytesIO()
+        ImageOps.pad(image, (THUMBNAIL, THUMBNAIL), color="white").save(file, "JPEG", quality=80)
+        name = Markup(f"{stem}.jpg")
+        self._add(name, file.getvalue())
+        return Photo(name, caption)

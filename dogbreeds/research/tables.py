@@ -17,7 +17,7 @@ from typing import Any
 
 from dogbreeds.errors import UserError
 from dogbreeds.record import RunRecord
-from dogbreeds.research.document import Block, Heading, Table, Text, to_html, to_markdown
+from dogbreeds.research.document import render, to_html
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.training.config_file import ABOUT, read_config_file
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, resolve
@@ -103,27 +103,12 @@ class EarlierSystems:
             file = io.StringIO()
             csv.writer(file).writerows([HEADER, *self.rows])
             return file.getvalue()
-        return to_html(self._blocks()) if ending == ".html" else str(self)
+        return to_html(str(self), {}) if ending == ".html" else str(self)
 
     def __str__(self) -> str:
         """Markdown."""
-        return to_markdown(self._blocks())
-
-    def _blocks(self) -> list[Block]:
-        return [
-            Heading("The earlier systems, and ours on the same split", 1),
-            *(Text(f"**Note:** {remark}") for remark in self.remarks),
-            Table(
-                HEADER[:-1],
-                [row[:-1] for row in self.rows],
-                "Published figures are of each system's own photos and split, ours of one split for all rows with the "
-                "same breeds. Milliseconds from a file to its answer on a CPU, the median; training includes computing "
-                "the features of a frozen backbone.",
-            ),
-            Heading("The command of each row"),
-            Table([HEADER[1], HEADER[-1]], [[row[1], f"`{row[-1]}`"] for row in self.rows]),
-            Text(f"Made on {datetime.now(UTC):%Y-%m-%d}."),
-        ]
+        today = f"{datetime.now(UTC):%Y-%m-%d}"
+        return render("earlier_systems.md.jinja", header=HEADER, rows=self.rows, remarks=self.remarks, today=today)
 
 
 def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierRow] | None = None) -> EarlierSystems:

@@ -9,7 +9,7 @@ import matplotlib
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from optuna.visualization.matplotlib import (
     plot_optimization_history,
     plot_parallel_coordinate,
@@ -18,7 +18,7 @@ from optuna.visualization.matplotlib import (
 
 from dogbreeds.files import atomic_write
 from dogbreeds.research import plots
-from dogbreeds.research.document import Block, Charts, Heading, LargeChart, Picture, Table, Text, to_html
+from dogbreeds.research.document import render, to_html
 from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study
 
 MIN_FOR_IMPORTANCE = 4
@@ -34,8 +34,9 @@ def write_tuning_report(folder: Path, output: Path) -> None:
         folder: A study folder with a complete trial.
         output: The HTML file; one that exists is replaced.
     """
+    markdown, pictures = _content(open_study(folder))
     with atomic_write(output) as temporary:
-        temporary.write_text(to_html(content(open_study(folder))), encoding="utf-8")
+        temporary.write_text(to_html(markdown, pictures), encoding="utf-8")
 
 
 def summary(folder: Path) -> str:
@@ -43,68 +44,40 @@ def summary(folder: Path) -> str:
     return _answer(open_study(folder))
 
 
-def content(study: optuna.Study) -> list[Block]:
-    """The report, block by block."""
-    identity, given = study.user_attrs[IDENTITY], study.user_attrs[GIVEN]
-    best = study.best_trial
-    found = [[name, _number(given[name]), _number(best.params[name])] for name in given]
-    options = ", ".join(f"{name} {_number(value)}" for name, value in best.params.items())
-    return [
-        Heading(f"Tuning {identity['model']}", 1),
-        Text(_answer(study), prominent=True),
-        Text(
-            f"Searched on `{identity['data']}`, {identity['epochs']} epochs a trial, with "
-            f"{identity['tune_fraction']:.0%} of the training photos. The best trial was chosen on the validation "
-            "photos that all trials were evaluated on: its figures are slightly too good, the more so the more trials "
-            "there are. No test photo was used; the test photos show what the options are worth, after training with "
-            "them."
+def _content(study: optuna.Study) -> tuple[str, dict[str, bytes]]:
+    """The report as Markdown, and its pictures by file name."""
+    given = study.user_attrs[GIVEN]
+    # A pruned trial has no loss to rank, though Optuna gives it that of its last epoch.
+    complete = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: trial.values)
+    losses = [trial.value for trial in complete]
+    pictures = {
+        "history.png": _picture(lambda: plot_optimization_history(study, target_name=LOSS), log_loss=True),
+        "parallel-coordinates.png": _picture(
+            lambda: plot_parallel_coordinate(study, list(given), target_name=LOSS), size=(12, 5)
         ),
-        Table(
-            ["", "given", "found"],
-            found,
-            f"The options that were searched; `{BEST}` holds all options, with those that were not searched.",
-        ),
-        *_course(study),
-        Heading("Options and loss"),
-        LargeChart(
-            Picture(
-                "parallel-coordinates.png",
-                _picture(lambda: plot_parallel_coordinate(study, list(given), target_name=LOSS), size=(12, 5)),
-                "Parallel coordinates: a line for each complete trial from its validation loss through the value of "
-                f"each option; darker is better. The best: {options}; {best.value:.4f}.",
-            )
-        ),
-        Heading("Every trial"),
-        _trials(study),
-    ]
-
-
-def _course(study: optuna.Study) -> list[Block]:
-    """How the loss fell, and which options it depends on where there are enough trials to say."""
-    pictures = [
-        Picture(
-            "history.png",
-            _picture(lambda: plot_optimization_history(study, target_name=LOSS), log_loss=True),
-            "Validation loss of each complete trial, and the best so far.",
-        )
-    ]
-    blocks: list[Block] = [Heading("How the search went"), Charts(pictures)]
-    losses = [trial.value for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])]
-    if len(losses) < MIN_FOR_IMPORTANCE or len(set(losses)) < 2:
-        text = f"The importance of the options is computed from {MIN_FOR_IMPORTANCE} complete trials on."
-        return [*blocks, Text(text)]
-    # Each option's share of the variance of the loss, by functional ANOVA (Hutter et al. 2014,
-    # https://proceedings.mlr.press/v32/hutter14.html)
-    evaluator = FanovaImportanceEvaluator(seed=0)
-    importance = get_param_importances(study, evaluator=evaluator)
-    pictures.append(
-        Picture(
-            "importance.png",
-            _picture(lambda: plot_param_importances(study, evaluator, target_name=LOSS)),
-            "Importance of each option: " + ", ".join(f"{name} {share:.0%}" for name, share in importance.items()),
-        )
+    }
+    importance: dict[str, float] = {}
+    if len(losses) >= MIN_FOR_IMPORTANCE and len(set(losses)) > 1:
+        # Each option's share of the variance of the loss, by functional ANOVA (Hutter et al. 2014,
+        # https://proceedings.mlr.press/v32/hutter14.html)
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        importance = get_param_importances(study, evaluator=evaluator)
+        pictures["importance.png"] = _picture(lambda: plot_param_importances(study, evaluator, target_name=LOSS))
+    markdown = render(
+        "tuning.md.jinja",
+        answer=_answer(study),
+        identity=study.user_attrs[IDENTITY],
+        given=given,
+        best=study.best_trial,
+        best_file=BEST,
+        importance=importance,
+        min_for_importance=MIN_FOR_IMPORTANCE,
+        trials=[*complete, *study.get_trials(states=[TrialState.PRUNED])],
+        top1=TOP1,
+        seconds=SECONDS,
+        loss=LOSS,
     )
-    return blocks
+    return markdown, pictures
 
 
 def _picture(plot: Callable[[], Any], *, size: tuple[float, float] = (6.4, 4.8), log_loss: bool = False) -> bytes:
@@ -139,32 +112,3 @@ def _answer(study: optuna.Study) -> str:
     if given.number == best.number:
         return f"{words}, which has the options as they were given."
     return f"{words}; the options as they were given have {given.value:.4f} and {given.user_attrs[TOP1]:.1%}."
-
-
-def _trials(study: optuna.Study) -> Table:
-    names = list(study.user_attrs[GIVEN])
-    # A pruned trial has no loss to rank, though Optuna gives it that of its last epoch.
-    complete = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: trial.values)
-    pruned = study.get_trials(states=[TrialState.PRUNED])
-    return Table(
-        ["trial", LOSS, "top-1", "epochs", "seconds", *names],
-        [_row(trial, f"{trial.value:.4f}", names) for trial in complete]
-        + [_row(trial, "pruned", names) for trial in pruned],
-        "The best first. A trial was pruned because half of the complete trials were better after as many epochs, or "
-        "because its loss was not a number. Interrupted trials are left out: their options were tried again.",
-    )
-
-
-def _row(trial: FrozenTrial, loss: str, names: list[str]) -> list[str]:
-    return [
-        str(trial.number),
-        loss,
-        "–" if TOP1 not in trial.user_attrs else f"{trial.user_attrs[TOP1]:.1%}",
-        str(len(trial.intermediate_values)),
-        f"{trial.user_attrs[SECONDS]:.0f}",
-        *(_number(trial.params[name]) for name in names),
-    ]
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
