@@ -118,7 +118,7 @@ class Predictions:
         try:
             table = pyarrow.parquet.read_table(path)
             if "image_id" in table.column_names and "image_sha256" not in table.column_names:
-                raise UserError(f"{str(path)!r} was written by an older version: judge the run anew with --data")
+                raise UserError(f"{str(path)!r} was written by an older version: evaluate the run again with --data")
             ids, digests, label_names = (table.column(name).to_pylist() for name in _NOT_BREEDS)
             names = tuple(name for name in table.column_names if name not in _NOT_BREEDS)
             probabilities = np.column_stack([table.column(name).to_numpy() for name in names]).astype(np.float64)

@@ -85,7 +85,7 @@ def model_tables() -> str:
             "",
             "| `--model` | architecture |",
             "| --- | --- |",
-            *(f"| `{name}` | {_architecture(build(224))} |" for name, build in ARCHITECTURES.items()),
+            *(f"| `{name}` | {_architecture(build(image_size=224))} |" for name, build in ARCHITECTURES.items()),
         ]
     )
 

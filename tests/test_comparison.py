@@ -342,7 +342,7 @@ def test_predictions_of_an_older_version_are_told_from_damage(names, tmp_path):
     invented(names, 2).save(tmp_path / "p.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "p.parquet").drop_columns("image_sha256")
     pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(UserError, match="older version: judge the run anew with --data"):
+    with pytest.raises(UserError, match="older version: evaluate the run again with --data"):
         Predictions.load(tmp_path / "p.parquet")
 
 

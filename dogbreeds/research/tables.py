@@ -68,7 +68,7 @@ def earlier_rows() -> Iterator[EarlierRow]:
 
 
 NOT_COMPARED = {*FREE_OPTIONS, "data", "seed", "validation_fraction", "test_fraction"}
-"""Options of which a run that has others than its row's command is not told: what they change of the split is."""
+"""Options in which a run may differ from its row's command without a remark; another split has a remark of its own."""
 
 HEADER = (
     "system", "run", "model", "published", "validation top-1", "test top-1", "epochs", "training, s", "ms a photo",
@@ -136,8 +136,8 @@ def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierR
         cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
         changed = _changed(row.config(runs).to_dict(), run.record.config)
         if changed:
-            told = ", ".join(f"{name} {value!r}" for name, value in changed.items())
-            remarks.append(f"{row.name} was not trained as its command says, but with {told}.")
+            listed = ", ".join(f"{name} {value!r}" for name, value in changed.items())
+            remarks.append(f"{row.name} was not trained as its command says, but with {listed}.")
     return EarlierSystems(cells, [*_split_remarks([run for _, run in done]), *remarks])
 
 
