@@ -164,4 +164,4 @@ def _fault(error: ValidationError) -> str:
         return f"run.json has no {key!r}"
     context = first.get("ctx", {})
     wanted = context.get("class_name") or context.get("expected") or first["type"].removesuffix("_type")
-    return f"in run.json its {key} is {first['input']!r}, not {wanted}"
+    return f"run.json is damaged: its {key} is {first['input']!r}, not {wanted}"

@@ -19,7 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = PROJECT["dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
 UNLOCKED = {"torch", "torchvision"}  # which of their builds exists depends on the platform
-BROUGHT_BY_OTHERS = {"gradio-client", "starlette", "markupsafe", "typing-extensions"}  # by gradio, jinja2 and pydantic
+# By gradio, jinja2 and pydantic, which return their types or hand on their functions.
+BROUGHT_BY_OTHERS = {"gradio-client", "starlette", "markupsafe", "typing-extensions", "pydantic-core"}
 
 
 def lines(file: Path) -> list[str]:
