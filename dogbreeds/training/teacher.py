@@ -11,6 +11,7 @@ from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.run_folder import RECORD, WEIGHTS, RunFolder
 from dogbreeds.training.context import Context
 from dogbreeds.training.models.checkpoint import loading
+from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.options import TrainConfig
 
 
@@ -63,6 +64,8 @@ class Teacher:
             model = AutoModelForImageClassification.from_pretrained(run.path, use_safetensors=True)
         self._model = model.to(context.device, memory_format=torch.channels_last).eval()
         self._size, self._temperature = run.preprocessing.size, run.calibration.temperature
+        self.flops_per_photo = flops_per_photo(model, self._size)
+        """Floating-point operations of one answer."""
         self._autocast = context.accelerator.autocast
         mean, std, my_mean, my_std = (
             torch.tensor(values, device=context.device)[:, None, None]
