@@ -60,13 +60,18 @@ def save_run(run: Run, logits: Logits) -> None:
     figures = {split: _save_predictions(run, split, *logits[split], calibration) for split in logits}
     _save_splits(run)
     model = copy.deepcopy(run.learner.full_model).cpu().float().eval()
+    view = run.inputs.preprocessing
+    image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
+    if pretrained_cfg := getattr(model.config, "pretrained_cfg", None):
+        # Of a timm network transformers (5.24.0) reads the view from config.json, unless that names a processor.
+        model.config.pretrained_cfg = {**pretrained_cfg, **view.to_timm_config()}
+        model.config.image_processor_type = image_processor
     with context.timed("export"):
         model.save_pretrained(partial)
         exported = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
     if exported.why_no_heat_map:
         context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
-    image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
-    write_json(partial / run_folder.PREPROCESSOR, run.inputs.preprocessing.to_preprocessor_config(image_processor))
+    write_json(partial / run_folder.PREPROCESSOR, view.to_preprocessor_config(image_processor))
     with (partial / run_folder.HISTORY).open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(run.loop.progress.history[0]))
         writer.writeheader()
