@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_run_with_the_pixel_cache_or_without(photo_
     "options",
     [
         {"model": "vit_nano", "ema_decay": 0.9, "gradient_accumulation_steps": 2, "dropout": 0.2, "whitening": "zca"},
-        {"model": "mobilenet_v2_nano", "schedule": "plateau"},
+        {"model": "mobilenet_v2_nano", "schedule": "plateau", "mixup": 0.4, "layer_decay": 0.7},
         {"model": "vit_nano", "freeze_backbone": True},
     ],
     ids=str,

@@ -1,6 +1,7 @@
-"""The run that another one starts from, and that none of the photos it was trained on is held out now."""
+"""The run that another one starts from, and that no photo is held out now that it or a teacher was trained on."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dogbreeds.errors import UserError
 from dogbreeds.files import read_json
@@ -20,7 +21,7 @@ class Base:
     record: BaseRun | None = None
     """For run.json; None where it starts from no run."""
     trained_on: dict[str, str] = field(default_factory=dict)
-    """By digest, the breed of each photo that the weights have been trained on; empty where that is not known."""
+    """By digest, the breed of each photo that the weights, or the teacher's, were trained on; as far as is known."""
 
 
 def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
@@ -29,12 +30,26 @@ def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
     Differences in what the two runs see of a photo are printed.
 
     Raises:
-        UserError: It was trained on photos that are held out here.
+        UserError: It, or the teacher, was trained on photos that are held out here.
     """
-    folder = None if config.model.from_scratch else base_run_folder(config.model.model)
+    name, teacher = config.model.model, config.optim.teacher
+    before: dict[str, str] = {}
+    if teacher is not None:
+        _, before = _without_held_out(str(teacher), teacher, context, splits)
+    folder = None if config.model.from_scratch else base_run_folder(name)
     if folder is None:
-        return Base()
-    name, record = config.model.model, RunRecord.from_json(read_json(folder / RECORD), folder)
+        return Base(trained_on=before)
+    record, trained_on = _without_held_out(name, folder, context, splits)
+    mine = config.to_dict()
+    for option in vars(config.preprocessing):
+        if (theirs := record.config.get(option, mine[option])) != mine[option]:
+            context.say(f"note: {name!r} was trained with {option} {theirs!r}, this run with {mine[option]!r}")
+    return Base(BaseRun(record.command, record.seconds, record.data.split_hash), {**before, **trained_on})
+
+
+def _without_held_out(name: str, folder: Path, context: Context, splits: Splits) -> tuple[RunRecord, dict[str, str]]:
+    """The record of a run, and the photos that it was trained on, of which none is held out here."""
+    record = RunRecord.from_json(read_json(folder / RECORD), folder)
     stored = load_trained_on(folder / SPLITS)
     trained_on = stored or {}
     same_data = record.data.fingerprint == splits.fingerprint
@@ -49,8 +64,4 @@ def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
         )
     if not stored and not same_data:
         context.say(f"note: {name!r} does not say which photos it was trained on; some may be held out here")
-    mine = config.to_dict()
-    for option in vars(config.preprocessing):
-        if (theirs := record.config.get(option, mine[option])) != mine[option]:
-            context.say(f"note: {name!r} was trained with {option} {theirs!r}, this run with {mine[option]!r}")
-    return Base(BaseRun(record.command, record.seconds, record.data.split_hash), trained_on)
+    return record, trained_on

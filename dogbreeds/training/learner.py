@@ -1,5 +1,6 @@
 """The network with what trains it: optimiser, learning rates and averaged weights."""
 
+import copy
 import math
 from collections import OrderedDict
 from typing import Any
@@ -14,6 +15,7 @@ from dogbreeds.training.inputs import Inputs
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
 from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.teacher import Teacher
 
 COMPILE_FROM = 500_000
 """Photos to train on, over all epochs, from which `--compile auto` compiles the network on a GPU: the minute that takes
@@ -23,7 +25,14 @@ must be saved again."""
 class Learner:
     """What learns; one optimiser step at a time."""
 
-    def __init__(self, config: TrainConfig, context: Context, model: PreTrainedModel, inputs: Inputs) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        context: Context,
+        model: PreTrainedModel,
+        inputs: Inputs,
+        teacher: Teacher | None = None,
+    ) -> None:
         """Make the optimiser, and have accelerate prepare it with the network.
 
         Args:
@@ -31,13 +40,18 @@ class Learner:
             context: Its process.
             model: The whole network.
             inputs: What it is given: features, if its classifier alone is trained on them.
+            teacher: Whose answers it learns instead of the labels.
         """
         self._config, self._accelerator = config, context.accelerator
-        self._head_only = inputs.head_only
-        self.full_model = model
+        self._head_only, self.teacher = inputs.head_only, teacher
+        self.full_model, self._num_labels = model, classifier_of(model)[1].out_features
         self.trained_model: nn.Module = model
         if inputs.head_only:  # on features `(B, D)` that are computed once, the classifier is all there is to train
             self.trained_model = nn.Sequential(OrderedDict(classifier=classifier_of(model)[1]))
+        self._start: dict[str, torch.Tensor] = {}
+        """The weights and statistics before training, where the trained ones are averaged with them."""
+        if config.model.average_with_start:
+            self._start = copy.deepcopy(self.trained_model.state_dict())
         # Not in fp16, where accelerate then can't tell whether a step was skipped.
         fused = context.device.type in ("cpu", "cuda") and self._accelerator.mixed_precision != "fp16"
         optimizer = build_optimizer(self.trained_model, config.optim, fused=fused)
@@ -81,8 +95,12 @@ class Learner:
     def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean loss of a batch: inputs as the network takes them, labels `(B,)`."""
         optim = self._config.optim
-        logits = logits_of(self.model, inputs)
-        return LOSSES[optim.loss](logits, target_probabilities(labels, logits.shape[1], optim.label_smoothing))
+        targets = target_probabilities(labels, self._num_labels, optim.label_smoothing)
+        if optim.mixup:
+            inputs, targets = mixed_up(inputs, targets, optim.mixup)
+        if self.teacher is not None:
+            targets = self.teacher(inputs)
+        return LOSSES[optim.loss](logits_of(self.model, inputs), targets)
 
     def step(self) -> None:
         """Step the optimiser with the gradients that were accumulated, if this batch completes them."""
@@ -111,10 +129,21 @@ class Learner:
                 part.load_state_dict(state[name])
 
     def load_best(self, weights: dict[str, torch.Tensor]) -> nn.Module:
-        """The network with these weights, as it was before accelerate prepared it."""
+        """The network with these weights, as it was before accelerate prepared it; averaged with the start if asked."""
+        share = self._config.model.average_with_start
+        for name, start in self._start.items():
+            if start.is_floating_point():  # not the number of batches that batch normalisation has seen
+                weights[name] = weights[name].lerp(start.to(weights[name].device), share)
         model: nn.Module = self._accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         model.load_state_dict(weights)
         return model
+
+
+def mixed_up(inputs: torch.Tensor, targets: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each of a batch mixed with another one, or itself, by one share for all, drawn from Beta(alpha, alpha)."""
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    order = torch.randperm(len(inputs)).to(inputs.device)  # on the CPU, the same for every device
+    return inputs.lerp(inputs[order], share), targets.lerp(targets[order], share)
 
 
 def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dogbreeds.training.models.inspection import classifier_of
+from dogbreeds.training.models.inspection import classifier_of, layers_above
 from dogbreeds.training.options import OptimizerName, OptimOptions
 
 PLATEAU_FACTOR = 0.5
@@ -62,21 +62,24 @@ def parameter_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, 
 
     Matrices and convolution kernels decay; whatever has one dimension (biases, the scales of normalisation layers)
     and the embeddings of class token and positions do not (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101;
-    the exceptions are those of Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929, and of timm).
+    the exceptions are those of Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929, and of timm). With
+    `layer_decay`, each layer of the backbone has groups of its own.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    head_name = classifier_of(model)[0]
-    for name, parameter in model.named_parameters():
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    head_name, named = classifier_of(model)[0], dict(model.named_parameters())
+    for (name, parameter), num_above in zip(named.items(), layers_above(named), strict=True):
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and not name.endswith(("cls_token", "position_embeddings", "mask_token"))
-            groups.setdefault((name.startswith(f"{head_name}."), decays), []).append(parameter)
+            is_head = name.startswith(f"{head_name}.")
+            scale = 1.0 if is_head else options.layer_decay**num_above
+            groups.setdefault((is_head, scale, decays), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": options.head_learning_rate if head else options.learning_rate,
-            "weight_decay": options.decay if decay else 0.0,
+            "lr": scale * (options.head_learning_rate if is_head else options.learning_rate),
+            "weight_decay": options.decay if decays else 0.0,
         }
-        for (head, decay), parameters in groups.items()
+        for (is_head, scale, decays), parameters in groups.items()
     ]
 
 

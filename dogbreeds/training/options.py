@@ -62,6 +62,10 @@ class ModelOptions:
     """Initialise the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its
     rows. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and
     is no fair start beside a checkpoint without a classifier."""
+    average_with_start: Share = 0.0
+    """Share of the start in the weights that are judged and saved at the end; the best epoch's have the rest (WiSE-FT,
+    Wortsman et al. 2022, https://arxiv.org/abs/2109.01903). For a start that knows these breeds: a run on them, or
+    --keep-known-breeds."""
     dropout: Share = 0.0
     """Share of the features dropped before the classifier in training."""
     activation: ActivationName | None = None
@@ -173,8 +177,17 @@ class OptimOptions:
     --warmup-fraction 0) the rate alone, the others PyTorch's. Adadelta wants a rate of about 1."""
     loss: LossName = "cross-entropy"
     """What is minimised; see dogbreeds/training/earlier/losses.py. The validation loss is cross-entropy always."""
+    teacher: Path | None = None
+    """A run folder on the same breeds, with its model.safetensors, whose calibrated probabilities are learned instead
+    of the labels: it is asked about every training view (Beyer et al. 2022, https://arxiv.org/abs/2106.05237)."""
+    mixup: NotNegative = 0.0
+    """Mix each photo of a batch with another one, and their targets alike, by a share drawn from Beta(MIXUP, MIXUP); 0
+    for none (Zhang et al. 2018, https://arxiv.org/abs/1710.09412)."""
     learning_rate: Positive = 5e-5
     """Largest learning rate of the backbone."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The backbone's learning rate is multiplied by this once for each layer above, as in BEiT (Bao et al. 2022,
+    https://arxiv.org/abs/2106.08254): the first layers change least."""
     head_learning_rate: Positive = 1e-3
     """Largest learning rate of the classifier, which starts from nothing unless known breeds are kept."""
     weight_decay: NotNegative | None = None
@@ -282,6 +295,8 @@ class TrainConfig:
             raise UserError(
                 "--from-scratch leaves no classifier whose breeds could be kept: leave --keep-known-breeds out"
             )
+        if self.model.from_scratch and self.model.average_with_start:
+            raise UserError("--from-scratch starts from nothing worth averaging: leave --average-with-start out")
 
     @classmethod
     def from_options(cls, **options: Any) -> "TrainConfig":
@@ -319,7 +334,8 @@ class TrainConfig:
         """Check that every option that is given has an effect; before training, not when a run is opened.
 
         Raises:
-            UserError: An option of random views is given and there will be none; or FTRL's rate would change.
+            UserError: An option of random views is given and there will be none; one of the backbone's training, which
+                is frozen; one of the labels, which a teacher replaces; or FTRL's rate would change.
         """
         optim = self.optim
         if optim.optimizer == "ftrl" and not (optim.schedule == "constant" and optim.warmup_fraction == 0):
@@ -327,11 +343,29 @@ class TrainConfig:
                 "--optimizer ftrl computes the weights from the present rate in each step, so the rate must not "
                 "change: add --schedule constant --warmup-fraction 0"
             )
+        if self.model.freeze_backbone and optim.layer_decay != 1:
+            raise UserError(
+                f"{_flag('layer_decay', optim.layer_decay)}: a frozen backbone has no rates; add --no-freeze-backbone"
+            )
+        if optim.teacher is not None:
+            self._check_teacher_applies()
         for option, nothing in ({} if self.random_views else WITHOUT_VIEWS).items():
             given = getattr(self.augment, option)
             if given not in (nothing, OPTIONS[option].default):
                 why = "--augment off" if self.augment.augment == "off" else "a frozen backbone"
                 raise UserError(f"{_flag(option, given)}: {why} leaves nothing of it; add --augment on")
+
+    def _check_teacher_applies(self) -> None:
+        flag = _flag("teacher", self.optim.teacher)
+        if self.model.freeze_backbone and not self.random_views:
+            raise UserError(
+                f"{flag}: it can't answer the features of a frozen backbone; add --no-freeze-backbone or --augment on"
+            )
+        if self.optim.label_smoothing:
+            smoothing = _flag("label_smoothing", self.optim.label_smoothing)
+            raise UserError(f"{smoothing}: a teacher's answers replace the labels; leave one of them out")
+        if self.preprocessing.whitening == "zca":
+            raise UserError(f"{flag}: --whitening zca is fitted for each run, so no teacher sees it; leave it out")
 
     @property
     def random_views(self) -> bool:

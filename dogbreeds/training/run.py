@@ -55,7 +55,9 @@ class Run:
             # A backward pass is two forward passes, one for the inputs' gradients and one for the weights'. On features
             # that were computed before, there is none through the network.
             num_passes = 0 if self.inputs.head_only else 1 if self.config.model.freeze_backbone else 3
-            flops_per_photo = num_passes * self.flops_per_photo / self.context.num_processes
+            teacher = self.learner.teacher
+            flops = num_passes * self.flops_per_photo + (teacher.flops_per_photo if teacher else 0)
+            flops_per_second = flops / self.context.num_processes * photos_per_second_in_steps
             record["measured_peak_flops"] = self.peak
-            record["share_of_peak"] = flops_per_photo * photos_per_second_in_steps / self.peak or None
+            record["share_of_peak"] = flops_per_second / self.peak or None
         return record

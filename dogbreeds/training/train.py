@@ -25,6 +25,7 @@ from dogbreeds.training.resume import begin_run
 from dogbreeds.training.run import Run
 from dogbreeds.training.save_run import judge, save_run
 from dogbreeds.training.saved_states import SavedStates
+from dogbreeds.training.teacher import Teacher, open_teacher
 
 
 def train(config: TrainConfig) -> Path:
@@ -64,6 +65,7 @@ def set_up(
     output_dir, features = config.run.output_dir, features or Features()
     if saves:
         check_output(output_dir, overwrite=config.run.overwrite, resume=config.run.resume)
+    teacher_run = open_teacher(config)
     context = Context(config.run, config.optim, partial_path(output_dir), quiet=not saves)
 
     if splits is None:
@@ -76,6 +78,7 @@ def set_up(
     checkpoint = open_checkpoint(config.model.model)
     model = build_model(config.model, config.preprocessing.image_size, splits.names, checkpoint)
     preprocessing = model_preprocessing(config.model, config.preprocessing, checkpoint)
+    teacher = Teacher(teacher_run, preprocessing, splits.names, context) if teacher_run else None
 
     partial = begin_run(config, context, splits) if saves else partial_path(output_dir)
     saved_states = SavedStates(partial / STATE) if saves else None
@@ -83,7 +86,7 @@ def set_up(
     peak = measured_peak(context) if config.run.measure_peak else None
 
     inputs = Inputs(config, context, splits, model, preprocessing, features)
-    learner = Learner(config, context, model, inputs)
+    learner = Learner(config, context, model, inputs, teacher)
     loop = Loop(config, context, inputs, learner, saved_states)
     return Run(config, context, splits, base, inputs, features, learner, loop, saved_states, partial, flops, peak)
 

@@ -38,7 +38,8 @@ def build_model(
 
     Raises:
         UserError: The model can't be found, is no image classifier, lacks weights besides those of the classifier, or
-            knows none of the breeds that are to be kept; or it can't be run on photos of this size.
+            knows none of the breeds that are to be kept, or not all although it is averaged with at the end; or it
+            can't be run on photos of this size.
     """
     transformers_logging.set_verbosity_error()  # missing weights are checked below
     architecture_options = plain_cnn_options(options)
@@ -92,6 +93,8 @@ def model_preprocessing(
 def _check_needs_no_weights(options: ModelOptions) -> None:
     if options.keep_known_breeds:
         raise UserError(f"--model {options.model} is built without weights: leave --keep-known-breeds out")
+    if options.average_with_start:
+        raise UserError(f"--model {options.model} is built without weights: leave --average-with-start out")
     if options.freeze_backbone:
         raise UserError(f"--model {options.model} is built without weights: add --no-freeze-backbone")
 
@@ -110,8 +113,14 @@ def _from_checkpoint(
         adapters.bgr_to_rgb(model)
     if own.id2label != architecture.id2label and own.num_labels == architecture.num_labels:
         classifier_of(model)[1].reset_parameters()  # it fits by its shape, and is of other classes
+    knows_all = own.id2label == architecture.id2label
     if options.keep_known_breeds:
-        _keep_known_breeds(model, checkpoint, names)
+        knows_all = _keep_known_breeds(model, checkpoint, names) == len(names)
+    if options.average_with_start and not knows_all:
+        raise UserError(
+            f"--average-with-start {options.average_with_start}: {checkpoint.source!r} does not classify these breeds; "
+            "start from a run on them, or add --keep-known-breeds where the checkpoint knows all of them"
+        )
     return model
 
 
@@ -134,8 +143,8 @@ def _with_weights(source: str, architecture: PreTrainedConfig) -> PreTrainedMode
     return model
 
 
-def _keep_known_breeds(model: PreTrainedModel, checkpoint: Checkpoint, names: Sequence[str]) -> None:
-    """Initialise the classifier's rows of the breeds that the checkpoint's own classifier knows."""
+def _keep_known_breeds(model: PreTrainedModel, checkpoint: Checkpoint, names: Sequence[str]) -> int:
+    """Initialise the classifier's rows of the breeds that the checkpoint's own classifier knows; their number."""
     source, rows = checkpoint.source, adapters.known_breeds(checkpoint.config.id2label or {}, names)
     original, loading_info = AutoModelForImageClassification.from_pretrained(
         source, config=checkpoint.config, use_safetensors=True, output_loading_info=True
@@ -146,6 +155,7 @@ def _keep_known_breeds(model: PreTrainedModel, checkpoint: Checkpoint, names: Se
     adapters.copy_known_breeds(classifier, classifier_of(original)[1], rows)
     unknown = ", ".join(name for label, name in enumerate(names) if label not in rows) or "none"
     report(f"{len(rows)} breeds start from what {source} knows of them; with random weights: {unknown}")
+    return len(rows)
 
 
 def _ends_in_linear_layer(model: PreTrainedModel) -> bool:

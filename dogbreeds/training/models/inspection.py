@@ -1,5 +1,8 @@
 """What can be asked of any image classifier: its classifier, its features, its cost."""
 
+import re
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,6 +20,27 @@ def features_of(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
     with classifier_of(model)[1].register_forward_pre_hook(lambda module, inputs: features.append(inputs[0])):
         model(pixel_values=pixels)
     return features[0]
+
+
+_BLOCK = re.compile(r".*?\.\d+(\.\d+)*(?=\.)")
+"""The beginning of a parameter's name: ``vit.layers.3``, or ``timm_model.blocks.1.0`` where stages hold blocks."""
+
+
+def layers_above(names: Iterable[str]) -> list[int]:
+    """How many layers lie between each parameter and the classifier, with which those after the last block count.
+
+    The layers are numbered in the names; what comes before them, the stem or the embeddings, is one more.
+
+    Args:
+        names: Of all parameters, in the order of the network.
+    """
+    blocks: dict[str, int] = {}
+    found: list[tuple[bool, int]] = []
+    for name in names:
+        if block := _BLOCK.match(name):
+            blocks.setdefault(block[0], len(blocks) + 1)
+        found.append((block is None, blocks[block[0]] if block else len(blocks)))
+    return [0 if outside and depth == len(blocks) else len(blocks) + 1 - depth for outside, depth in found]
 
 
 def flops_per_photo(model: PreTrainedModel, image_size: int) -> int:

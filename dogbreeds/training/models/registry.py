@@ -19,14 +19,15 @@ CHECKPOINTS = {
     "vgg19": "timm/vgg19.tv_in1k",
     "xception": "timm/xception41.tf_in1k",
     "inception_resnet_v2": "timm/inception_resnet_v2.tf_in1k",
+    "efficientnet_lite2": "timm/tf_efficientnet_lite2.in1k",
     "mobilevit": "apple/mobilevit-small",
     "levit": "facebook/levit-256",
 }
 """Short names of checkpoints on the Hugging Face Hub.
 
-The last two are hybrids of ViT and CNN. xception and inception_resnet_v2 were trained on photos of 299 pixels; here the
-size of the input is always --image-size. resnet50v2 is the ResNet-50 of Big Transfer, which has its layers in the order
-of ResNet v2; xception is DeepLab's, with 41 layers."""
+The last two are hybrids of ViT and CNN. xception and inception_resnet_v2 were trained on photos of 299 pixels,
+efficientnet_lite2 on 260; here the size of the input is always --image-size. resnet50v2 is the ResNet-50 of Big
+Transfer, which has its layers in the order of ResNet v2; xception is DeepLab's, with 41 layers."""
 
 _CNN3V2 = partial(
     ConvNetConfig,
