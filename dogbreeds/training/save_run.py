@@ -23,6 +23,7 @@ from dogbreeds.images import PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import ONNX, RunRecord
 from dogbreeds.split_file import SPLITS, TRAINED_BEFORE, save_splits
 from dogbreeds.training.breed_metrics import compute_figures
@@ -60,18 +61,11 @@ def save_run(run: Run, logits: Logits) -> None:
     figures = {split: _save_predictions(run, split, *logits[split], calibration) for split in logits}
     _save_splits(run)
     model = copy.deepcopy(run.learner.full_model).cpu().float().eval()
-    view = run.inputs.preprocessing
-    image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
-    if pretrained_cfg := getattr(model.config, "pretrained_cfg", None):
-        # Of a timm network transformers (5.24.0) reads the view from config.json, unless that names a processor.
-        model.config.pretrained_cfg = {**pretrained_cfg, **view.to_timm_config()}
-        model.config.image_processor_type = image_processor
     with context.timed("export"):
-        model.save_pretrained(partial)
+        _save_checkpoint(model, run.inputs.preprocessing, partial)
         exported = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
     if exported.why_no_heat_map:
         context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
-    write_json(partial / run_folder.PREPROCESSOR, view.to_preprocessor_config(image_processor))
     with (partial / run_folder.HISTORY).open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(run.loop.progress.history[0]))
         writer.writeheader()
@@ -109,6 +103,17 @@ def save_run(run: Run, logits: Logits) -> None:
             f"ECE {found['ece']:.1%}, {found['photos_per_second']:.0f} photos/s"
         )
     context.say(f"saved to {config.run.output_dir}")
+
+
+def _save_checkpoint(model: Any, view: Preprocessing, folder: Path) -> None:
+    """Write the weights, the architecture and the view, with which transformers sees what this project does."""
+    image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
+    if pretrained_cfg := getattr(model.config, "pretrained_cfg", None):
+        # Of a timm network transformers (5.24.0) reads the view from config.json, unless that names a processor.
+        model.config.pretrained_cfg = {**pretrained_cfg, **view.to_timm_config()}
+        model.config.image_processor_type = image_processor
+    model.save_pretrained(folder)
+    write_json(folder / run_folder.PREPROCESSOR, view.to_preprocessor_config(image_processor))
 
 
 def _save_predictions(
