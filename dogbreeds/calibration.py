@@ -26,6 +26,10 @@ CANDIDATES_COVERAGE = 0.93
 """The share of unsure answers whose candidates hold the breed."""
 MAX_CANDIDATES = 5
 """The most candidates that are named."""
+MIN_LABELLED = 100
+"""The fewest labelled photos that thresholds are fitted on ..."""
+MIN_OTHERS = 50
+"""... and the fewest photos without a dog, or of dogs of unknown breeds."""
 MIN_UNSURE = 20
 """With fewer unsure answers, the number of candidates is not fitted."""
 NUM_FOLDS = 5

@@ -26,7 +26,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
-        commands = (predict, index, evaluate, compare, table, doctor, export, publish, breeds)
+        commands = (predict, index, calibrate, evaluate, compare, table, doctor, export, publish, breeds)
         status: int | None = tyro.extras.subcommand_cli_from_dict(
             {command.__name__: command for command in commands},
             prog="python -m dogbreeds",
@@ -100,6 +100,38 @@ def index(folder: Positional[Path], output: Path, top_k: int = 3, run_dir: Path 
     named = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
     print(f"{counts.total():,} files: {named}; the table is {output}")
     return 1 if counts[UNREADABLE] else 0
+
+
+def calibrate(
+    run: Positional[Path],
+    data: Path,
+    other_photos: Path | None = None,
+    other_dogs: Path | None = None,
+    looks: bool = False,
+    json: bool = False,
+) -> None:
+    """Fit how sure a run's answers are on your own photos, and which are no answers; no breed is learned from them.
+
+    Three in five of the photos fit it, chosen by their content. The others check it, and what is printed is theirs.
+
+    Args:
+        run: A local run folder; its run.json and card are changed.
+        data: Photos of breeds that the run knows, one sub-folder a breed, and none that it was trained on.
+        other_photos: A folder of photos without a dog, cats above all.
+        other_dogs: A folder of photos of dogs of other breeds.
+        looks: Look closer, up to twice, where a first look at a photo is not sure.
+        json: Print one JSON object.
+    """
+    from dogbreeds.serving.calibrate import calibrate as calibrate_run
+    from dogbreeds.serving.calibrate import in_words
+
+    figures = calibrate_run(
+        run, data, other_photos=other_photos, other_dogs=other_dogs, looks=looks, progress=sys.stderr.isatty()
+    )
+    if json:
+        _dump(dict(figures))
+    else:
+        print(in_words(figures))
 
 
 def evaluate(
@@ -282,6 +314,9 @@ def _sentence(answer: "Answer", num_breeds: int) -> str:
     named = ", ".join(f"{candidate.breed} {candidate.probability:.0%}" for candidate in answer.breeds)
     if answer.verdict == "confident":
         return named
+    if answer.verdict == "unknown_breed":
+        names = ", ".join(candidate.breed for candidate in answer.candidates)
+        return f"a dog, but none of the {num_breeds} breeds I know, or a mix; it resembles: {names}"
     if answer.verdict == "not_a_dog":
         return f"does not look like one of my {num_breeds} breeds (nearest: {named})"
     return f"a {breed_groups()[answer.group].name}, not sure which: {named}" if answer.group else f"not sure: {named}"

@@ -138,6 +138,20 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 1
         }
 
 
+def wilson_interval(num_right: int, num: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953).
+
+    Args:
+        num_right: How many of them.
+        num: Of how many, at least 1.
+    """
+    z = 1.959964  # the 97.5 % quantile of the normal distribution
+    share = num_right / num
+    centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z / (1 + z**2 / num) * np.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
 def confusion_counts(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """`(C, C)` integers: of the photos labelled i, how many have j as their most probable class."""
     num_classes = probabilities.shape[1]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage
 from dogbreeds.machine import on_all_cores
 
@@ -27,6 +28,19 @@ def read_bytes(source: Path | bytes) -> bytes:
         return source.read_bytes()
     except OSError as error:
         raise BadImage(f"The file can't be read ({error.strerror}).", "unreadable") from None
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """Every file in a folder and its sub-folders, sorted, but for hidden ones.
+
+    Raises:
+        UserError: There is no such folder, or it holds no files.
+    """
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    if not files:
+        fault = "holds no photos" if folder.is_dir() else "is no folder"
+        raise UserError(f"{str(folder)!r} {fault}: name the folder with the photos")
+    return files
 
 
 def photo_digest(content: bytes) -> str:

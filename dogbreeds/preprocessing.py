@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from dogbreeds.errors import UserError
+from dogbreeds.images import halved
 
 Fit = Literal["crop", "squash"]
 
@@ -114,7 +115,7 @@ class Preprocessing:
 
         Args:
             image: An upright RGB image, from `dogbreeds.images.open_image`.
-            box: The part of it to see, as from `region`, which is the default.
+            box: The part of it to see, as from `region`, which is the default; of a photo that is `halved` already.
 
         Returns:
             float32 array `(3, size, size)`, channels R, G, B: values of 0..1 less `mean`, divided by `std`, and then
@@ -130,13 +131,17 @@ class Preprocessing:
     def cut(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
         """Crop and scale an upright RGB image to uint8 `(size, size, 3)`, before it is normalised.
 
-        Then `grayscale`, `equalize` and `blur` follow, in this order. (Training with random views keeps the whole
-        photo, with ``squash`` and the same steps: there they apply to the whole photo, before the random crop.)
+        A photo is first halved to `decoded_side`, if `open_image` has not done so: how it was opened changes nothing.
+        After the scaling `grayscale`, `equalize` and `blur` follow, in this order. (Training with random views keeps
+        the whole photo, with ``squash`` and the same steps: there they apply to the whole photo, before the random
+        crop.)
         """
         assert image.mode == "RGB", f"the view takes RGB images, not {image.mode}"
-        box = box or self.region(image.width, image.height)
+        small = halved(image, self.decoded_side)
+        assert box is None or small is image, "the box is of a photo that has its final size"
+        box = box or self.region(*small.size)
         # The same pixels as from scaling the whole photo and then cropping, in one step that does less.
-        view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        view = small.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if self.grayscale:
             view = view.convert("L").convert("RGB")
         if self.equalize:
@@ -148,7 +153,7 @@ class Preprocessing:
 
     @property
     def decoded_side(self) -> int:
-        """The length, in pixels, that the shorter side of a decoded photo must have: twice what it is scaled to.
+        """The length, in pixels, that the shorter side of a decoded photo keeps: twice what it is scaled to.
 
         With this factor, a photo that was reduced in decoding looks the same after scaling; Pillow's `thumbnail` has
         the same default (`reducing_gap=2.0`).
@@ -211,6 +216,22 @@ class Preprocessing:
             "image_mean": list(self.mean),
             "image_std": list(self.std),
             **({STEPS: steps} if steps else {}),
+        }
+
+    def to_timm_config(self) -> dict[str, Any]:
+        """The same view as the keys of `pretrained_cfg`, from which timm and transformers' TimmWrapper build theirs.
+
+        Where the crop can't lie in the middle, theirs may lie one pixel beside this one.
+        """
+        # They scale to floor(size / crop_pct): the half keeps a rounding error from losing a pixel.
+        edge = self.shortest_edge or self.size
+        return {
+            "input_size": [3, self.size, self.size],
+            "interpolation": "bilinear",
+            "crop_pct": 1.0 if edge == self.size else self.size / (edge + 0.5),
+            "crop_mode": "squash" if self.fit == "squash" else "center",
+            "mean": list(self.mean),
+            "std": list(self.std),
         }
 
     @classmethod

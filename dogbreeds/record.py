@@ -90,7 +90,8 @@ class RunRecord:
     calibration: Calibration
     figures: dict[str, Annotated[Numbers, BeforeValidator(_with_shares)]]
     """For each split `dogbreeds.metrics.summary` and `dogbreeds.answers.answer_rates`, the `seconds` that its
-    evaluation took and `photos_per_second`. Runs of older versions lack some."""
+    evaluation took and `photos_per_second`. Runs of older versions lack some. "everyday" is of
+    `dogbreeds.serving.calibrate`."""
     model_type: str | None = None
     """Of config.json."""
     num_parameters: int
@@ -111,6 +112,10 @@ class RunRecord:
     """Of Python and the libraries."""
     sha256: dict[str, str] = field(default_factory=dict)
     """Of the files that answers are computed from, and of the weights. `run_folder.commit` fills it in."""
+
+    calibration_command: str | None = None
+    """The command that fitted the calibration after training; the figures of "everyday" are from it, those of other
+    splits of the calibration before."""
 
     serving_model: Literal["onnx/model.onnx", "onnx/model_quantized.onnx"] = ONNX
     """The model that answers. This and all below is written by `export`."""

@@ -10,6 +10,7 @@
     splits.parquet                          the photos of each split: hash, label
     predictions-<split>.parquet             image id, hash, label, calibrated probabilities
     breeds-<split>.csv, confusion-*.csv     figures of each breed and both confusion matrices, from those
+    calibration-photos.csv                  what each photo of `dogbreeds calibrate` was used for, by its hash
     README.md                               the model card, written from run.json
 
 A run is made in ``<name>.partial`` beside its final path and renamed when it is complete, so a run folder is whole or
@@ -38,6 +39,7 @@ WEIGHTS = "model.safetensors"
 RECORD = "run.json"
 HISTORY = "history.csv"
 CARD = "README.md"
+CALIBRATION_PHOTOS = "calibration-photos.csv"
 STATE = "state"
 
 PRETRAINED = Path(__file__).with_name("pretrained")
@@ -49,7 +51,18 @@ SHIPPED_RUNS = tuple(Path(run) if HubId.parse(run) else PRETRAINED / run for run
 DEFAULT_RUN = SHIPPED_RUNS[0]
 """The run that answers elsewhere."""
 
-ON_THE_HUB = (RECORD, CONFIG, PREPROCESSOR, ONNX, ONNX_8BIT, HISTORY, CARD, SPLITS, "predictions-*.parquet")
+ON_THE_HUB = (
+    RECORD,
+    CONFIG,
+    PREPROCESSOR,
+    ONNX,
+    ONNX_8BIT,
+    HISTORY,
+    CARD,
+    SPLITS,
+    CALIBRATION_PHOTOS,
+    "predictions-*.parquet",
+)
 """The files that are downloaded of a run folder on the Hub: all that the commands read, not the weights for PyTorch."""
 
 

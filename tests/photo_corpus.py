@@ -11,6 +11,7 @@ import argparse
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -32,8 +33,8 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 from pillow_heif import register_heif_opener
 
-from dogbreeds.images import MAX_PIXELS, BadImage, open_image
-from dogbreeds.serving.uploads import MAX_KEPT_SIDE, open_upload
+from dogbreeds.images import JPEG_SIDE, MAX_PIXELS, BadImage, open_image
+from dogbreeds.serving.uploads import open_upload
 
 MAX_SECONDS = 5
 MAX_MEGABYTES = 600
@@ -645,8 +646,8 @@ def _solid(mode: str, side: int, colour: object, format: str, options: dict[str,
     return coded(image.convert(mode) if mode == "I;16" else image, format, **options)
 
 
-def check(opened: Image.Image, expected: Expected, largest_side: int | None = None) -> None:
-    """Check a picture against the expected one.
+def check(opened: Image.Image, expected: Expected) -> None:
+    """Check a picture against the expected one, of which an upload keeps less than twice `JPEG_SIDE` pixels.
 
     Raises:
         AssertionError: It is not.
@@ -659,8 +660,9 @@ def check(opened: Image.Image, expected: Expected, largest_side: int | None = No
         return
     seen = expected.picture
     if opened.size != seen.size:
-        shrunk = [max(1, side * (largest_side or 0) / max(seen.size)) for side in seen.size]
-        assert max(abs(np.subtract(shrunk, opened.size))) <= 1, f"is of size {opened.size}, not {seen.size}"
+        times = 2 ** math.floor(math.log2(max(1, min(seen.size) / JPEG_SIDE)))
+        shrunk = np.divide(seen.size, times)
+        assert max(abs(shrunk - opened.size)) <= 1, f"is of size {opened.size}, not {seen.size}"
         seen = seen.resize(opened.size)
     difference = np.abs(np.asarray(opened, np.int16) - np.asarray(seen, np.int16)).mean()
     assert difference <= expected.tolerance, f"differs by {difference:.0f} levels"
@@ -723,7 +725,7 @@ def try_file(file: PhotoFile, folder: Path, ways: Ways) -> tuple[set[str], float
         if isinstance(opened, BadImage):
             check_refusal(opened, file.expected)
         elif opened is not None:
-            check(opened, file.expected, MAX_KEPT_SIDE)
+            check(opened, file.expected)
         became.add("refused" if isinstance(opened, BadImage) else "read")
         del opened  # or it were in memory while the next is opened
         left = [other.name for other in path.parent.iterdir() if other != path]

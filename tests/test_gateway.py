@@ -368,6 +368,16 @@ def test_an_upload_lands_where_uploads_lie(server, name):
     assert {path for folder in (ROOT, Path("/etc"), Path("/tmp")) for path in folder.glob("x*")} == before
 
 
+def test_people_who_send_the_same_file_do_not_share_it(server, photo, tmp_path):
+    content = (tmp_path / "dog.png").read_bytes()
+    mine, other = (Path(json.loads(server.upload(b"dog.png", content)[2])[0]) for _ in range(2))
+    assert len({mine.parent, other.parent, Path(photo["path"]).parent}) == 3 and mine.name == other.name == "dog.png"
+    assert "probability" in server.answer("predict", [{**photo, "path": str(mine)}, MODEL])
+    assert mine.read_bytes() != content and other.read_bytes() == content  # coded anew, where it is mine
+    mine.unlink()
+    assert "probability" in server.answer("predict", [{**photo, "path": str(other)}, MODEL])
+
+
 def test_an_upload_is_sent_whole_while_it_is_replaced_or_deleted(tmp_path):
     path = tmp_path / "dog.png"
     make_photo(2, 1, (640, 480)).save(path)

@@ -13,7 +13,7 @@ from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage
 from dogbreeds.serving.page.many_photos import answer_many, to_csv
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.uploads import MAX_KEPT_SIDE, delete_older, open_upload, shown_by_browsers
+from dogbreeds.serving.uploads import delete_older, named_for_browsers, open_upload, shown_by_browsers
 
 SECRET = b"Phone of Ada"
 
@@ -57,8 +57,7 @@ def test_what_a_file_tells_besides_the_picture_is_gone(format, options, tmp_path
     after = path.read_bytes()
     assert SECRET not in after and photo.mode == "RGB" and photo.size == (320, 240) and not photo.info
     assert [file.name for file in tmp_path.iterdir()] == ["upload"]
-    again = open_upload(path)
-    assert abs(again.resize((1, 1)).getpixel((0, 0))[2] - photo.resize((1, 1)).getpixel((0, 0))[2]) < 5
+    assert open_upload(path) == photo and path.read_bytes() == after  # coded once, without loss
 
 
 def test_a_film_behind_the_picture_is_gone(tmp_path):
@@ -69,11 +68,31 @@ def test_a_film_behind_the_picture_is_gone(tmp_path):
     assert SECRET not in path.read_bytes()
 
 
-def test_the_photo_that_is_kept_is_upright_and_of_a_screens_size(tmp_path):
-    path = tmp_path / "large.jpg"
+@pytest.mark.parametrize(("at_least", "size"), [(520, (750, 1000)), (751, (1500, 2000))])
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_the_photo_that_is_kept_is_upright_and_of_the_size_that_models_need(ending, at_least, size, tmp_path):
+    path = tmp_path / f"large{ending}"
     Image.new("RGB", (4000, 3000), "teal").save(path, exif=exif(orientation=6))
-    assert open_upload(path).size == (MAX_KEPT_SIDE * 3 // 4, MAX_KEPT_SIDE)
-    assert Image.open(path).size == (MAX_KEPT_SIDE * 3 // 4, MAX_KEPT_SIDE)
+    assert open_upload(path, at_least=at_least).size == size
+    assert Image.open(path).size == size
+
+
+def test_a_long_photo_is_kept_whole(tmp_path):
+    path = tmp_path / "panorama.png"
+    panorama = make_photo(2, 1, (20_000, 60))
+    panorama.save(path)
+    assert open_upload(path) == open_upload(path) == panorama
+
+
+def test_a_copy_for_browsers_has_a_name_that_says_what_it_is(tmp_path):
+    path = tmp_path / "dog.heic"
+    register_heif_opener()
+    make_photo(2, 1, (320, 240)).save(path, "HEIF")
+    photo = open_upload(path)
+    named = [named_for_browsers(path) for _ in range(2)]
+    assert named == [tmp_path / "dog.heic.webp"] * 2 and shown_by_browsers(named[0])
+    before = named[0].read_bytes()
+    assert open_upload(named[0]) == photo and named[0].read_bytes() == before
 
 
 def late_chunk(name: bytes, content: bytes) -> bytes:
@@ -95,13 +114,12 @@ def test_what_stands_behind_the_pixels_is_gone(content, tmp_path):
     assert SECRET not in (tmp_path / "upload.png").read_bytes()
 
 
-def test_one_photo_that_two_people_send_at_a_time(tmp_path):
-    """gradio gives both the same place."""
+def test_one_photo_that_is_asked_about_several_times_at_a_time(tmp_path):
     path = tmp_path / "dog.jpg"
     make_photo(2, 1, (640, 480)).save(path, exif=exif())
     with ThreadPoolExecutor(8) as pool:
         photos = list(pool.map(open_upload, [path] * 40))
-    assert {photo.size for photo in photos} == {(640, 480)}
+    assert all(photo == photos[0] for photo in photos) and photos[0].size == (640, 480)
     assert SECRET not in path.read_bytes() and [file.name for file in tmp_path.iterdir()] == ["dog.jpg"]
 
 
@@ -124,9 +142,9 @@ def test_what_browsers_show_is_known_by_content(format, shown, tmp_path):
 
 
 def sent(folder, photos) -> list:
-    """Files where gradio would keep them."""
+    """Files where they are kept: each in a place of its own."""
     for number, (name, content) in enumerate(photos):
-        path = folder / f"hash of {content[:20].hex()}" / name
+        path = folder / str(number) / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         photos[number] = (name, path)
@@ -170,7 +188,7 @@ def test_an_upload_that_is_gone_is_reported(tiny_run, tmp_path):
     assert str(tmp_path) not in to_csv(rows).decode()
 
 
-def test_people_with_the_same_file_do_not_disturb_each_other(tmp_path):
+def test_a_file_that_is_replaced_again_and_again_is_always_whole(tmp_path):
     path = tmp_path / "upload"
     make_photo(2, 1, (320, 240)).save(path, "JPEG", exif=exif(), quality=95)
     content = path.read_bytes()
@@ -178,7 +196,7 @@ def test_people_with_the_same_file_do_not_disturb_each_other(tmp_path):
     def upload(number: int) -> tuple[int, int]:
         arrived = tmp_path / str(number)
         arrived.write_bytes(content)
-        os.replace(arrived, path)  # as gradio does: files of the same content and name lie in the same place
+        os.replace(arrived, path)
         return open_upload(path).size
 
     with ThreadPoolExecutor(8) as pool:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds import metrics
 from dogbreeds.answers import answer_rates
-from dogbreeds.calibration import softmax
+from dogbreeds.calibration import Outputs, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import BadImage, open_image
@@ -54,6 +55,7 @@ SUMMARY = (
     ("  in candidates", "{candidates_right:.1%}"),
     ("  group named", "{share_group:.1%}"),
     ("  group right", "{group_right:.1%}"),
+    ("unknown breed", "{share_unknown_breed:.1%}"),
     ("not a dog", "{share_not_a_dog:.1%}"),
     ("cross-entropy", "{cross_entropy:.3f}"),
     ("log-loss", "{log_loss:.3f}"),
@@ -136,8 +138,8 @@ class Evaluation:
 class Classified:
     """A model's raw answers to labelled photos."""
 
-    logits: np.ndarray
-    """`(N, C)`, before calibration."""
+    outputs: Outputs
+    """Of the network, before calibration."""
     labels: np.ndarray
     """`(N,)` int64, as the model counts its classes."""
     ids: tuple[str, ...]
@@ -149,7 +151,9 @@ class Classified:
 
     def predictions(self, run: RunFolder) -> Predictions:
         """The calibrated probabilities that the run gives."""
-        return Predictions(self.ids, self.digests, self.labels, run.labels, run.calibration.probabilities(self.logits))
+        return Predictions(
+            self.ids, self.digests, self.labels, run.labels, run.calibration.probabilities(self.outputs.logits)
+        )
 
 
 def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Evaluation:
@@ -167,8 +171,8 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     answers = classify(predictor, photos, progress=progress)
     predictions = answers.predictions(run)
     figures = {
-        **compute_figures(predictions.probabilities, predictions.labels, softmax(answers.logits)),
-        **answer_rates(answers.logits, answers.labels, run.calibration, run.labels),
+        **compute_figures(predictions.probabilities, predictions.labels, softmax(answers.outputs.logits)),
+        **answer_rates(answers.outputs, answers.labels, run.calibration, run.labels),
     }
     return Evaluation(
         figures,
@@ -203,11 +207,11 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     label_of = np.array([run.labels.index(name) for name in photos.names])
     view = run.preprocessing
 
-    def load(source: Path | bytes) -> tuple[str, np.ndarray]:
+    def load(source: Path | bytes) -> tuple[str, Image.Image]:
         content = read_bytes(source)
-        return photo_digest(content), view(open_image(content, at_least=view.decoded_side))
+        return photo_digest(content), open_image(content, at_least=view.decoded_side)
 
-    logits: list[np.ndarray] = []
+    outputs: list[Outputs] = []
     kept: list[int] = []
     digests: list[str] = []
     unreadable: list[LeftOut] = []
@@ -219,15 +223,15 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
             unreadable += [LeftOut(photos.ids[i], str(found)) for i, found in batch if isinstance(found, BadImage)]
             good = [(i, *found) for i, found in batch if not isinstance(found, BadImage)]
             if good:
-                indices, batch_digests, pixels = zip(*good, strict=True)
-                logits.append(predictor.logits(np.stack(pixels)))
+                indices, batch_digests, images = zip(*good, strict=True)
+                outputs.append(predictor.outputs(images))
                 kept += indices
                 digests += batch_digests
     if not kept:
         raise UserError("none of the photos can be opened")
     assert len(kept) + len(unreadable) == len(photos), (len(kept), len(unreadable), len(photos))
     return Classified(
-        logits=np.concatenate(logits),
+        outputs=Outputs.concatenate(outputs),
         labels=label_of[photos.labels[kept]],
         ids=tuple(photos.ids[index] for index in kept),
         digests=tuple(digests),

@@ -118,7 +118,9 @@ def _make_8bit(run: RunFolder, partial: Path, data: str | None, *, must_be_faste
     copy = replace(run, path=partial, record=replace(run.record, serving_model=run_folder.ONNX_8BIT))
     float32, int8 = Predictor(run), Predictor(copy)
     expected, answers = (classify(predictor, validation, progress=progress) for predictor in (float32, int8))
-    float32_top1, top1 = (metrics.top_k_accuracy(found.logits, found.labels, 1) for found in (expected, answers))
+    float32_top1, top1 = (
+        metrics.top_k_accuracy(found.outputs.logits, found.labels, 1) for found in (expected, answers)
+    )
     if float32_top1 - top1 > MAX_TOP1_LOSS + 1e-9:
         raise NotWorthIt(
             f"with 8-bit arithmetic the run {run.name!r} would lose too much: top-1 {top1:.1%} on validation instead "
@@ -130,7 +132,7 @@ def _make_8bit(run: RunFolder, partial: Path, data: str | None, *, must_be_faste
             f"with 8-bit arithmetic the run {run.name!r} would be no faster here: {milliseconds['median']:.1f} ms a "
             f"photo instead of {float32_milliseconds['median']:.1f} ms"
         )
-    calibration = Calibration.fit(answers.logits, answers.labels)
+    calibration = Calibration.fit(answers.outputs, answers.labels)
     predictions = answers.predictions(replace(copy, record=replace(copy.record, calibration=calibration)))
     predictions.save(partial / predictions_file("validation"))
     return replace(
@@ -138,8 +140,8 @@ def _make_8bit(run: RunFolder, partial: Path, data: str | None, *, must_be_faste
         calibration=calibration,
         figures={
             "validation": {
-                **compute_figures(predictions.probabilities, answers.labels, softmax(answers.logits)),
-                **answer_rates(answers.logits, answers.labels, calibration, run.labels),
+                **compute_figures(predictions.probabilities, answers.labels, softmax(answers.outputs.logits)),
+                **answer_rates(answers.outputs, answers.labels, calibration, run.labels),
                 "seconds": answers.seconds,
                 "photos_per_second": len(predictions) / answers.seconds,
             }

@@ -3,11 +3,10 @@
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
-
-import numpy as np
 
 from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, PhotoSource, open_image
@@ -37,13 +36,17 @@ def _rank_suffixes(top_k: int) -> list[str]:
 
 
 def answer_columns(answer: Answer | BadImage) -> Row:
-    """The columns of a row that say what the answer is, or why there is none; probabilities have 4 decimals."""
+    """The columns of a row that say what the answer is, or why there is none; probabilities have 4 decimals.
+
+    A dog of an unknown breed has the breeds that it resembles, without probabilities.
+    """
     if isinstance(answer, BadImage):
         return {"error": str(answer)}
     cells: Row = {"verdict": answer.verdict, **({"group": answer.group} if answer.group else {})}
     for suffix, candidate in zip(_rank_suffixes(len(answer.breeds)), answer.breeds, strict=True):
         cells[f"breed{suffix}"] = candidate.breed
-        cells[f"probability{suffix}"] = round(candidate.probability, 4)
+        if answer.verdict != "unknown_breed":
+            cells[f"probability{suffix}"] = round(candidate.probability, 4)
     return cells
 
 
@@ -58,13 +61,9 @@ def classify(predictor: Predictor, photos: Mapping[str, PhotoSource], *, top_k: 
     Returns:
         A row for each photo, in order. A photo that can't be read has an "error" in place of an answer.
     """
-    view = predictor.run.preprocessing
-
-    def pixels_of(source: PhotoSource) -> np.ndarray:
-        return view(open_image(source, at_least=view.decoded_side))
-
-    opened = [read_photo(source, pixels_of) for source in photos.values()]
-    answered = predictor.answer_views(opened, top_k=top_k)
+    open_photo = partial(open_image, at_least=predictor.run.preprocessing.decoded_side)
+    opened = [read_photo(source, open_photo) for source in photos.values()]
+    answered = predictor.answer_images(opened, top_k=top_k)
     return [{"path": path, **answer_columns(answer)} for path, answer in zip(photos, answered, strict=True)]
 
 

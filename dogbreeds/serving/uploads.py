@@ -1,4 +1,4 @@
-"""Uploaded photos: their hidden data are removed at once, and the files deleted in time."""
+"""Uploaded photos: each is coded once, without its hidden data and without loss, and deleted in time."""
 
 import asyncio
 import atexit
@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -17,40 +18,60 @@ from uuid import uuid4
 
 from PIL import Image
 
-from dogbreeds.images import BadImage, open_image
+from dogbreeds.images import JPEG_SIDE, BadImage, open_image
 
-MAX_KEPT_SIDE = 2048
-"""Pixels of the longer side of the copy that is kept, at most: enough for a screen and for every model."""
-
-_QUALITY = 92
+_MAX_WEBP_SIDE = 4096
+"""Longer copies are PNG files: WebP can't hold them, or takes more memory."""
 _SHOWN_BY_BROWSERS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
 """The first bytes of files that browsers show: JPEG, PNG, GIF, WebP, BMP."""
 
 
-def open_upload(path: Path) -> Image.Image:
-    """Open an uploaded photo, and replace the file by a JPEG of its pixels.
+def open_upload(path: Path, *, at_least: int = JPEG_SIDE) -> Image.Image:
+    """Open an uploaded photo, and replace the file by a copy of the pixels, unless it is that copy.
 
-    This removes place, time, camera, thumbnails, films and comments, wherever they are in the file.
+    This removes place, time, camera, thumbnails, films and comments, wherever they are in the file. The copy is
+    lossless, and each model sees the same on it as on the file.
 
     Args:
         path: The upload; its name is kept, whatever the suffix.
+        at_least: The width and height, in pixels, that the models need, of which a larger photo keeps less than twice.
 
     Returns:
-        The photo, upright and RGB, without metadata; at most `MAX_KEPT_SIDE` pixels on its longer side.
+        The photo as `dogbreeds.images.open_image` returns it.
 
     Raises:
         BadImage: It can't be read; the file is then empty, so that a browser that loads it still finds one.
     """
+    if _is_copy(path):
+        return open_image(path)
     try:
-        photo = open_image(path, at_least=MAX_KEPT_SIDE)
+        photo = open_image(path, at_least=at_least)
     except BadImage:
         _replace(b"", path)
         raise
-    photo.thumbnail((MAX_KEPT_SIDE, MAX_KEPT_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     encoded = io.BytesIO()
-    photo.save(encoded, "JPEG", quality=_QUALITY)
+    if max(photo.size) <= _MAX_WEBP_SIDE:
+        photo.save(encoded, "WEBP", lossless=True, quality=0, method=0)  # the fastest
+    else:
+        photo.save(encoded, "PNG", compress_level=1)
     _replace(encoded.getvalue(), path)
     return photo
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether a file has been replaced: the copies are read-only, and no upload is."""
+    try:
+        return not path.stat().st_mode & stat.S_IWUSR
+    except OSError:
+        return False
+
+
+def named_for_browsers(path: Path) -> Path:
+    """The copy in an upload's place under another name, which tells browsers that it is an image they can show."""
+    named = path.with_name(f"{path.name}.webp")
+    with suppress(FileExistsError, FileNotFoundError):  # asked before, or deleted meanwhile
+        os.link(path, named)
+    return named
 
 
 def shown_by_browsers(path: Path) -> bool:
@@ -64,11 +85,12 @@ def shown_by_browsers(path: Path) -> bool:
 
 
 def _replace(content: bytes, path: Path) -> None:
-    """Replace a file's content, also while others read it: the same photo of two people is the same file."""
+    """Replace a file by a read-only one, also while others read it."""
     if path.exists():
         partial = path.with_name(f".{uuid4().hex}")
         with suppress(FileNotFoundError):  # its folder was deleted meanwhile
             partial.write_bytes(content)
+            partial.chmod(stat.S_IRUSR)
             partial.replace(path)
 
 

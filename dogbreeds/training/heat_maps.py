@@ -21,10 +21,10 @@ that it is not made for."""
 
 
 class ServingModel(nn.Module):
-    """What serving needs of a classifier: pixels `(B, 3, H, W)` -> logits `(B, C)`, features `(B, D)`, and heat maps
-    `(B, C, h, w)`.
+    """What serving needs of a classifier.
 
-    The features are the input of the classifier, the last linear layer.
+    Pixels `(B, 3, H, W)` become logits `(B, C)`, features `(B, D)`, which are the input of the last linear layer, and
+    heat maps `(B, C, h, w)`.
 
     The heat map of a class says how much each position of the input speaks for that class, in units of its logit. How
     it is computed depends on the network: each of `EXPLANATIONS` is tried on random pixels. A network that none of them

@@ -93,6 +93,12 @@ class DataOptions:
     """Share of the training photos held out for validation where the data has no validation split."""
     test_fraction: Share = 0.1
     """Share of the photos held out for test where the data has no test split; 0 for none."""
+    other_photos: Path | None = None
+    """A folder of photos without a dog, cats above all. The "is there a dog?" of the run's answers is fitted on them
+    and on the validation photos; nothing else learns from them."""
+    other_dogs: Path | None = None
+    """A folder of photos of dogs of other breeds, or of mixed breed. With them the run also answers "a dog, but of none
+    of my breeds"; nothing else learns from them."""
     cache: Literal["on", "off"] = "on"
     """Decode every photo once, into a pixel cache on disk that later runs use again; off: decode in every epoch."""
     cache_dir: Path | None = None
@@ -251,8 +257,8 @@ AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
 """The recipes of the project's earlier systems, as the options in which each differs from a horizontal flip alone."""
 
 FREE_OPTIONS = {
-    "output_dir", "overwrite", "resume", "num_workers", "tensorboard", "measure_peak", "cache", "cache_dir",
-    "max_cache_gigabytes", "checkpoint_minutes",
+    "output_dir", "other_photos", "other_dogs", "overwrite", "resume", "num_workers", "tensorboard", "measure_peak", "cache",
+    "cache_dir", "max_cache_gigabytes", "checkpoint_minutes",
 }  # fmt: skip
 """Options that do not change the result of a run: it may be continued with others."""
 

@@ -5,6 +5,8 @@ import csv
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,13 +18,15 @@ from torch import nn
 
 from dogbreeds import run_folder
 from dogbreeds.answers import answer_rates
-from dogbreeds.calibration import Calibration, softmax
+from dogbreeds.calibration import Calibration, Outputs, softmax
 from dogbreeds.files import write_json
 from dogbreeds.hub import HubId
-from dogbreeds.images import PhotoSource, open_image
+from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.model_card import model_card
+from dogbreeds.photos import photo_files, read_photos
 from dogbreeds.predictions import Predictions
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import ONNX, RunRecord
 from dogbreeds.split_file import SPLITS, TRAINED_BEFORE, save_splits
 from dogbreeds.training.breed_metrics import compute_figures
@@ -56,17 +60,15 @@ def save_run(run: Run, logits: Logits) -> None:
         logits: From `judge`.
     """
     config, context, partial, names = run.config, run.context, run.partial, run.splits.names
-    calibration = Calibration.fit(*logits["validation"])
-    figures = {split: _save_predictions(run, split, *logits[split], calibration) for split in logits}
-    _save_splits(run)
     model = copy.deepcopy(run.learner.full_model).cpu().float().eval()
     with context.timed("export"):
-        model.save_pretrained(partial)
+        _save_checkpoint(model, run.inputs.preprocessing, partial)
         exported = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
     if exported.why_no_heat_map:
         context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
-    image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
-    write_json(partial / run_folder.PREPROCESSOR, run.inputs.preprocessing.to_preprocessor_config(image_processor))
+    calibration, outputs = _calibrate(run, logits)
+    figures = {split: _save_predictions(run, split, outputs[split], logits[split][1], calibration) for split in logits}
+    _save_splits(run)
     with (partial / run_folder.HISTORY).open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(run.loop.progress.history[0]))
         writer.writeheader()
@@ -106,11 +108,61 @@ def save_run(run: Run, logits: Logits) -> None:
     context.say(f"saved to {config.run.output_dir}")
 
 
+def _save_checkpoint(model: Any, view: Preprocessing, folder: Path) -> None:
+    """Write the weights, the architecture and the view, with which transformers sees what this project does."""
+    image_processor = "ViTImageProcessor" if model.config.model_type == "vit" else "MobileNetV2ImageProcessor"
+    if pretrained_cfg := getattr(model.config, "pretrained_cfg", None):
+        # Of a timm network transformers (5.24.0) reads the view from config.json, unless that names a processor.
+        model.config.pretrained_cfg = {**pretrained_cfg, **view.to_timm_config()}
+        model.config.image_processor_type = image_processor
+    model.save_pretrained(folder)
+    write_json(folder / run_folder.PREPROCESSOR, view.to_preprocessor_config(image_processor))
+
+
+def _calibrate(run: Run, logits: Logits) -> tuple[Calibration, dict[str, Outputs]]:
+    """Fit the calibration on validation photos and those of `--other-photos` and `--other-dogs`.
+
+    Returns:
+        The calibration, and the outputs for each split; with features if there are other photos to tell dogs from.
+    """
+    data, splits = run.config.data, run.splits
+    outputs = {split: Outputs(found) for split, (found, _) in logits.items()}
+    folders = {"other_photos": data.other_photos, "other_dogs": data.other_dogs}
+    files = {kind: photo_files(folder) for kind, folder in folders.items() if folder is not None}
+    others = {}
+    with photo_errors_as_user_errors(), run.context.timed("calibration"):
+        if files:
+            outputs = {
+                split: replace(_outputs(run, splits[split].sources), logits=logits[split][0]) for split in logits
+            }
+            others = {kind: _outputs(run, paths) for kind, paths in files.items()}
+    counts = {kind: len(found) for kind, found in {"validation": outputs["validation"], **others}.items()}
+    calibration = Calibration.fit(outputs["validation"], logits["validation"][1], **others, fitted_on=counts)
+    return calibration, outputs
+
+
+def _outputs(run: Run, photos: Sequence[PhotoSource]) -> Outputs:
+    """What the exported model finds in photos; those that can't be read are reported and left out."""
+    session = onnxruntime.InferenceSession(run.partial / ONNX, providers=["CPUExecutionProvider"])
+    preprocessing = run.inputs.preprocessing
+
+    def load(photo: PhotoSource) -> np.ndarray:
+        return preprocessing(open_image(photo, at_least=preprocessing.decoded_side))[None]
+
+    found = []
+    for photo, pixels in zip(photos, read_photos(photos, load), strict=True):
+        if isinstance(pixels, BadImage):
+            run.context.say(f"left out {photo if isinstance(photo, Path) else 'a photo'}: {pixels}")
+        else:
+            found.append(Outputs(*session.run(["logits", "features"], {"pixel_values": pixels})))
+    return Outputs.concatenate(found)
+
+
 def _save_predictions(
-    run: Run, split: str, logits: np.ndarray, labels: np.ndarray, calibration: Calibration
+    run: Run, split: str, outputs: Outputs, labels: np.ndarray, calibration: Calibration
 ) -> dict[str, float]:
     """Write a split's probabilities with their tables; its figures."""
-    probabilities = calibration.probabilities(logits)
+    probabilities = calibration.probabilities(outputs.logits)
     photos = run.splits[split]
     predictions = Predictions(photos.ids, tuple(photos.digests.tolist()), labels, photos.names, probabilities)
     predictions.save(run.partial / run_folder.predictions_file(split))
@@ -118,8 +170,8 @@ def _save_predictions(
     # Of the photos, even where their features were computed long before
     seconds = run.context.seconds[f"evaluation of {split}"] + run.features.seconds.get(split, 0.0)
     return {
-        **compute_figures(probabilities, labels, softmax(logits)),
-        **answer_rates(logits, labels, calibration, run.splits.names),
+        **compute_figures(probabilities, labels, softmax(outputs.logits)),
+        **answer_rates(outputs, labels, calibration, run.splits.names),
         "seconds": seconds,
         "photos_per_second": len(labels) / seconds,
     }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dogbreeds.files import partial_path
+from dogbreeds.photos import photo_files
 from dogbreeds.run_folder import STATE, check_output
 from dogbreeds.training.base_run import find_base
 from dogbreeds.training.context import Context
@@ -63,6 +64,9 @@ def set_up(
     """
     config.check_options_apply()
     output_dir, features = config.run.output_dir, features or Features()
+    for folder in (config.data.other_photos, config.data.other_dogs):
+        if folder is not None:
+            photo_files(folder)  # to refuse now what would be missing at the end
     if saves:
         check_output(output_dir, overwrite=config.run.overwrite, resume=config.run.resume)
     teacher_run = open_teacher(config)

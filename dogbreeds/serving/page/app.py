@@ -13,6 +13,7 @@ from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.gateway import gateway_lifespan
 from dogbreeds.serving.model_set import ModelSet, load_ensemble
 from dogbreeds.serving.page import cards
+from dogbreeds.serving.page.components import separate_uploads
 from dogbreeds.serving.page.many_photos import many_photos_tab
 from dogbreeds.serving.page.one_photo import one_photo_tab
 from dogbreeds.serving.page.programs import examples_section, program_endpoints
@@ -94,6 +95,7 @@ def serve(
     # Read in gradio 6.31.0: it keeps the last 10,000 events and computes statistics of them after each answer, which no
     # option turns off.
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+    separate_uploads()
     page = build_page(models, text)
     page.launch(
         server_name=host,

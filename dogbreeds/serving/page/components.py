@@ -3,18 +3,37 @@
 gradio writes a components.pyi beside this file when it is imported; nothing needs that file.
 """
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gradio as gr
+from gradio import route_utils
 from gradio.utils import get_upload_folder
 from PIL import Image
 from pydantic import TypeAdapter
 
-from dogbreeds.images import BadImage
+from dogbreeds.images import JPEG_SIDE, BadImage
 from dogbreeds.serving.api import ComparisonJson, PredictionJson
 from dogbreeds.serving.uploads import open_upload, shown_by_browsers
+
+
+class _UploadOfItsOwn(route_utils.GradioUploadFile):
+    """An upload whose place nobody can know, and nobody shares."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sha.update(secrets.token_bytes())
+
+
+def separate_uploads() -> None:
+    """Give each upload a place with a random name.
+
+    gradio (read in 6.31.0) keeps an upload as <folder>/<hash of the content>/<name>. So people who send the same file
+    would share it, and one would replace or delete the other's.
+    """
+    route_utils.GradioUploadFile = _UploadOfItsOwn  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -22,7 +41,9 @@ class Upload:
     """A photo that somebody sent."""
 
     photo: Image.Image
-    """Upright, RGB."""
+    """Upright, RGB, as large as the models of the page need."""
+    path: Path
+    """Where it is kept, without its hidden data."""
     can_be_shown: bool
     """Whether a browser shows such a file; HEIC and TIFF it does not."""
 
@@ -34,6 +55,8 @@ class PhotoInput(gr.Image):
     """
 
     is_template = True
+    at_least: int = JPEG_SIDE
+    """The width and height, in pixels, that the models need."""
 
     def preprocess(self, payload: Any) -> Upload | BadImage | None:  # type: ignore[override]
         """The photo, or what is wrong with it: as a value, which the page shows in place of the answer."""
@@ -42,7 +65,7 @@ class PhotoInput(gr.Image):
         path = _uploaded(payload.path)
         can_be_shown = shown_by_browsers(path)
         try:
-            return Upload(open_upload(path), can_be_shown)
+            return Upload(open_upload(path, at_least=self.at_least), path, can_be_shown)
         except BadImage as error:
             return error
 

@@ -1,17 +1,14 @@
 """The tab "Many photos": a table with one row for each uploaded file, answered a few at a time."""
 
 import io
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
-import numpy as np
+from PIL import Image
 
 from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, open_image
@@ -166,36 +163,22 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
     """
     view = predictor.run.preprocessing
 
-    def open_photo(file: tuple[str, Path]) -> tuple[str, np.ndarray]:
+    def open_photo(file: tuple[str, Path]) -> tuple[str, Image.Image]:
         photo = open_image(file[1], at_least=view.decoded_side)
-        return cards.thumbnail(photo), view(photo)
+        return cards.thumbnail(photo), photo
 
-    with _moved(files) as moved:
-        opened = zip(moved, read_photos(moved, open_photo, num_ahead=2 * BATCH_SIZE), strict=True)
+    try:
+        opened = zip(files, read_photos(files, open_photo, num_ahead=2 * BATCH_SIZE), strict=True)
         for batch in batches(opened, BATCH_SIZE):
             photos = [("", photo) if isinstance(photo, BadImage) else photo for _, photo in batch]
-            results = predictor.answer_views([view for _, view in photos], top_k=NUM_BREEDS)
+            results = predictor.answer_images([photo for _, photo in photos], top_k=NUM_BREEDS)
             yield [
                 Row(name, thumbnail, result)
                 for ((name, _), _), (thumbnail, _), result in zip(batch, photos, results, strict=True)
             ]
-
-
-@contextmanager
-def _moved(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
-    """Move the files to a folder of their own, which is deleted at the end.
-
-    gradio (read in 6.31.0) keeps an upload as <folder>/<hash of the content>/<name>, whoever sent it. So two people can
-    send one file, and none may be deleted there while another waits for it.
-    """
-    with TemporaryDirectory(dir=files[0][1].parent.parent) as folder:
-        moved = [(name, Path(folder) / str(number)) for number, (name, _) in enumerate(files)]
-        for (_, sent), (_, path) in zip(files, moved, strict=True):
-            with suppress(FileNotFoundError):  # reported when it is opened
-                os.link(sent, path)
-        for _, sent in files:
-            sent.unlink(missing_ok=True)
-        yield moved
+    finally:
+        for _, path in files:
+            path.unlink(missing_ok=True)
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:

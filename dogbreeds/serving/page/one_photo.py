@@ -11,6 +11,7 @@ from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.components import PhotoInput, Upload
 from dogbreeds.serving.page.texts import Texts, texts_for
+from dogbreeds.serving.uploads import named_for_browsers
 
 _ALL_MODELS = "/"
 """The value of the choice "side by side"; no run has such a name."""
@@ -38,6 +39,8 @@ def one_photo_tab(models: ModelSet, text: gr.I18n) -> PhotoInput:
                 buttons=[],
                 elem_id="photo",
             )
+            decoded_sides = [predictor.run.preprocessing.decoded_side for predictor in models.predictors.values()]
+            photo.at_least = max(photo.at_least, *decoded_sides)
             model = gr.Radio(choices, value=models.names[0], label=text("model"), visible=several, elem_id="model")
         with gr.Column(min_width=300, scale=2):
             verdict = gr.HTML(text("waiting_html"), elem_id="verdict")
@@ -49,7 +52,7 @@ def one_photo_tab(models: ModelSet, text: gr.I18n) -> PhotoInput:
             return cards.waiting(texts.waiting), "", gr.skip()
         if isinstance(upload, BadImage):
             return cards.problem(texts.problem(upload), texts), "", gr.skip()
-        replaced = gr.skip() if upload.can_be_shown else upload.photo
+        replaced = gr.skip() if upload.can_be_shown else named_for_browsers(upload.path)
         return *_answer(upload.photo, model, models, texts), replaced
 
     gr.on(

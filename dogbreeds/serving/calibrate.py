@@ -1,0 +1,242 @@
+"""Calibrate a run on photos of one's own: temperature, thresholds and dog probe, without torch.
+
+A part of the given photos, chosen by a hash of their content, fits nothing: the figures of the split "everyday" in
+run.json are theirs.
+"""
+
+import csv
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dogbreeds import metrics
+from dogbreeds.answers import answer_rates
+from dogbreeds.breeds import label_name
+from dogbreeds.calibration import MIN_LABELLED, MIN_OTHERS, Calibration, Outputs, Verdict
+from dogbreeds.errors import UserError
+from dogbreeds.files import atomic_write, write_json
+from dogbreeds.images import BadImage, open_image
+from dogbreeds.looks import ENOUGH
+from dogbreeds.model_card import model_card
+from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
+from dogbreeds.run_folder import CALIBRATION_PHOTOS, CARD, RECORD, RunFolder
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.rows import batches
+
+CHECK_SHARE = 0.4
+"""Of the photos, those that only check."""
+BATCH_SIZE = 16
+OTHER_VERDICTS: tuple[Verdict, ...] = ("confident", "unknown_breed", "not_a_dog")
+"""Verdicts on other photos and other dogs whose shares are figures."""
+DIGEST_DIGITS = 16
+"""Of the SHA-256 of a photo, those that calibration-photos.csv holds."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The photos of one folder, and what the network finds in them."""
+
+    kind: str
+    """dogs, other photos or other dogs."""
+    outputs: Outputs
+    labels: np.ndarray
+    """`(N,)`; -1 of other photos and other dogs."""
+    digests: tuple[str, ...]
+
+    @property
+    def checks(self) -> np.ndarray:
+        """`(N,)` bool: the photos that only check."""
+        return np.array([int(digest[:8], 16) < CHECK_SHARE * 16**8 for digest in self.digests])
+
+
+def calibrate(
+    run_dir: Path,
+    data: Path,
+    *,
+    other_photos: Path | None = None,
+    other_dogs: Path | None = None,
+    looks: bool = False,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Fit a run's calibration anew, check it, and write both to its run.json and card.
+
+    Args:
+        run_dir: A local run folder.
+        data: Dogs of breeds that the run knows, one sub-folder a breed; not what the run was trained on.
+        other_photos: Photos without a dog.
+        other_dogs: Dogs of breeds that the run does not know, or of mixed breed.
+        looks: Let the run look closer where a first look is not sure; see `dogbreeds.looks`.
+        progress: Show progress bars.
+
+    Returns:
+        The figures of the photos that only check, as in run.json.
+
+    Raises:
+        UserError: A folder is missing; has too few photos, breeds that the run does not know, or only one; the run is
+            damaged or on the Hub.
+    """
+    if not run_dir.is_dir():
+        raise UserError(f"there is no run folder {str(run_dir)!r}: calibrate changes a local one; copy it here first")
+    run = RunFolder.open(run_dir)
+    files = _labelled_files(data, run)
+    others = {"other photos": other_photos, "other dogs": other_dogs}
+    other_files = {kind: photo_files(folder) for kind, folder in others.items() if folder is not None}
+    if looks:
+        run = _with_looks(run, files, progress)
+    predictor = Predictor(run)
+    dogs = _find(predictor, "dogs", list(files), np.array(list(files.values())), progress)
+    _check_enough(dogs, MIN_LABELLED, data)
+    found = {"dogs": dogs}
+    for kind, paths in other_files.items():
+        found[kind] = _find(predictor, kind, paths, np.full(len(paths), -1), progress)
+        _check_enough(found[kind], MIN_OTHERS, others[kind])
+    fitting = {kind: each.outputs.select(~each.checks) for kind, each in found.items()}
+    calibration = replace(
+        Calibration.fit(
+            fitting["dogs"],
+            dogs.labels[~dogs.checks],
+            other_photos=fitting.get("other photos"),
+            other_dogs=fitting.get("other dogs"),
+            fitted_on={kind: len(outputs) for kind, outputs in fitting.items()},
+        ),
+        sure_margin=run.calibration.sure_margin,
+    )
+    figures = _figures(calibration, found, run)
+    _save(run, calibration, figures, found)
+    return figures
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """The figures of `calibrate`, each rate with its 95 % interval."""
+    n = int(figures["n"])
+
+    def rate(name: str, num: int) -> str:
+        low, high = metrics.wilson_interval(round(figures[name] * num), num)
+        return f"{figures[name]:.1%} ({low:.1%} to {high:.1%})"
+
+    lines = [f"checked on {n} photos that fitted nothing (95 % intervals):", f"top-1 {rate('top1', n)}"]
+    lines.append(f"ECE {figures['ece']:.1%}")
+    lines += [f"{verdict.replace('_', ' ')}: {rate(f'share_{verdict}', n)}" for verdict in get_args(Verdict)]
+    if "top1_confident" in figures:
+        lines.append(f"confident and right: {rate('top1_confident', round(figures['share_confident'] * n))}")
+    if "candidates_right" in figures:
+        lines.append(
+            f"unsure, candidates hold the breed: {rate('candidates_right', round(figures['share_unsure'] * n))}"
+        )
+    for kind in ("other_photos", "other_dogs"):
+        if num := int(figures.get(f"n_{kind}", 0)):
+            named = [f"{verdict.replace('_', ' ')} {rate(f'{kind}_{verdict}', num)}" for verdict in OTHER_VERDICTS]
+            lines.append(f"{num} {kind.replace('_', ' ')}: {', '.join(named)}")
+    return "\n".join(lines)
+
+
+def _labelled_files(data: Path, run: RunFolder) -> dict[Path, int]:
+    """The photos of a folder with one sub-folder a breed, each with the run's label."""
+    labels = {}
+    for path in photo_files(data):
+        name = label_name(path.relative_to(data).parts[0])
+        if path.parent == data or name not in run.labels:
+            what = (
+                f"the photo {path.name!r} is in no sub-folder" if path.parent == data else f"{name!r} is no breed of it"
+            )
+            raise UserError(
+                f"{str(data)!r} can't calibrate the run {run.name!r}: {what}; it needs one sub-folder a breed"
+            )
+        labels[path] = run.labels.index(name)
+    if len(set(labels.values())) < 2:
+        raise UserError(f"{str(data)!r} holds one breed: a calibration needs two or more, and as many as there are")
+    return labels
+
+
+def _with_looks(run: RunFolder, files: dict[Path, int], progress: bool) -> RunFolder:
+    """The run, looking again where the lead of the largest logit is less than `ENOUGH` temperatures of one look."""
+    one_look = replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=None)))
+    first = _find(Predictor(one_look), "first looks", list(files), np.array(list(files.values())), progress)
+    margin = ENOUGH * Calibration.fit(first.outputs.select(~first.checks), first.labels[~first.checks]).temperature
+    return replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=margin)))
+
+
+def _find(predictor: Predictor, kind: str, paths: Sequence[Path], labels: np.ndarray, progress: bool) -> Folder:
+    """Run the network on photos; those that can't be read are named and left out."""
+
+    def load(path: Path) -> tuple[str, Image.Image]:
+        content = read_bytes(path)
+        return photo_digest(content), open_image(content, at_least=predictor.run.preprocessing.decoded_side)
+
+    outputs: list[Outputs] = []
+    kept: list[int] = []
+    digests: list[str] = []
+    opened = read_photos(paths, load, num_ahead=2 * BATCH_SIZE)
+    with tqdm(enumerate(opened), kind, len(paths), unit="photo", disable=not progress) as bar:
+        for batch in batches(bar, BATCH_SIZE):
+            for index, photo in batch:
+                if isinstance(photo, BadImage):
+                    print(f"left out {paths[index]}: {photo}", file=sys.stderr)
+            good = [(index, *photo) for index, photo in batch if not isinstance(photo, BadImage)]
+            if good:
+                indices, batch_digests, images = zip(*good, strict=True)
+                outputs.append(predictor.outputs(images))
+                kept += indices
+                digests += batch_digests
+    if not kept:
+        raise UserError(f"none of the {len(paths)} {kind} can be opened")
+    return Folder(kind, Outputs.concatenate(outputs), labels[kept], tuple(digests))
+
+
+def _check_enough(folder: Folder, needed: int, place: Path | None) -> None:
+    num = int((~folder.checks).sum())
+    if num < needed:
+        missing = int(np.ceil((needed - num) / (1 - CHECK_SHARE)))
+        raise UserError(
+            f"{str(place)!r} holds too few photos for a threshold: {len(folder.labels)}, of which {num} fit it and the "
+            f"others check it; about {missing} more are needed"
+        )
+
+
+def _figures(calibration: Calibration, found: dict[str, Folder], run: RunFolder) -> dict[str, float]:
+    """The figures of the photos that only check."""
+    checking = {kind: each.outputs.select(each.checks) for kind, each in found.items()}
+    labels = found["dogs"].labels[found["dogs"].checks]
+    probabilities = calibration.probabilities(checking["dogs"].logits)
+    figures: dict[str, float] = {
+        "n": len(labels),
+        "top1": metrics.top_k_accuracy(probabilities, labels, 1),
+        "top3": metrics.top_k_accuracy(probabilities, labels, 3),
+        "top5": metrics.top_k_accuracy(probabilities, labels, 5),
+        "log_loss": metrics.log_loss(probabilities, labels),
+        "ece": metrics.expected_calibration_error(probabilities, labels),
+        **answer_rates(checking["dogs"], labels, calibration, run.labels),
+    }
+    for kind, outputs in checking.items():
+        if kind != "dogs" and len(outputs):
+            name, verdicts = kind.replace(" ", "_"), calibration.apply(outputs)[1]
+            figures[f"n_{name}"] = len(outputs)
+            for verdict in OTHER_VERDICTS:
+                figures[f"{name}_{verdict}"] = verdicts.count(verdict) / len(outputs)
+    return figures
+
+
+def _save(run: RunFolder, calibration: Calibration, figures: dict[str, float], found: dict[str, Folder]) -> None:
+    """Write run.json, the card, and which photos were used for what."""
+    record = replace(
+        run.record,
+        calibration=calibration,
+        figures={**run.record.figures, "everyday": figures},
+        calibration_command=shlex.join(["python", "-m", "dogbreeds", *sys.argv[1:]]),
+    )
+    with atomic_write(run.path / CALIBRATION_PHOTOS) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["sha256", "kind", "use"])
+        for kind, folder in found.items():
+            for digest, checks in sorted(zip(folder.digests, folder.checks, strict=True)):
+                writer.writerow([digest[:DIGEST_DIGITS], kind, "check" if checks else "fit"])
+    with atomic_write(run.path / CARD) as temporary:
+        temporary.write_text(model_card(run.name, record, run.labels), encoding="utf-8")
+    write_json(run.path / RECORD, record.to_json())
