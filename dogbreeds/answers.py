@@ -9,12 +9,10 @@ from typing import Any, get_args
 import numpy as np
 
 from dogbreeds.breeds import group_of
-from dogbreeds.calibration import Calibration, Verdict
+from dogbreeds.calibration import MAX_CANDIDATES, Calibration, Outputs, Verdict
 
-CANDIDATES_PROBABILITY = 0.9
-"""Where the breed is not sure, as many candidates are named as have this probability in sum ..."""
-MAX_CANDIDATES = 5
-"""... but no more than these."""
+NUM_RESEMBLED = 3
+"""How many breeds a dog of an unknown breed is said to resemble."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,18 @@ class Answer:
     breeds: tuple[BreedProbability, ...]
     """The most probable breeds, best first; as many as were asked for."""
     candidates: tuple[BreedProbability, ...]
-    """Where the verdict is `unsure`, the breeds that the dog is probably one of, best first."""
+    """Where the verdict is `unsure`, the breeds that the dog is probably one of, best first; where it is
+    `unknown_breed`, those that it resembles."""
     group: str | None
     """Where the verdict is `unsure`, the breed group that the dog belongs to, if that is as sure as the breed is in a
     `confident` answer; a key of `dogbreeds.breeds.breed_groups`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON. A dog of an unknown breed has no probabilities: it is none of these breeds."""
+        breeds = () if self.verdict == "unknown_breed" else self.breeds
         return {
             "verdict": self.verdict,
-            "breeds": [{"breed": each.breed, "probability": each.probability} for each in self.breeds],
+            "breeds": [{"breed": each.breed, "probability": each.probability} for each in breeds],
             "candidates": [each.breed for each in self.candidates],
             "group": self.group,
         }
@@ -53,70 +53,71 @@ NO_ANSWER: dict[str, Any] = {"verdict": None, "breeds": [], "candidates": [], "g
 """The JSON of an answer to a photo that could not be read; see `Answer.to_dict`."""
 
 
-def answers(logits: np.ndarray, calibration: Calibration, labels: Sequence[str], *, top_k: int = 5) -> list[Answer]:
+def answers(outputs: Outputs, calibration: Calibration, labels: Sequence[str], *, top_k: int = 5) -> list[Answer]:
     """The answer to each photo.
 
     Args:
-        logits: `(N, C)`.
+        outputs: Of N photos.
         calibration: The run's.
         labels: The name of each class.
         top_k: How many breeds to name, at least 1.
     """
-    probabilities, verdicts = calibration.apply(logits)
-    return answers_of(probabilities, verdicts, calibration.confident_threshold, labels, top_k=top_k)
+    return answers_of(*calibration.apply(outputs), calibration, labels, top_k=top_k)
 
 
 def answers_of(
     probabilities: np.ndarray,
     verdicts: Sequence[Verdict],
-    confident_threshold: float,
+    calibration: Calibration,
     labels: Sequence[str],
     *,
     top_k: int = 5,
 ) -> list[Answer]:
-    """The answers to photos whose verdicts are known.
+    """The answers to photos of which `Calibration.apply` is known.
 
     Args:
         probabilities: `(N, C)`, calibrated.
         verdicts: The verdict on each photo.
-        confident_threshold: How probable a breed group must be to be named.
+        calibration: The run's.
         labels: The name of each class.
         top_k: How many breeds to name, at least 1.
     """
     groups = [group_of(label) for label in labels]
     found = []
-    for verdict, row in zip(verdicts, probabilities, strict=True):
+    for row, verdict in zip(probabilities, verdicts, strict=True):
         order = np.argsort(-row, kind="stable")[: max(top_k, MAX_CANDIDATES)]
         ranked = tuple(BreedProbability(labels[i], float(row[i])) for i in order)
         candidates: tuple[BreedProbability, ...] = ()
         group = None
         if verdict == "unsure":
             held = np.cumsum([candidate.probability for candidate in ranked])
-            num_candidates = int((held < CANDIDATES_PROBABILITY).sum()) + 1
+            num_candidates = int((held < calibration.candidates_probability - 1e-9).sum()) + 1
             candidates = ranked[: min(num_candidates, MAX_CANDIDATES)]
-            group = _sure_group(row, groups, confident_threshold)
+            group = _sure_group(row, groups, calibration.confident_threshold)
+        elif verdict == "unknown_breed":
+            candidates = ranked[:NUM_RESEMBLED]
         found.append(Answer(verdict, ranked[:top_k], candidates, group))
     return found
 
 
 def answer_rates(
-    logits: np.ndarray, truth: np.ndarray, calibration: Calibration, labels: Sequence[str]
+    outputs: Outputs, truth: np.ndarray, calibration: Calibration, labels: Sequence[str]
 ) -> dict[str, float]:
     """How often each kind of answer is given to photos of dogs, and how often it is right.
 
     Args:
-        logits: `(N, C)`.
+        outputs: Of N photos.
         truth: `(N,)`, the right classes.
         calibration: The run's.
         labels: The name of each class.
 
     Returns:
-        `share_confident`, `share_unsure`, `share_not_a_dog`: of all photos. `top1_confident`: of the confident answers,
-        those with the right breed. `candidates_right`: of the unsure, those whose candidates hold the right breed.
-        `share_group`: of the unsure, those that name a group; `group_right`: of these, those with the right one. A rate
-        of no photos is left out.
+        `share_confident`, `share_unsure`, `share_unknown_breed`, `share_not_a_dog`: of all photos. `top1_confident`: of
+        the confident answers, those with the right breed. `candidates_right`: of the unsure, those whose candidates
+        hold the right breed. `share_group`: of the unsure, those that name a group; `group_right`: of these, those with
+        the right one. A rate of no photos is left out.
     """
-    given = list(zip(answers(logits, calibration, labels), (labels[label] for label in truth), strict=True))
+    given = list(zip(answers(outputs, calibration, labels), (labels[label] for label in truth), strict=True))
     of_verdict = {verdict: [pair for pair in given if pair[0].verdict == verdict] for verdict in get_args(Verdict)}
     rates = {f"share_{verdict}": len(pairs) / len(given) for verdict, pairs in of_verdict.items()}
     confident, unsure = of_verdict["confident"], of_verdict["unsure"]

@@ -1,59 +1,172 @@
-"""From logits to calibrated probabilities and a verdict: one temperature and two thresholds, fitted on validation."""
+"""From a network's outputs to calibrated probabilities and a verdict.
 
-from dataclasses import dataclass
-from typing import Literal
+Three questions have an answer of their own, since one number does not answer all of them: Is there a dog? Is it of a
+breed that the model knows? Which breed? `dogbreeds/docs/results.md` compares the scores that were tried for each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
-Verdict = Literal["confident", "unsure", "not_a_dog"]
+from dogbreeds.dog_probe import DogProbe
+
+Verdict = Literal["confident", "unsure", "unknown_breed", "not_a_dog"]
 
 DOG_PASS_RATE = 0.98
-"""The share of validation dogs that the "not a dog" threshold lets pass."""
+"""The share of dogs that are called dogs, by each of the two scores where there are two."""
+KNOWN_PASS_RATE = 0.95
+"""The share of dogs of known breeds that are not called a dog of an unknown breed."""
 CONFIDENT_ACCURACY = 0.95
-"""The share of right answers among those called confident, on validation."""
+"""The share of right answers among those called confident."""
+UNKNOWN_CONFIDENT_RATE = 0.15
+"""The largest share of dogs of unknown breeds that get a breed confidently."""
+CANDIDATES_COVERAGE = 0.93
+"""The share of unsure answers whose candidates hold the breed."""
+MAX_CANDIDATES = 5
+"""The most candidates that are named."""
+MIN_UNSURE = 20
+"""With fewer unsure answers, the number of candidates is not fitted."""
+NUM_FOLDS = 5
+"""Of the cross-validation of the dog probe's scores."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network gives for N photos."""
+
+    logits: np.ndarray
+    """`(N, C)`."""
+    features: np.ndarray | None = None
+    """`(N, D)`, the input of the classifier; None for networks that give logits alone."""
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Outputs"]) -> "Outputs":
+        """All photos of several, in order; features if all have them."""
+        features = [part.features for part in parts if part.features is not None]
+        return cls(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate(features) if len(features) == len(parts) else None,
+        )
+
+    def select(self, index: np.ndarray) -> "Outputs":
+        """These photos, by a mask or by their positions."""
+        return Outputs(self.logits[index], None if self.features is None else self.features[index])
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The parameters that turn a model's logits into answers. They are kept in `run.json`, beside the weights."""
+    """The parameters that turn a network's outputs into answers. They are kept in `run.json`, beside the weights.
+
+    Runs of older versions lack some: they never say `unknown_breed`.
+    """
 
     temperature: float
     """Logits are divided by this before the softmax (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
     not_a_dog_threshold: float
     """A photo whose `dog_score` is below this is called not a dog."""
     confident_threshold: float
-    """An answer whose calibrated probability is at least this is called confident."""
+    """An answer whose calibrated probability is at least this is called confident ..."""
+    confident_score: float | None = None
+    """... if its `dog_score` is at least this too."""
+    unknown_breed_threshold: float | None = None
+    """A dog whose `dog_score` is below this is called a dog of an unknown breed."""
+    dog_probe: str | None = None
+    """`DogProbe.to_text`; None where no photos without a dog were given."""
+    dog_probe_threshold: float = 0.0
+    """A photo whose score by the probe is below this is called not a dog."""
+    candidates_probability: float = 0.9
+    """Where the breed is not sure, as many candidates are named as have this probability in sum."""
+    sure_margin: float | None = None
+    """Of several looks at a photo (`dogbreeds.looks`), one after which the largest logit leads by this is the last;
+    None for one look at each photo."""
+    fitted_on: dict[str, int] = field(default_factory=dict)
+    """Which photos all this was fitted on, and how many."""
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities `(N, C)`, rows summing to 1, of logits `(N, C)`."""
         return softmax(logits / self.temperature)
 
-    def apply(self, logits: np.ndarray) -> tuple[np.ndarray, list[Verdict]]:
-        """The `probabilities` and the verdicts on logits `(N, C)`, with one softmax for both."""
-        probabilities = self.probabilities(logits)
-        is_dog = dog_score(logits) >= self.not_a_dog_threshold
-        is_confident = probabilities.max(axis=1) >= self.confident_threshold
-        return probabilities, [
-            "not_a_dog" if not dog else "confident" if confident else "unsure"
-            for dog, confident in zip(is_dog, is_confident, strict=True)
-        ]
+    def apply(self, outputs: Outputs) -> tuple[np.ndarray, list[Verdict]]:
+        """The `probabilities` and the verdict on each photo, with one softmax for both."""
+        probabilities = self.probabilities(outputs.logits)
+        score = dog_score(outputs.logits)
+        is_dog = score >= self.not_a_dog_threshold
+        if self.dog_probe is not None and outputs.features is not None:
+            is_dog &= DogProbe.from_text(self.dog_probe)(outputs.features) >= self.dog_probe_threshold
+        is_known = score >= (-np.inf if self.unknown_breed_threshold is None else self.unknown_breed_threshold)
+        is_sure = score >= (-np.inf if self.confident_score is None else self.confident_score)
+        is_sure &= probabilities.max(axis=1) >= self.confident_threshold
+        verdicts = np.select([~is_dog, ~is_known, is_sure], ["not_a_dog", "unknown_breed", "confident"], "unsure")
+        return probabilities, verdicts.tolist()
 
     @classmethod
-    def fit(cls, logits: np.ndarray, labels: np.ndarray) -> "Calibration":
-        """Fit temperature and thresholds on a validation set.
+    def fit(
+        cls,
+        dogs: Outputs,
+        labels: np.ndarray,
+        *,
+        other_photos: Outputs | None = None,
+        other_dogs: Outputs | None = None,
+        fitted_on: dict[str, int] | None = None,
+    ) -> "Calibration":
+        """Fit temperature, thresholds and dog probe.
 
         Args:
-            logits: `(N, C)`, of photos that the model was not trained on.
-            labels: `(N,)`, integers in 0..C-1.
+            dogs: Of photos that the model was not trained on.
+            labels: `(N,)`, their breeds, integers in 0..C-1.
+            other_photos: Of photos without a dog. Without them there is no dog probe.
+            other_dogs: Of dogs of breeds that the model does not know. Without them no answer is `unknown_breed`.
+            fitted_on: See the attribute.
         """
-        temperature = _fit_temperature(logits, labels)
-        confidence = softmax(logits / temperature).max(axis=1)
-        right = logits.argmax(axis=1) == labels
-        return cls(
+        temperature = _fit_temperature(dogs.logits, labels)
+        probabilities = softmax(dogs.logits / temperature)
+        score, right = dog_score(dogs.logits), dogs.logits.argmax(axis=1) == labels
+        any_dogs = dogs if other_dogs is None else Outputs.concatenate([dogs, other_dogs])
+        # Of each kind of dogs as many pass; the labelled ones are usually more, and nearer to what the model knows.
+        kinds = [score] if other_dogs is None else [score, dog_score(other_dogs.logits)]
+        not_a_dog = min(float(np.quantile(kind, 1 - DOG_PASS_RATE)) for kind in kinds)
+        unknown_breed = confident_score = None
+        confident = lowest_threshold(probabilities.max(axis=1), right, CONFIDENT_ACCURACY)
+        if other_dogs is not None:
+            unknown_breed = float(np.quantile(score, 1 - KNOWN_PASS_RATE))
+            confident, confident_score = _fit_confident(
+                probabilities.max(axis=1), score, right, softmax(other_dogs.logits / temperature).max(axis=1), kinds[1]
+            )
+        calibration = cls(
             temperature=temperature,
-            not_a_dog_threshold=float(np.quantile(dog_score(logits), 1 - DOG_PASS_RATE)),
-            confident_threshold=lowest_threshold(confidence, right, CONFIDENT_ACCURACY),
+            not_a_dog_threshold=not_a_dog,
+            confident_threshold=confident,
+            confident_score=confident_score,
+            unknown_breed_threshold=unknown_breed,
+            fitted_on=fitted_on or {},
+            **_fit_probe(any_dogs, other_photos),
         )
+        unsure = np.array(calibration.apply(dogs)[1]) == "unsure"
+        return calibration.with_candidates(probabilities[unsure], labels[unsure])
+
+    def with_candidates(self, probabilities: np.ndarray, labels: np.ndarray) -> "Calibration":
+        """The same, naming as many candidates as `CANDIDATES_COVERAGE` asks for, if `MAX_CANDIDATES` allow it.
+
+        This is conformal prediction by adaptive sets without randomisation (Romano et al. 2020,
+        https://arxiv.org/abs/2006.02544): the level is the quantile, over photos, of the probability that the most
+        probable breeds down to the right one have in sum.
+
+        Args:
+            probabilities: `(N, C)`, calibrated, of photos whose answer is unsure.
+            labels: `(N,)`, their breeds.
+        """
+        if len(labels) < MIN_UNSURE:
+            return self
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        held = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)
+        level = held[order == labels[:, None]]
+        wanted = min(1.0, CANDIDATES_COVERAGE * (1 + 1 / len(labels)))  # the correction for few photos
+        return replace(self, candidates_probability=float(np.quantile(level, wanted, method="higher")))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -68,9 +181,55 @@ def dog_score(logits: np.ndarray) -> np.ndarray:
 
     It is the maximum-logit score of Hendrycks et al. 2022 (https://arxiv.org/abs/1911.11132) less the mean of the
     logits. Cross-entropy ignores a constant added to all logits of a photo, so training leaves it to chance; without
-    it many more photos without a dog are recognised (tests/benchmarks/not_a_dog.py measures both).
+    it many more photos without a dog are recognised (tests/benchmarks/dog_scores.py compares it with others).
     """
     return logits.max(axis=1) - logits.mean(axis=1)
+
+
+def _fit_probe(dogs: Outputs, other_photos: Outputs | None) -> dict[str, Any]:
+    """The dog probe and its threshold, as fields of `Calibration`; empty where there is nothing to fit it on.
+
+    The threshold is set by cross-validation: a probe has as many weights as there are features, so it tells the photos
+    that it was fitted on apart better than others.
+    """
+    if other_photos is None or dogs.features is None or other_photos.features is None:
+        return {}
+    features = np.concatenate([dogs.features, other_photos.features])
+    is_dog = np.arange(len(features)) < len(dogs)
+    fold = np.random.default_rng(0).permutation(len(features)) % NUM_FOLDS
+    scores = np.empty(len(features))
+    for number in range(NUM_FOLDS):
+        inside = fold != number
+        scores[~inside] = DogProbe.fit(features[inside], is_dog[inside])(features[~inside])
+    threshold = float(np.quantile(scores[is_dog], 1 - DOG_PASS_RATE))
+    return {"dog_probe": DogProbe.fit(features, is_dog).to_text(), "dog_probe_threshold": threshold}
+
+
+def _fit_confident(
+    confidence: np.ndarray, score: np.ndarray, right: np.ndarray, other_confidence: np.ndarray, other_score: np.ndarray
+) -> tuple[float, float]:
+    """The thresholds of probability and `dog_score` with the most confident answers that keep both promises.
+
+    These are `CONFIDENT_ACCURACY` on dogs of known breeds and `UNKNOWN_CONFIDENT_RATE` on others.
+
+    Args:
+        confidence: `(N,)`, the probability of each answer to a dog of a known breed.
+        score: `(N,)`, its `dog_score`.
+        right: `(N,)`, whether it is right.
+        other_confidence: `(M,)`, the same of dogs of unknown breeds.
+        other_score: `(M,)`.
+    """
+    best, best_share = (1.0 + 1e-9, float(score.min())), -1.0
+    for least in np.quantile(score, np.arange(0, 0.6, 0.02)):
+        known, other = score >= least, np.where(other_score >= least, other_confidence, 0.0)
+        threshold = max(
+            lowest_threshold(confidence[known], right[known], CONFIDENT_ACCURACY),
+            float(np.quantile(other, 1 - UNKNOWN_CONFIDENT_RATE, method="higher")) + 1e-9,
+        )
+        share = float((confidence[known] >= threshold).sum()) / len(score)
+        if share > best_share:
+            best, best_share = (threshold, float(least)), share
+    return best
 
 
 def _fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -79,7 +238,6 @@ def _fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     The targets are smoothed by 1 / (n + 2), as Platt 1999 does ("Probabilistic Outputs for Support Vector Machines"):
     without it, a validation set with no wrong answer would ask for certainty.
     """
-    from scipy.optimize import minimize_scalar  # only training needs SciPy
 
     def cross_entropy(log_temperature: float) -> float:
         log_probabilities = np.log(softmax(logits / np.exp(log_temperature)) + 1e-300)
@@ -87,8 +245,20 @@ def _fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return -float((1 - smoothing) * right + smoothing * log_probabilities.mean())
 
     smoothing = 1 / (len(labels) + 2)
-    bounds = (-np.log(20), np.log(20))
-    return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
+    low, high = -np.log(20), np.log(20)
+    golden = (np.sqrt(5) - 1) / 2  # golden-section search: the cross-entropy has one minimum
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    loss_left, loss_right = cross_entropy(left), cross_entropy(right)
+    while high - low > 1e-5:
+        if loss_left < loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - golden * (high - low)
+            loss_left = cross_entropy(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + golden * (high - low)
+            loss_right = cross_entropy(right)
+    return float(np.exp((low + high) / 2))
 
 
 def lowest_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> float:

@@ -110,34 +110,37 @@ class Preprocessing:
         if self.shortest_edge is not None and self.shortest_edge < self.size:
             raise UserError(f"a view of {self.size} pixels can't be cut from a shortest edge of {self.shortest_edge}")
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
+    def __call__(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
         """Turn an RGB image into normalised pixels.
 
         Args:
             image: An upright RGB image, from `dogbreeds.images.open_image`.
+            box: The part of it to see, as from `region`, which is the default.
 
         Returns:
             float32 array `(3, size, size)`, channels R, G, B: values of 0..1 less `mean`, divided by `std`, and then
             whitened if there is a `zca`.
         """
-        cut = self.cut(image)
+        cut = self.cut(image, box)
         pixels = np.empty((3, self.size, self.size), dtype=np.float32)
         for channel, (scale, shift) in enumerate(zip(*self.scale_and_shift(), strict=True)):
             np.multiply(cut[..., channel], scale, out=pixels[channel], dtype=np.float32)
             pixels[channel] -= shift
         return self.zca(pixels) if self.zca else pixels
 
-    def cut(self, image: Image.Image) -> np.ndarray:
+    def cut(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
         """Crop and scale an upright RGB image to uint8 `(size, size, 3)`, before it is normalised.
 
-        A photo is first halved to `decoded_side`, if `open_image` has not done so: how it was opened changes nothing.
+        Without a box, a photo is first halved to `decoded_side`, if `open_image` has not done so: how it was opened
+        changes nothing. With one, which is in the image's own pixels, the caller has done so.
         After the scaling `grayscale`, `equalize` and `blur` follow, in this order. (Training with random views keeps
         the whole photo, with ``squash`` and the same steps: there they apply to the whole photo, before the random
         crop.)
         """
         assert image.mode == "RGB", f"the view takes RGB images, not {image.mode}"
-        image = halved(image, self.decoded_side)
-        box = self.region(image.width, image.height)
+        if box is None:
+            image = halved(image, self.decoded_side)
+            box = self.region(image.width, image.height)
         # The same pixels as from scaling the whole photo and then cropping, in one step that does less.
         view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if self.grayscale:

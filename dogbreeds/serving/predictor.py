@@ -11,8 +11,10 @@ import onnxruntime
 from PIL import Image
 
 from dogbreeds.answers import Answer, answers, answers_of
+from dogbreeds.calibration import Outputs
 from dogbreeds.errors import UserError
-from dogbreeds.images import BadImage, PhotoSource, open_image
+from dogbreeds.images import BadImage, PhotoSource, halved, open_image
+from dogbreeds.looks import MAX_LOOKS, Look, closer_box, combined, first_box, margin
 from dogbreeds.machine import has_8bit_products, num_cores
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 
@@ -24,10 +26,11 @@ class Prediction(Answer):
     probabilities: np.ndarray
     """`(C,)`, calibrated, in the order of the run's labels."""
     heat_map: np.ndarray | None
-    """`(h, w)` float32, 0..1: where in the model's view the photo speaks for the most probable breed; None if the model
-    has no heat map."""
+    """`(h, w)` float32, 0..1: where in the region the photo speaks for the most probable breed; None if the model has
+    no heat map."""
     region: tuple[float, float, float, float]
-    """The part of the upright photo that the model saw: left, top, right, bottom, as shares of its width and height."""
+    """The part of the upright photo that the model saw in its best look: left, top, right, bottom, as shares of its
+    width and height."""
     seconds: float
     """From the photo to the answer: with `predict`, opening the file included; with `predict_images`, the time for all
     images of the call."""
@@ -62,7 +65,7 @@ class Predictor:
             self._session = onnxruntime.InferenceSession(self.run.onnx, options, providers=_providers(self.run))
             outputs = {output.name: output.shape for output in self._session.get_outputs()}
             num_outputs = outputs["logits"][1]
-            self._outputs = [name for name in ("logits", "heat_map") if name in outputs]
+            self._outputs = [name for name in ("logits", "features", "heat_map") if name in outputs]
         except Exception as error:  # ONNX Runtime has no common class for its errors
             raise UserError(f"{str(self.run.onnx)!r} can't be loaded: {error}") from None
         if num_outputs != len(self.run.labels):
@@ -95,46 +98,82 @@ class Predictor:
         """
         started = time.perf_counter()
         run = self.run
-        pixels = np.stack([run.preprocessing(image) for image in images])
-        logits, *found = self._session.run(self._outputs, {"pixel_values": pixels})
-        heat_maps = found[0] if found else [None] * len(images)
-        probabilities, verdicts = run.calibration.apply(logits)
-        answered = answers_of(probabilities, verdicts, run.calibration.confident_threshold, run.labels, top_k=top_k)
+        images = [halved(image, run.preprocessing.decoded_side) for image in images]
+        looks = self._look(images, self._outputs)
+        probabilities, verdicts = run.calibration.apply(Outputs.concatenate([combined(each) for each in looks]))
+        answered = answers_of(probabilities, verdicts, run.calibration, run.labels, top_k=top_k)
         seconds = time.perf_counter() - started
-        return [
-            Prediction(
-                **vars(answer),
-                probabilities=row,
-                heat_map=None if heat_map is None else evidence(heat_map, run.labels.index(answer.breeds[0].breed)),
-                region=_shares(run.preprocessing.region(*image.size), image.size),
-                seconds=seconds,
+        predictions = []
+        for answer, row, own, image in zip(answered, probabilities, looks, images, strict=True):
+            label = run.labels.index(answer.breeds[0].breed)
+            best = max(own, key=lambda look: look.logits[label] - look.logits.mean())
+            heat_map = None if best.heat_map is None else evidence(best.heat_map, label)
+            region = _shares(best.box, image.size)
+            predictions.append(
+                Prediction(**vars(answer), probabilities=row, heat_map=heat_map, region=region, seconds=seconds)
             )
-            for answer, row, heat_map, image in zip(answered, probabilities, heat_maps, images, strict=True)
-        ]
+        return predictions
+
+    def outputs(self, images: Sequence[Image.Image]) -> Outputs:
+        """What the network finds in photos, all looks together.
+
+        Args:
+            images: As for `predict_images`.
+        """
+        images = [halved(image, self.run.preprocessing.decoded_side) for image in images]
+        needed = [name for name in self._outputs if self.run.calibration.sure_margin is not None or name != "heat_map"]
+        return Outputs.concatenate([combined(looks) for looks in self._look(images, needed)])
+
+    def answer_images(self, images: Sequence[Image.Image | BadImage], *, top_k: int = 5) -> list[Answer | BadImage]:
+        """Answer photos that were opened before; faster than `predict_images`, without heat maps.
+
+        Args:
+            images: Each upright and RGB, or why it could not be read.
+            top_k: As for `predict`.
+
+        Returns:
+            The answer to each photo; a `BadImage` stays in its place.
+        """
+        opened = [image for image in images if not isinstance(image, BadImage)]
+        found = iter(
+            answers(self.outputs(opened), self.run.calibration, self.run.labels, top_k=top_k) if opened else ()
+        )
+        return [image if isinstance(image, BadImage) else next(found) for image in images]
+
+    def _look(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[Look]]:
+        """All looks at each photo, those of the same number in one forward pass.
+
+        Args:
+            images: The photos.
+            names: The network's outputs to compute.
+        """
+        preprocessing = self.run.preprocessing
+        looks: list[list[Look]] = [[] for _ in images]
+        boxes = {index: preprocessing.region(*image.size) for index, image in enumerate(images)}
+        if self.run.calibration.sure_margin is not None and "heat_map" in names:
+            boxes = {index: first_box(images[index].size, centre) for index, centre in boxes.items()}
+        while boxes:
+            pixels = np.stack([preprocessing(images[index], box) for index, box in boxes.items()])
+            found = dict(zip(names, self._session.run(names, {"pixel_values": pixels}), strict=True))
+            for row, (index, box) in enumerate(boxes.items()):
+                looks[index].append(Look(box, **{name: values[row] for name, values in found.items()}))
+            boxes = {i: closer_box(looks[i][-1], images[i].size) for i in boxes if self._is_unsure(looks[i])}
+        return looks
+
+    def _is_unsure(self, looks: list[Look]) -> bool:
+        """Whether one more look at a photo is worth it."""
+        enough = self.run.calibration.sure_margin
+        if enough is None or looks[-1].heat_map is None or len(looks) == MAX_LOOKS:
+            return False
+        return margin(combined(looks).logits[0]) < enough
 
     def warm_up(self) -> None:
         """Answer a blank photo, because the first answer takes longer than the later ones."""
         self.predict(Image.new("RGB", (self.run.preprocessing.size, self.run.preprocessing.size)))
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits `(B, C)` of views `(B, 3, H, W)`, before calibration."""
+        """Logits `(B, C)` of pixels `(B, 3, H, W)`, one look at each, before calibration."""
         return self._session.run(["logits"], {"pixel_values": pixels})[0]
-
-    def answer_views(self, views: Sequence[np.ndarray | BadImage], *, top_k: int = 5) -> list[Answer | BadImage]:
-        """Answer photos that were opened before, in one forward pass.
-
-        Args:
-            views: For each photo what the run's `preprocessing` makes of it, or why it could not be read.
-            top_k: As for `predict`.
-
-        Returns:
-            The answer to each photo; a `BadImage` stays in its place.
-        """
-        pixels = [view for view in views if not isinstance(view, BadImage)]
-        if not pixels:
-            return [view for view in views if isinstance(view, BadImage)]
-        found = iter(answers(self.logits(np.stack(pixels)), self.run.calibration, self.run.labels, top_k=top_k))
-        return [view if isinstance(view, BadImage) else next(found) for view in views]
 
 
 def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:

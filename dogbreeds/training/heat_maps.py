@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from dogbreeds.errors import first_line
 from dogbreeds.training.earlier.convnet import ConvNet
+from dogbreeds.training.models.inspection import classifier_of
 
 MAX_SIDE = 14
 """Positions on a side of the heat map of a network with dense layers, whose feature maps can be large; at most as many
@@ -20,11 +21,14 @@ that it is not made for."""
 
 
 class ServingModel(nn.Module):
-    """A classifier with its heat maps: pixels `(B, 3, H, W)` -> logits `(B, C)` and heat maps `(B, C, h, w)`.
+    """What serving needs of a classifier: pixels `(B, 3, H, W)` -> logits `(B, C)`, features `(B, D)`, and heat maps
+    `(B, C, h, w)`.
+
+    The features are the input of the classifier, the last linear layer.
 
     The heat map of a class says how much each position of the input speaks for that class, in units of its logit. How
     it is computed depends on the network: each of `EXPLANATIONS` is tried on random pixels. A network that none of them
-    fits has logits alone.
+    fits has no heat maps.
     """
 
     def __init__(self, model: PreTrainedModel, image_size: int) -> None:
@@ -59,13 +63,17 @@ class ServingModel(nn.Module):
     @property
     def output_names(self) -> list[str]:
         """The names of the outputs of `forward`."""
-        return ["logits", "heat_map"] if self.explain else ["logits"]
+        return ["logits", "features", "heat_map"] if self.explain else ["logits", "features"]
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Logits, and heat maps if there are any; see the class."""
-        if self.explain is None:
-            return (self.model(pixel_values).logits,)
-        return self.explain(self.model, pixel_values)
+        """Logits, features, and heat maps if there are any; see the class."""
+        features: list[torch.Tensor] = []
+        classifier = classifier_of(self.model)[1]
+        with classifier.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0])):
+            if self.explain is None:
+                return self.model(pixel_values).logits, features[0]
+            logits, heat_map = self.explain(self.model, pixel_values)
+        return logits, features[0], heat_map
 
 
 @torch.no_grad()

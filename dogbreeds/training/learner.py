@@ -86,8 +86,16 @@ class Learner:
         return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def train_mode(self) -> None:
-        """Switch to training, but for a backbone that is frozen."""
+        """Switch to training, but for a backbone that is frozen, and for batch statistics that are pre-trained.
+
+        Those of a pre-trained network come from all of its training photos. A batch's own are so far from them that
+        EfficientNet-Lite2 with known breeds, right on 84 % of validation photos, is right on 50 % in batches of 32.
+        """
         self.model.train()
+        if not self._config.model.from_scratch:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         if self._config.model.freeze_backbone and not self._head_only:
             self.full_model.eval()  # or the backbone's batch-norm statistics would move
             classifier_of(self.full_model)[1].train()

@@ -1,0 +1,89 @@
+"""Several looks at one photo: the next look goes where the heat map of the one before points, until the answer is sure.
+
+A dog that is small, or in a corner, or has its head outside of the centre square, is found so. What each constant does
+was measured on photos that no backbone has seen (dogbreeds/docs/results.md).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dogbreeds.calibration import Outputs, dog_score
+
+Box = tuple[float, float, float, float]
+"""A part of a photo: left, top, right, bottom, pixels."""
+
+MAX_LOOKS = 3
+MAX_PROPORTION = 1.5
+"""Of a photo's sides, up to which the first look is at the centre square; beyond it, at the whole photo."""
+SPREADS = 5.0
+"""The side of a closer look, in standard deviations of the heat map."""
+MIN_SIDE = 0.3
+"""The smallest side of a look, as a share of the photo's shorter side."""
+WEIGHT = 0.5
+"""A look weighs exp(WEIGHT * its dog score): looks at something else than the dog hardly count."""
+ENOUGH = 2.5
+"""An answer is sure enough for no further look if its logit leads by this many temperatures: 12 to 1."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a network found in one part of a photo."""
+
+    box: Box
+    logits: np.ndarray
+    """`(C,)`."""
+    features: np.ndarray | None = None
+    """`(D,)`."""
+    heat_map: np.ndarray | None = None
+    """`(C, h, w)`."""
+
+
+def first_box(size: tuple[int, int], centre: Box) -> Box:
+    """Where the first look goes.
+
+    Args:
+        size: Width and height of the photo, pixels.
+        centre: The part that the model's preprocessing takes.
+    """
+    width, height = size
+    return (0.0, 0.0, float(width), float(height)) if max(size) > MAX_PROPORTION * min(size) else centre
+
+
+def closer_box(look: Look, size: tuple[int, int]) -> Box:
+    """A square around what speaks for any breed.
+
+    Args:
+        look: With a heat map.
+        size: Width and height of the photo, pixels.
+    """
+    assert look.heat_map is not None
+    evidence = (look.heat_map - look.heat_map.mean(axis=0)).max(axis=0)  # for the most probable class of each place
+    weights = np.maximum(evidence - evidence.mean(), 0) ** 2
+    weights /= max(weights.sum(), 1e-12)
+    left, top, right, bottom = look.box
+    centre, spread = [], []
+    for axis, (low, high) in enumerate([(left, right), (top, bottom)]):
+        share = weights.sum(axis=axis)  # of each column, then of each row
+        places = low + (np.arange(len(share)) + 0.5) / len(share) * (high - low)
+        centre.append(float(share @ places))
+        spread.append(float(np.sqrt(share @ (places - centre[-1]) ** 2)))
+    side = float(np.clip(SPREADS * max(spread), MIN_SIDE * min(size), min(size)))
+    x, y = (float(np.clip(c - side / 2, 0, whole - side)) for c, whole in zip(centre, size, strict=True))
+    return x, y, x + side, y + side
+
+
+def combined(looks: list[Look]) -> Outputs:
+    """The outputs of all looks at one photo as one row: their weighted mean; see `WEIGHT`."""
+    logits = np.stack([look.logits for look in looks])
+    exponents = WEIGHT * dog_score(logits)
+    weights = np.exp(exponents - exponents.max())
+    weights = (weights / weights.sum()).astype(np.float32)
+    features = [look.features for look in looks if look.features is not None]
+    return Outputs((weights @ logits)[None], (weights @ np.stack(features))[None] if features else None)
+
+
+def margin(logits: np.ndarray) -> float:
+    """How far the largest of logits `(C,)` leads."""
+    second, first = np.partition(logits, -2)[-2:]
+    return float(first - second)
