@@ -115,7 +115,7 @@ class Preprocessing:
 
         Args:
             image: An upright RGB image, from `dogbreeds.images.open_image`.
-            box: The part of it to see, as from `region`, which is the default; of a photo that is `halved` already.
+            box: The part of it to see, as from `region`, which is the default.
 
         Returns:
             float32 array `(3, size, size)`, channels R, G, B: values of 0..1 less `mean`, divided by `std`, and then
@@ -131,17 +131,18 @@ class Preprocessing:
     def cut(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
         """Crop and scale an upright RGB image to uint8 `(size, size, 3)`, before it is normalised.
 
-        A photo is first halved to `decoded_side`, if `open_image` has not done so: how it was opened changes nothing.
+        Without a box, a photo is first halved to `decoded_side`, if `open_image` has not done so: how it was opened
+        changes nothing. With one, which is in the image's own pixels, the caller has done so.
         After the scaling `grayscale`, `equalize` and `blur` follow, in this order. (Training with random views keeps
         the whole photo, with ``squash`` and the same steps: there they apply to the whole photo, before the random
         crop.)
         """
         assert image.mode == "RGB", f"the view takes RGB images, not {image.mode}"
-        small = halved(image, self.decoded_side)
-        assert box is None or small is image, "the box is of a photo that has its final size"
-        box = box or self.region(*small.size)
+        if box is None:
+            image = halved(image, self.decoded_side)
+            box = self.region(image.width, image.height)
         # The same pixels as from scaling the whole photo and then cropping, in one step that does less.
-        view = small.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if self.grayscale:
             view = view.convert("L").convert("RGB")
         if self.equalize:

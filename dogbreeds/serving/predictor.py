@@ -98,7 +98,8 @@ class Predictor:
         """
         started = time.perf_counter()
         run = self.run
-        images, looks = self._look(images, self._outputs)
+        images = [halved(image, run.preprocessing.decoded_side) for image in images]
+        looks = self._look(images, self._outputs)
         probabilities, verdicts = run.calibration.apply(Outputs.concatenate([combined(each) for each in looks]))
         answered = answers_of(probabilities, verdicts, run.calibration, run.labels, top_k=top_k)
         seconds = time.perf_counter() - started
@@ -119,8 +120,9 @@ class Predictor:
         Args:
             images: As for `predict_images`.
         """
+        images = [halved(image, self.run.preprocessing.decoded_side) for image in images]
         needed = [name for name in self._outputs if self.run.calibration.sure_margin is not None or name != "heat_map"]
-        return Outputs.concatenate([combined(looks) for looks in self._look(images, needed)[1]])
+        return Outputs.concatenate([combined(looks) for looks in self._look(images, needed)])
 
     def answer_images(self, images: Sequence[Image.Image | BadImage], *, top_k: int = 5) -> list[Answer | BadImage]:
         """Answer photos that were opened before; faster than `predict_images`, without heat maps.
@@ -138,18 +140,14 @@ class Predictor:
         )
         return [image if isinstance(image, BadImage) else next(found) for image in images]
 
-    def _look(self, images: Sequence[Image.Image], names: Sequence[str]) -> tuple[list[Image.Image], list[list[Look]]]:
+    def _look(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[Look]]:
         """All looks at each photo, those of the same number in one forward pass.
 
         Args:
             images: The photos.
             names: The network's outputs to compute.
-
-        Returns:
-            The photos at the size that was looked at, and the looks at each.
         """
         preprocessing = self.run.preprocessing
-        images = [halved(image, preprocessing.decoded_side) for image in images]
         looks: list[list[Look]] = [[] for _ in images]
         boxes = {index: preprocessing.region(*image.size) for index, image in enumerate(images)}
         if self.run.calibration.sure_margin is not None and "heat_map" in names:
@@ -160,7 +158,7 @@ class Predictor:
             for row, (index, box) in enumerate(boxes.items()):
                 looks[index].append(Look(box, **{name: values[row] for name, values in found.items()}))
             boxes = {i: closer_box(looks[i][-1], images[i].size) for i in boxes if self._is_unsure(looks[i])}
-        return images, looks
+        return looks
 
     def _is_unsure(self, looks: list[Look]) -> bool:
         """Whether one more look at a photo is worth it."""

@@ -257,8 +257,8 @@ AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
 """The recipes of the project's earlier systems, as the options in which each differs from a horizontal flip alone."""
 
 FREE_OPTIONS = {
-    "output_dir", "other_photos", "other_dogs", "overwrite", "resume", "num_workers", "tensorboard", "measure_peak", "cache",
-    "cache_dir", "max_cache_gigabytes", "checkpoint_minutes",
+    "output_dir", "other_photos", "other_dogs", "overwrite", "resume", "num_workers", "tensorboard", "measure_peak",
+    "cache", "cache_dir", "max_cache_gigabytes", "checkpoint_minutes",
 }  # fmt: skip
 """Options that do not change the result of a run: it may be continued with others."""
 
