@@ -15,7 +15,9 @@ from dogbreeds.dog_probe import DogProbe
 Verdict = Literal["confident", "unsure", "unknown_breed", "not_a_dog"]
 
 DOG_PASS_RATE = 0.98
-"""The share of dogs that are called dogs, by each of the two scores where there are two."""
+"""The share of dogs that are called dogs by `dog_score` alone ..."""
+SCORE_PASS_RATE, PROBE_PASS_RATE = 0.998, 0.995
+"""... and by each of the two scores where there is a dog probe, which tells far better what it was fitted on."""
 KNOWN_PASS_RATE = 0.95
 """The share of dogs of known breeds that are not called a dog of an unknown breed."""
 CONFIDENT_ACCURACY = 0.95
@@ -131,15 +133,21 @@ class Calibration:
         probabilities = softmax(dogs.logits / temperature)
         score, right = dog_score(dogs.logits), dogs.logits.argmax(axis=1) == labels
         any_dogs = dogs if other_dogs is None else Outputs.concatenate([dogs, other_dogs])
+        other_score = None if other_dogs is None else dog_score(other_dogs.logits)
+        probe = _fit_probe(any_dogs, other_photos)
+        pass_rate = SCORE_PASS_RATE if probe else DOG_PASS_RATE
         # Of each kind of dogs as many pass; the labelled ones are usually more, and nearer to what the model knows.
-        kinds = [score] if other_dogs is None else [score, dog_score(other_dogs.logits)]
-        not_a_dog = min(float(np.quantile(kind, 1 - DOG_PASS_RATE)) for kind in kinds)
+        not_a_dog = min(float(np.quantile(kind, 1 - pass_rate)) for kind in (score, other_score) if kind is not None)
         unknown_breed = confident_score = None
         confident = lowest_threshold(probabilities.max(axis=1), right, CONFIDENT_ACCURACY)
-        if other_dogs is not None:
+        if other_dogs is not None and other_score is not None:
             unknown_breed = float(np.quantile(score, 1 - KNOWN_PASS_RATE))
             confident, confident_score = _fit_confident(
-                probabilities.max(axis=1), score, right, softmax(other_dogs.logits / temperature).max(axis=1), kinds[1]
+                probabilities.max(axis=1),
+                score,
+                right,
+                softmax(other_dogs.logits / temperature).max(axis=1),
+                other_score,
             )
         calibration = cls(
             temperature=temperature,
@@ -148,7 +156,7 @@ class Calibration:
             confident_score=confident_score,
             unknown_breed_threshold=unknown_breed,
             fitted_on=fitted_on or {},
-            **_fit_probe(any_dogs, other_photos),
+            **probe,
         )
         unsure = np.array(calibration.apply(dogs)[1]) == "unsure"
         return calibration.with_candidates(probabilities[unsure], labels[unsure])
@@ -205,7 +213,7 @@ def _fit_probe(dogs: Outputs, other_photos: Outputs | None) -> dict[str, Any]:
     for number in range(NUM_FOLDS):
         inside = fold != number
         scores[~inside] = DogProbe.fit(features[inside], is_dog[inside])(features[~inside])
-    threshold = float(np.quantile(scores[is_dog], 1 - DOG_PASS_RATE))
+    threshold = float(np.quantile(scores[is_dog], 1 - PROBE_PASS_RATE))
     return {"dog_probe": DogProbe.fit(features, is_dog).to_text(), "dog_probe_threshold": threshold}
 
 
