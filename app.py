@@ -7,7 +7,6 @@ Needs no GPU, no torch and no network: by default the CNN and the ViT that come 
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -15,12 +14,7 @@ from dogbreeds.errors import one_line_errors
 from dogbreeds.run_folder import SHIPPED_RUNS
 
 
-def main(
-    run_dir: tuple[Path, ...] = SHIPPED_RUNS,
-    host: str | None = None,
-    port: int | None = None,
-    ensemble: Annotated[Path | None, tyro.conf.arg(aliases=["--joint"])] = None,
-) -> None:
+def main(run_dir: tuple[Path, ...] = SHIPPED_RUNS, host: str | None = None, port: int | None = None) -> None:
     """Serve the page.
 
     Args:
@@ -28,13 +22,11 @@ def main(
             which answers.
         host: Address to listen on; 0.0.0.0 to serve other machines too. By default this machine alone.
         port: Port to listen on. By default the first free one from 7860 on.
-        ensemble: The ensemble.json that `python -m dogbreeds compare` made of these runs. With it the page gives their
-            joint answer too, if that was right more often.
     """
     with one_line_errors():
         from dogbreeds.serving.page.app import serve  # takes seconds, which --help need not wait for
 
-        serve(run_dir, host, port, ensemble)
+        serve(run_dir, host, port)
 
 
 if __name__ == "__main__":

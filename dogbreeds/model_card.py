@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dogbreeds.metrics import wilson_interval
 from dogbreeds.record import RunRecord
 
 METRICS = {
@@ -14,6 +15,16 @@ METRICS = {
     "ece": ("expected_calibration_error", "expected calibration error"),
 }
 """Figures of run.json: the type and name of each on the Hugging Face Hub."""
+
+EVERYDAY = "everyday"
+"""The figures of photos that are not of the data set; see `RunRecord.figures`."""
+FITTED_ON = {
+    "validation": "validation photos",
+    "dogs": "photos of dogs",
+    "other_photos": "photos without a dog",
+    "other_dogs": "photos of dogs of other breeds",
+}
+"""The kinds of photos of `Calibration.fitted_on`, in words."""
 
 
 def card_metadata(name: str, record: RunRecord) -> dict[str, Any]:
@@ -33,8 +44,8 @@ def card_metadata(name: str, record: RunRecord) -> dict[str, Any]:
         EvalResult(
             task_type="image-classification",
             task_name="Image Classification",
-            dataset_type=data,
-            dataset_name=data,
+            dataset_type="everyday-photos" if split == EVERYDAY else data,
+            dataset_name="everyday photos" if split == EVERYDAY else data,
             dataset_split=split,
             metric_type=kind,
             metric_name=shown,
@@ -66,12 +77,7 @@ def model_card(name: str, record: RunRecord, labels: tuple[str, ...]) -> str:
     """
     from huggingface_hub.utils import yaml_dump
 
-    config, data, calibration = record.config, record.data, record.calibration
-    rows = [
-        f"| {split} | {f['n']} | {f['top1']:.1%} | {f['top3']:.1%} | {f['macro_f1']:.3f} | {f['log_loss']:.3f} "
-        f"| {f['ece']:.1%} | {f['share_not_a_dog']:.1%} |"
-        for split, f in record.figures.items()
-    ]
+    config, data = record.config, record.data
     trained = "the classifier alone, on a frozen backbone" if config["freeze_backbone"] else "all weights"
     trained += ", from scratch" if config["from_scratch"] else ""
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in record.seconds.items())
@@ -86,14 +92,11 @@ def model_card(name: str, record: RunRecord, labels: tuple[str, ...]) -> str:
 
 Tells {len(labels)} dog breeds from a photo. It says what a dog looks like, not what its ancestry is.
 
-| split | n | top-1 | top-3 | macro F1 | log-loss | ECE | called not a dog |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-{chr(10).join(rows)}
+{_figures(record)}
 
-Probabilities are calibrated by a temperature of {calibration.temperature:.3f}. It and the thresholds were fitted on
-the validation photos, on which the best epoch was chosen too: read their row as slightly too good. An answer is called
-confident from a probability of {calibration.confident_threshold:.3f} on, and a photo is called not a dog when its
-largest logit is less than {calibration.not_a_dog_threshold:.3f} above the mean of its logits.
+{_answers(record)}
+
+{_calibration(record)}
 
 ## How it was made
 
@@ -111,8 +114,90 @@ Photos of Stanford Dogs come from ImageNet, which most pre-trained backbones hav
 such model. Mixed breeds get the pure breeds they look like.
 
 `{record.serving_model}` takes `pixel_values` (B, 3, {size}, {size}) and gives `logits` (B, {len(labels)}) and,
-of most architectures, `heat_map` (B, {len(labels)}, h, w). `run.json` holds all options, hashes and figures.
+of most architectures, `features` (B, D) and `heat_map` (B, {len(labels)}, h, w). `run.json` holds all options, hashes
+and figures.
 {_loading(record)}{_steps(config)}"""
+
+
+def _figures(record: RunRecord) -> str:
+    """How often the most probable breeds are right, a row for each split."""
+    lines = ["| split | n | top-1 | top-3 | macro F1 | log-loss | ECE |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for split, found in record.figures.items():
+        shown = [_share(found["top1"], found["n"]), f"{found['top3']:.1%}", _number(found.get("macro_f1"))]
+        shown += [_number(found.get("log_loss")), f"{found['ece']:.1%}"]
+        lines.append(f"| {split} | {found['n']} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _answers(record: RunRecord) -> str:
+    """Which answers are given, a row for each split and for each kind of other photos."""
+    lines = [
+        "| photos | n | confident | of these right | not sure | of these hold the breed | another breed | not a dog |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for split, found in record.figures.items():
+        num, confident, unsure = found["n"], found["share_confident"], found["share_unsure"]
+        shown = [
+            _share(confident, num),
+            _share(found.get("top1_confident"), confident * num),
+            _share(unsure, num),
+            _share(found.get("candidates_right"), unsure * num),
+            _share(found.get("share_unknown_breed"), num),
+            _share(found["share_not_a_dog"], num),
+        ]
+        lines.append(f"| {split} | {num} | {' | '.join(shown)} |")
+    checked = record.figures.get(EVERYDAY, {})
+    for kind in ("other_photos", "other_dogs"):
+        if num_others := checked.get(f"n_{kind}"):
+            sure, unknown, no_dog = (
+                _share(checked[f"{kind}_{verdict}"], num_others)
+                for verdict in ("confident", "unknown_breed", "not_a_dog")
+            )
+            lines.append(f"| {FITTED_ON[kind]} | {num_others} | {sure} | - | - | - | {unknown} | {no_dog} |")
+    return "\n".join(lines)
+
+
+def _calibration(record: RunRecord) -> str:
+    """What the verdicts mean, and what their thresholds were fitted on."""
+    calibration = record.calibration
+    score = "its largest logit is less than {:.3f} above the mean of its logits"
+    lines = [f"Probabilities are calibrated by a temperature of {calibration.temperature:.3f}. {_fitted_on(record)}"]
+    lines.append(f"- confident: from a probability of {calibration.confident_threshold:.3f} on")
+    if calibration.confident_score is not None:
+        lines[-1] += f", unless {score.format(calibration.confident_score)}"
+    if calibration.unknown_breed_threshold is not None:
+        lines.append(f"- another breed: a dog, but {score.format(calibration.unknown_breed_threshold)}")
+    lines.append(f"- not a dog: {score.format(calibration.not_a_dog_threshold)}")
+    if calibration.dog_probe is not None:
+        lines[-1] += f", or a linear probe of its features gives less than {calibration.dog_probe_threshold:.3f}"
+    if calibration.unknown_breed_threshold is None:
+        lines.append("- A dog of another breed is given one of its breeds, or called not a dog.")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _fitted_on(record: RunRecord) -> str:
+    """Which photos the calibration was fitted on, and which figures are of it."""
+    fitted_on = {kind.replace(" ", "_"): num for kind, num in record.calibration.fitted_on.items()}
+    named = ", ".join(f"{num:,} {FITTED_ON.get(kind, kind)}" for kind, num in fitted_on.items())
+    text = f"It and the thresholds were fitted on {named or 'the validation photos'}"
+    if record.calibration_command:
+        return f"""{text}, by
+`{record.calibration_command}`.
+The rows "{EVERYDAY}" and those of other photos are of photos that fitted nothing; the other rows are of the calibration
+before."""
+    return f"{text}; the best epoch was chosen on the validation photos too: read their row as slightly too good."
+
+
+def _share(share: float | None, num: float) -> str:
+    """A share with its 95 % interval, or "-" where it was not measured."""
+    if share is None:
+        return "-"
+    low, high = wilson_interval(round(share * num), round(num))
+    return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _is_plain_cnn(record: RunRecord) -> bool:

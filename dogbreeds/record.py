@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, TypeAdapter, ValidationError, WrapValidator
 
 from dogbreeds.calibration import Calibration
+from dogbreeds.dog_probe import DogProbe
 from dogbreeds.errors import UserError
 
 FORMAT = 1
@@ -133,9 +134,10 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """What run.json holds, `format` first."""
         values = dataclasses.asdict(self)
+        values["calibration"] = _without_empty(values["calibration"])
         if self.serving_model == ONNX:
             del values["serving_model"]
-        return {"format": FORMAT} | {name: value for name, value in values.items() if value not in (None, {})}
+        return {"format": FORMAT} | _without_empty(values)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> "RunRecord":
@@ -154,11 +156,19 @@ class RunRecord:
             record = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
             missing = [f"config.{name}" for name in REQUIRED_OPTIONS if name not in record.config]
             fault = f"run.json has no {missing[0]!r}" if missing else None
+            if record.calibration.dog_probe is not None:
+                DogProbe.from_text(record.calibration.dog_probe)
         except ValidationError as error:
             fault = _fault(error)
+        except ValueError:
+            fault = "run.json is damaged: its calibration.dog_probe is not what a fit gives"
         if fault:
             raise UserError(f"the run folder {str(folder)!r} is damaged: {fault}; copy it again or train again")
         return record
+
+
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, {})}
 
 
 def _fault(error: ValidationError) -> str:

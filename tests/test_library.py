@@ -64,15 +64,15 @@ def read_csv(path: Path) -> list[dict]:
 
 def interrupt(monkeypatch, num_batches: int) -> None:
     """Ctrl-C while the model is at work on this batch."""
-    logits, calls = Predictor.logits, []
+    outputs, calls = Predictor.outputs, []
 
-    def interrupted(self, pixels):
-        calls.append(len(pixels))
+    def interrupted(self, images):
+        calls.append(len(images))
         if len(calls) >= num_batches:
             raise KeyboardInterrupt
-        return logits(self, pixels)
+        return outputs(self, images)
 
-    monkeypatch.setattr(Predictor, "logits", interrupted)
+    monkeypatch.setattr(Predictor, "outputs", interrupted)
 
 
 def partial_of(output: Path) -> Path:
@@ -335,17 +335,17 @@ def test_rows_made_from_something_else_are_not_continued(tiny_run, photos, tmp_p
 
 
 def test_two_runs_do_not_write_the_same_table(tiny_run, photos, tmp_path, monkeypatch):
-    logits, errors = Predictor.logits, []
+    outputs, errors = Predictor.outputs, []
 
-    def second(self, pixels):
+    def second(self, images):
         if not errors:
             errors.append(None)
             with pytest.raises(UserError, match="another run is writing"):
                 index_library(tiny_run, photos, tmp_path / "breeds.csv", top_k=2, progress=False)
             errors.append("refused")
-        return logits(self, pixels)
+        return outputs(self, images)
 
-    monkeypatch.setattr(Predictor, "logits", second)
+    monkeypatch.setattr(Predictor, "outputs", second)
     assert len(indexed(tiny_run, photos, tmp_path / "breeds.csv")) == 24 and errors == [None, "refused"]
 
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from dogbreeds import metrics
-from dogbreeds.calibration import CONFIDENT_ACCURACY, DOG_PASS_RATE, Calibration, dog_score, softmax
+from dogbreeds.calibration import CONFIDENT_ACCURACY, DOG_PASS_RATE, Calibration, Outputs, dog_score, softmax
 from dogbreeds.training.breed_metrics import BreedMetrics
 
 
@@ -96,8 +96,8 @@ def test_classes_without_photos_do_not_lower_macro_f1():
 
 def test_the_temperature_is_found(logits_and_labels):
     logits, labels = logits_and_labels
-    calibrated = Calibration.fit(logits, labels)
-    too_sure = Calibration.fit(logits * 5, labels)
+    calibrated = Calibration.fit(Outputs(logits), labels)
+    too_sure = Calibration.fit(Outputs(logits * 5), labels)
     assert too_sure.temperature == pytest.approx(5 * calibrated.temperature, rel=1e-3)
     losses = [
         metrics.log_loss(softmax(logits / t), labels) for t in (calibrated.temperature * f for f in (0.9, 1, 1.1))
@@ -107,8 +107,8 @@ def test_the_temperature_is_found(logits_and_labels):
 
 def test_the_thresholds_do_what_they_are_named_for(logits_and_labels):
     logits, labels = logits_and_labels
-    calibration = Calibration.fit(logits, labels)
-    verdicts = np.array(calibration.apply(logits)[1])
+    calibration = Calibration.fit(Outputs(logits), labels)
+    verdicts = np.array(calibration.apply(Outputs(logits))[1])
     assert (verdicts != "not_a_dog").mean() == pytest.approx(DOG_PASS_RATE, abs=0.005)
     confident = calibration.probabilities(logits).max(1) >= calibration.confident_threshold
     assert (logits.argmax(1) == labels)[confident].mean() >= CONFIDENT_ACCURACY
@@ -123,8 +123,8 @@ def test_the_dog_score_ignores_what_softmax_ignores(logits_and_labels):
 
 def test_a_model_that_is_never_right_enough_is_never_confident():
     logits = np.zeros((10, 3))
-    calibration = Calibration.fit(logits, np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 1]))
-    assert "confident" not in calibration.apply(logits)[1]
+    calibration = Calibration.fit(Outputs(logits), np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 1]))
+    assert "confident" not in calibration.apply(Outputs(logits))[1]
 
 
 def test_a_perfect_validation_does_not_ask_for_certainty():
@@ -133,7 +133,7 @@ def test_a_perfect_validation_does_not_ask_for_certainty():
     logits = rng.normal(0, 1, (60, 4))
     logits[np.arange(60), labels] += 6
     assert (logits.argmax(1) == labels).all()
-    calibration = Calibration.fit(logits, labels)
+    calibration = Calibration.fit(Outputs(logits), labels)
     assert 0.3 < calibration.temperature < 5
     assert calibration.probabilities(logits).max(1).mean() < 0.995
 

@@ -327,7 +327,7 @@ def test_endpoints_are_named_and_typed_and_no_others_are_described(server):
         returned["type"]["properties"]
     )
     (returned,) = endpoints["/compare"]["returns"]
-    assert {"answers", "agree", "together", "error"} == set(returned["type"]["properties"])
+    assert {"answers", "agree", "error"} == set(returned["type"]["properties"])
 
 
 def test_the_page_can_be_installed(server):
@@ -381,13 +381,6 @@ def test_a_port_in_use_is_one_line(server, tiny_run):
 def test_an_address_that_can_not_be_served_is_one_line(arguments, words):
     result = subprocess.run([sys.executable, "app.py", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr and result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("option", ["--ensemble", "--joint"])
-def test_an_ensemble_by_either_name_of_the_option(option, tiny_run, tmp_path):
-    command = [sys.executable, "app.py", "--run-dir", tiny_run, option, tmp_path / "joint.json"]
-    result = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2 and f"there is no file '{tmp_path / 'joint.json'}'" in result.stderr
 
 
 def test_a_missing_run_folder_is_one_line(tmp_path):

@@ -5,12 +5,14 @@ import hashlib
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from dogbreeds.calibration import Calibration
+from dogbreeds.dog_probe import DogProbe
 from dogbreeds.errors import UserError
 from dogbreeds.files import atomic_write, read_json, whole_or_absent, write_json
-from dogbreeds.model_card import model_card
+from dogbreeds.model_card import card_metadata, model_card
 from dogbreeds.record import RunRecord
 from dogbreeds.research.compare import compare
 from dogbreeds.research.evaluate import evaluate, photos_of
@@ -70,8 +72,9 @@ def test_a_record_is_written_as_it_was_read(tiny_run):
         assert RunRecord.from_json(json.loads(json.dumps(record.to_json())), path) == record
         if path == tiny_run:
             assert json.loads(json.dumps(record.to_json())) == written
-        kept = {key: value for key, value in written.items() if key not in ("figures", "hub")}
+        kept = {key: value for key, value in written.items() if key not in ("figures", "hub", "calibration")}
         assert record.to_json().items() >= kept.items()
+        assert record.to_json()["calibration"].items() >= written["calibration"].items()
 
 
 def test_what_older_versions_read_keeps_its_place(tiny_run):
@@ -89,7 +92,58 @@ def test_a_record_of_the_first_version_is_read(tmp_path):
     figures = record.figures["validation"]
     assert "verdicts" not in figures
     assert [figures[f"share_{verdict}"] for verdict in ("confident", "unsure", "not_a_dog")] == [0.7, 0.275, 0.025]
-    assert "| validation | 10 | 80.0% | 90.0% | 0.800 | 0.500 | 2.0% | 2.5% |" in model_card("old", record, ("a", "b"))
+    card = model_card("old", record, ("a", "b"))
+    assert "| validation | 10 | 80.0% (49.0 to 94.3) | 90.0% | 0.800 | 0.500 | 2.0% |" in card
+    assert "| validation | 10 | 70.0% (39.7 to 89.2) | - | 27.5% (10.8 to 60.3) | - | - | 2.5% (0.0 to 27.8) |" in card
+    assert "fitted on the validation photos;" in card and "A dog of another breed is given one of its breeds" in card
+    assert "None" not in card and "probe" not in card
+
+
+def test_the_card_of_a_calibrated_run_says_what_was_fitted_on_what_and_checked(tmp_path):
+    record = RunRecord.from_json(json.loads(OLDEST), tmp_path)
+    probe = DogProbe(np.array([1.0, -1.0], np.float32), 0.5).to_text()
+    everyday = {
+        "n": 200,
+        "top1": 0.9,
+        "top3": 0.95,
+        "top5": 1.0,
+        "log_loss": 0.4,
+        "ece": 0.03,
+        "share_confident": 0.6,
+        "share_unsure": 0.3,
+        "share_unknown_breed": 0.06,
+        "share_not_a_dog": 0.04,
+        "top1_confident": 0.95,
+        "n_other_photos": 100,
+        "other_photos_confident": 0.0,
+        "other_photos_unknown_breed": 0.02,
+        "other_photos_not_a_dog": 0.98,
+    }
+    calibrated = dataclasses.replace(
+        record,
+        calibration=Calibration(0.9, 8.8, 0.76, 9.7, 9.1, probe, -1.25, fitted_on={"dogs": 1300, "other photos": 150}),
+        figures={**record.figures, "everyday": everyday},
+        calibration_command="python -m dogbreeds calibrate runs/cnn --data mine",
+    )
+    card = model_card("cnn", calibrated, ("a", "b"))
+    assert "| everyday | 200 | 90.0% (85.1 to 93.4) | 95.0% | - | 0.400 | 3.0% |" in card
+    assert "| everyday | 200 | 60.0% (53.1 to 66.5) | 95.0% (89.5 to 97.7) | 30.0% " in card
+    assert " | - | 6.0% (3.5 to 10.2) | 4.0% (2.0 to 7.7) |" in card
+    assert "| photos without a dog | 100 | 0.0% (0.0 to 3.7) | - | - | - | 2.0% (0.6 to 7.0) | 98.0% (" in card
+    assert "photos of dogs of other breeds |" not in card
+    assert (
+        "fitted on 1,300 photos of dogs, 150 photos without a dog, by\n`python -m dogbreeds calibrate runs/cnn" in card
+    )
+    assert "validation photos" not in card.split("## How it was made")[0]
+    for threshold in ("0.760", "9.700", "9.100", "8.800", "-1.250"):
+        assert threshold in card
+    told = {
+        result["dataset"]["name"]: result for result in card_metadata("cnn", calibrated)["model-index"][0]["results"]
+    }
+    assert set(told) == {"dogs", "everyday photos"}
+    written = calibrated.to_json()
+    assert RunRecord.from_json(json.loads(json.dumps(written)), tmp_path) == calibrated
+    assert written["calibration"].keys() == {*vars(calibrated.calibration)} - {"sure_margin"}
 
 
 def test_a_run_of_the_first_version_is_in_the_table(tiny_run, tmp_path):
@@ -126,6 +180,7 @@ def test_options_that_this_version_does_not_know_are_ignored(tiny_run, photo_fol
         (lambda record: record["data"].pop("split_hash"), r"run\.json has no 'data\.split_hash'"),
         (lambda record: record["calibration"].pop("temperature"), r"run\.json has no 'calibration\.temperature'"),
         (lambda record: record["calibration"].update(temperature="hot"), r"its calibration\.temperature is 'hot', not"),
+        (lambda record: record["calibration"].update(dog_probe="????"), r"its calibration\.dog_probe is not what"),
         (lambda record: record.update(calibration=[1]), r"its calibration is \[1\], not Calibration"),
         (lambda record: record.update(figures=[]), r"its figures is \[\], not dict"),
         (lambda record: record.update(figures={"test": 1}), r"its figures\.test is 1, not dict"),

@@ -1,6 +1,7 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
-from dogbreeds.calibration import softmax
+from dogbreeds.calibration import Outputs, Verdict, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
@@ -20,6 +21,7 @@ from dogbreeds.serving.predictor import Predictor, evidence
 from dogbreeds.training.export import MAX_DIFFERENCE, export_serving_model
 from dogbreeds.training.heat_maps import ServingModel
 from dogbreeds.training.models.build import build_model
+from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.options import ModelOptions
 from dogbreeds.training.train import train
 
@@ -83,7 +85,7 @@ def test_an_opened_photo_is_not_opened_again_and_has_one_softmax(predictor, monk
     calls = []
     monkeypatch.setattr("dogbreeds.serving.predictor.open_image", lambda *_, **__: pytest.fail("opened again"))
     monkeypatch.setattr("dogbreeds.calibration.softmax", lambda logits: calls.append(logits.shape) or softmax(logits))
-    assert ModelSet([predictor]).compare(make_photo(2, 1)).predictions["tiny"].breeds[0].breed == "Beagle"
+    assert ModelSet([predictor]).compare(make_photo(2, 1))["tiny"].breeds[0].breed == "Beagle"
     assert calls == [(1, 4)]
 
 
@@ -117,7 +119,7 @@ def test_probabilities_are_those_of_transformers(predictor, tiny_run):
 def test_the_verdict_follows_the_calibration(predictor):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8))
     logits = predictor.logits(predictor.run.preprocessing(noise)[None])
-    assert predictor.predict(noise).verdict == predictor.run.calibration.apply(logits)[1][0]
+    assert predictor.predict(noise).verdict == predictor.run.calibration.apply(Outputs(logits))[1][0]
     verdicts = {predictor.predict(make_photo(label, seed)).verdict for label in range(4) for seed in range(5)}
     assert "confident" in verdicts
 
@@ -133,8 +135,9 @@ def test_heat_maps_are_what_they_are_said_to_be(name, tmp_path):
     assert max(exported.differences.values()) <= MAX_DIFFERENCE
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        logits, heat_maps = ServingModel(model, 32)(pixels)
+        logits, features, heat_maps = ServingModel(model, 32)(pixels)
     torch.testing.assert_close(logits, model(pixels).logits)
+    torch.testing.assert_close(classifier_of(model)[1](features), logits)
     if name == "mobilenet_v2_nano":
         # The class activation map is exact: its mean is the logit.
         torch.testing.assert_close(heat_maps.mean((2, 3)), logits, atol=1e-5, rtol=1e-4)
@@ -247,7 +250,7 @@ def test_predict_prints_one_json_object_a_line(tiny_run, tmp_path, monkeypatch, 
     assert status == 1 and len(lines) == 3
     assert all(list(line) == ["path", "verdict", "breeds", "candidates", "group", "seconds", "error"] for line in lines)
     assert lines[0]["path"] == str(good) and lines[0]["error"] is None
-    assert lines[0]["verdict"] in ("confident", "unsure", "not_a_dog")
+    assert lines[0]["verdict"] in ("confident", "unsure")
     assert [list(candidate) for candidate in lines[0]["breeds"]] == [["breed", "probability"]] * 2
     assert lines[0]["breeds"][0]["breed"] == "Beagle"
     assert lines[1]["verdict"] is None and lines[1]["breeds"] == [] and "empty" in lines[1]["error"]
@@ -293,7 +296,7 @@ def test_evaluate_agrees_with_transformers(photo_folder, tiny_run, monkeypatch, 
     sure = [predictor.predict(path).verdict == "confident" for path in paths]
     assert figures["share_confident"] == pytest.approx(np.mean(sure))
     assert figures["top1_confident"] == pytest.approx(np.array(right)[sure].mean())
-    assert figures["share_confident"] + figures["share_unsure"] + figures["share_not_a_dog"] == pytest.approx(1)
+    assert sum(figures[f"share_{verdict}"] for verdict in get_args(Verdict)) == pytest.approx(1)
 
 
 def test_evaluate_cuts_the_split_of_the_training(photo_folder, tiny_run, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,8 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ import pytest
 from conftest import ROOT, make_photo
 
 from dogbreeds import run_folder
+from dogbreeds.calibration import Verdict
 from dogbreeds.errors import UserError
 from dogbreeds.files import write_json
 from dogbreeds.predictions import Predictions
@@ -173,10 +176,31 @@ def test_an_8_bit_copy_is_measured_and_calibrated_anew(int8_copy, tiny_run, phot
     for name, value in found.figures.items():
         if name in figures:
             assert figures[name] == pytest.approx(value), name
-    assert sum(figures[f"share_{verdict}"] for verdict in ("confident", "unsure", "not_a_dog")) == pytest.approx(1)
+    assert sum(figures[f"share_{verdict}"] for verdict in get_args(Verdict)) == pytest.approx(1)
     saved = Predictions.load(int8_copy / "predictions-validation.parquet")
     assert saved.ids == found.predictions.ids and saved.digests == found.predictions.digests
     np.testing.assert_allclose(saved.probabilities, found.predictions.probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_copy_of_a_run_that_was_calibrated_on_other_photos_keeps_that(tiny_run, tmp_path, precision):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    record = RunFolder.open(run).record
+    calibration = replace(record.calibration, unknown_breed_threshold=0.5, fitted_on={"dogs": 120, "other dogs": 60})
+    everyday = {"n": 9, **dict.fromkeys(("top1", "top3", "ece", "share_confident", "share_unsure"), 0.5)}
+    everyday |= {"share_not_a_dog": 0.0, "share_unknown_breed": 0.0}
+    calibrated = replace(
+        record,
+        calibration=calibration,
+        figures={**record.figures, "everyday": everyday},
+        calibration_command="calibrate",
+    )
+    write_json(run / "run.json", calibrated.to_json())
+    (run / run_folder.CALIBRATION_PHOTOS).write_text("sha256,kind,use\n")
+    copy = RunFolder.open(export_serving_copy(run, tmp_path / "copy", precision=precision, progress=False))
+    assert asdict(copy.calibration) == asdict(calibration) and copy.record.calibration_command == "calibrate"
+    assert ("everyday" in copy.record.figures) == (precision == "float32")
+    assert (copy.path / run_folder.CALIBRATION_PHOTOS).read_text() == "sha256,kind,use\n"
 
 
 def test_the_card_says_what_the_copy_is(int8_copy, tiny_run):

@@ -111,8 +111,6 @@ class Group:
     """Runs that were evaluated on the same photos: one of each recipe."""
 
     entries: tuple[Entry, ...]
-    ensemble: dict[str, float]
-    """The figures of the mean of the runs' calibrated probabilities."""
     pairs: tuple[Pair, ...]
     order: np.ndarray
     """The breeds that occur, with similar ones side by side: indices into the classes."""
@@ -152,7 +150,6 @@ class Group:
                 }
                 for entry in self.entries
             },
-            "together": self.ensemble,
             "pairs": [dataclasses.asdict(pair) for pair in self.pairs],
         }
 
@@ -184,13 +181,11 @@ class Comparison:
         """The photos that the report shows in detail."""
         return self.groups[0]
 
-    def over_seeds(self, recipe: str | None) -> dict[str, tuple[float, float]]:
-        """The mean and standard deviation (n - 1) of a recipe's figures over its seeds; None for the ensembles."""
-        rows = [group.ensemble for group in self.groups]
-        if recipe is not None:
-            rows = [entry.figures for group in self.groups for entry in group.entries if entry.recipe == recipe]
-        keys = self.main.ensemble.keys() - {"n", "top1_low", "top1_high"}
-        return {key: mean_and_deviation([row[key] for row in rows]) for key in rows[0] if key in keys}
+    def over_seeds(self, recipe: str) -> dict[str, tuple[float, float]]:
+        """The mean and standard deviation (n - 1) of a recipe's figures over its seeds."""
+        rows = [entry.figures for group in self.groups for entry in group.entries if entry.recipe == recipe]
+        left_out = ("n", "top1_low", "top1_high")
+        return {key: mean_and_deviation([row[key] for row in rows]) for key in rows[0] if key not in left_out}
 
     def differences(self, first: str, second: str) -> list[float]:
         """The difference in top-1 of two recipes, seed by seed."""
@@ -203,7 +198,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for comparison.json."""
-        recipes = [*(entry.recipe for entry in self.main.entries), None] if len(self.groups) > 1 else []
+        recipes = [entry.recipe for entry in self.main.entries] if len(self.groups) > 1 else []
         return {
             "split": self.split,
             "data": self.data,
@@ -212,7 +207,7 @@ class Comparison:
             "hardware": self.hardware,
             "latency_photos": self.latency_photos,
             "groups": [group.to_dict() for group in self.groups],
-            "over_seeds": {recipe or "together": self.over_seeds(recipe) for recipe in recipes},
+            "over_seeds": {recipe: self.over_seeds(recipe) for recipe in recipes},
         }
 
 
@@ -471,7 +466,9 @@ def _generated_jpeg() -> bytes:
 def _entry(name: str, recipe: str, predictor: Predictor, predictions: Predictions, cost: dict[str, Any]) -> Entry:
     run = predictor.run
     uncalibrated = predictions.uncalibrated(run.calibration.temperature)
-    figures = _figures(predictions.probabilities, predictions.labels, uncalibrated)
+    low, high = wilson_interval(int(predictions.right.sum()), len(predictions))
+    figures = compute_figures(predictions.probabilities, predictions.labels, uncalibrated)
+    figures |= {"top1_low": low, "top1_high": high}
     breeds = metrics.breed_figures(predictions.probabilities, predictions.labels, predictions.names)
     try:
         with (run.path / HISTORY).open(newline="") as file:
@@ -481,21 +478,11 @@ def _entry(name: str, recipe: str, predictor: Predictor, predictions: Prediction
     return Entry(name, recipe, predictor, predictions, figures, tuple(breeds), cost, history)
 
 
-def _figures(probabilities: np.ndarray, labels: np.ndarray, uncalibrated: np.ndarray) -> dict[str, float]:
-    low, high = wilson_interval(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
-    return {**compute_figures(probabilities, labels, uncalibrated), "top1_low": low, "top1_high": high}
-
-
 def _group(entries: Sequence[Entry]) -> Group:
-    mean = np.mean([entry.predictions.probabilities for entry in entries], axis=0)
-    ensemble = _figures(mean, entries[0].predictions.labels, mean)
-    for key in ("cross_entropy", "ece_uncalibrated", "brier_uncalibrated"):
-        del ensemble[key]  # an ensemble has no logits
     pairs = list(itertools.combinations(entries, 2))
     p_values = [mcnemar(first.predictions.right, second.predictions.right) for first, second in pairs]
     return Group(
         tuple(entries),
-        ensemble,
         tuple(_pair(*pair, p, adjusted) for pair, p, adjusted in zip(pairs, p_values, holm(p_values), strict=True)),
         order_by_similarity([entry.predictions for entry in entries]),
     )

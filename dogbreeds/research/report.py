@@ -20,7 +20,6 @@ from dogbreeds.images import open_image
 from dogbreeds.research import plots
 from dogbreeds.research.compare import Comparison, Entry, Pair, mean_and_deviation
 from dogbreeds.research.document import PICTURES, render, to_html
-from dogbreeds.serving.ensemble import ENSEMBLE_FILE, Ensemble
 from dogbreeds.serving.heat_map import overlay
 
 NUM_CONFUSED = 6
@@ -47,8 +46,7 @@ class Photo(NamedTuple):
 def write_report(comparison: Comparison, folder: Path) -> None:
     """Write a comparison to a folder.
 
-    It holds comparison.html, comparison.md with its pictures, comparison.json, CSV files for each run, and
-    ensemble.json, with which the page combines the runs' answers.
+    It holds comparison.html, comparison.md with its pictures, comparison.json, and CSV files for each run.
 
     Args:
         comparison: From `dogbreeds.research.compare.compare`.
@@ -66,10 +64,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
         for name, content in report.pictures.items():
             (unfinished / PICTURES / name).write_bytes(content)
         write_json(unfinished / "comparison.json", comparison.to_dict())
-        entries = comparison.main.entries
-        runs, probabilities = zip(*((entry.run, entry.predictions.probabilities) for entry in entries), strict=True)
-        Ensemble.measure(runs, probabilities, comparison.main.predictions.labels).save(unfinished / ENSEMBLE_FILE)
-        for entry in entries:
+        for entry in comparison.main.entries:
             entry.predictions.write_tables(unfinished, f"-{report.files[entry.name]}")
 
 
@@ -99,17 +94,14 @@ class _Report:
             entry.name: [row for breed in confused[entry.name] if (row := self._mistake(entry, breed.breed))]
             for entry in group.entries
         }
-        recipes = [entry.recipe for entry in group.entries]
         return {
             "comparison": comparison,
             "group": group,
             "best": best,
             "verdicts": [self._verdict(pair, best) for pair in group.pairs if best.name in (pair.first, pair.second)],
-            "gain": group.ensemble["top1"] - best.figures["top1"],
             "any_right": np.any([entry.predictions.right for entry in group.entries], axis=0).mean(),
-            "rows": [*((entry.name, entry.figures) for entry in group.entries), ("ensemble", group.ensemble)],
             "costs": COSTS,
-            "over_seeds": [(recipe or "ensemble", comparison.over_seeds(recipe)) for recipe in [*recipes, None]],
+            "over_seeds": [(entry.recipe, comparison.over_seeds(entry.recipe)) for entry in group.entries],
             "files": self.files,
             "confused": confused,
             "mistakes": mistakes,

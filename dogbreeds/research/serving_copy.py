@@ -39,8 +39,9 @@ def export_serving_copy(
     """Write a run folder with the files of a run that serving needs.
 
     With "float32" it has the run's own model and figures. With "int8" its model computes with 8-bit numbers, which
-    makes it less than a third of the size and on most CPUs faster; it is measured and calibrated again on the run's
-    validation photos, and has no figures of other splits. "auto" is "int8" where that is faster here and costs no more
+    makes it less than a third of the size and on most CPUs faster; it is measured on the run's validation photos, and
+    has no figures of other splits. It is calibrated again on these photos, but if other photos had a part in the run's
+    calibration, which are not at hand, it keeps that. "auto" is "int8" where that is faster here and costs no more
     than `MAX_TOP1_LOSS`, otherwise "float32", which is reported.
 
     Args:
@@ -64,8 +65,9 @@ def export_serving_copy(
     command += [] if data is None else ["--data", data]
     with whole_or_absent(output) as partial:
         _copy_files(run, partial, run_folder.CONFIG, run_folder.PREPROCESSOR, run_folder.HISTORY)
-        if (run.path / split_file.SPLITS).exists():  # runs of older versions have none
-            _copy_files(run, partial, split_file.SPLITS)
+        for name in (split_file.SPLITS, run_folder.CALIBRATION_PHOTOS):
+            if (run.path / name).exists():  # not every run has them
+                _copy_files(run, partial, name)
         (partial / run_folder.ONNX).parent.mkdir()
         record = None
         if precision != "float32":
@@ -90,7 +92,8 @@ def export_serving_copy(
 
 def _copy_float32(run: RunFolder, partial: Path) -> RunRecord:
     """Copy the model and the predictions; the record of the copy."""
-    _copy_files(run, partial, run_folder.ONNX, *(predictions_file(split) for split in run.record.figures))
+    held_out = [predictions_file(split) for split in ("validation", "test") if split in run.record.figures]
+    _copy_files(run, partial, run_folder.ONNX, *held_out)
     return run.record
 
 
@@ -132,7 +135,10 @@ def _make_8bit(run: RunFolder, partial: Path, data: str | None, *, must_be_faste
             f"with 8-bit arithmetic the run {run.name!r} would be no faster here: {milliseconds['median']:.1f} ms a "
             f"photo instead of {float32_milliseconds['median']:.1f} ms"
         )
-    calibration = Calibration.fit(answers.outputs, answers.labels)
+    calibration = run.calibration
+    if calibration.fitted_on.keys() <= {"validation"}:  # what another one was fitted on is not at hand
+        fitted = Calibration.fit(answers.outputs, answers.labels, fitted_on={"validation": len(answers.labels)})
+        calibration = replace(fitted, sure_margin=calibration.sure_margin)
     predictions = answers.predictions(replace(copy, record=replace(copy.record, calibration=calibration)))
     predictions.save(partial / predictions_file("validation"))
     return replace(

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict  # pydantic takes that of `typing` from 
 from dogbreeds.answers import BreedProbability
 from dogbreeds.breeds import breed_groups
 from dogbreeds.calibration import Verdict
-from dogbreeds.serving.model_set import ModelAnswers
+from dogbreeds.serving.model_set import agree
 from dogbreeds.serving.predictor import Prediction
 
 
@@ -16,29 +16,26 @@ def _list_groups(schema: dict[str, Any]) -> None:
     schema["enum"] = [*breed_groups()]
 
 
-class AnswerJson(TypedDict):
-    """An answer to one photo: a model's, or the joint one; null and empty where there is none."""
+class PredictionJson(TypedDict):
+    """The answer of one model to a photo; null and empty where there is none, and `error` says why.
+
+    A dog of an unknown breed has no `breeds`, since these have probabilities: its `candidates` are what it resembles.
+    """
 
     verdict: Verdict | None
     breeds: list[BreedProbability]
     candidates: list[str]
     group: Annotated[str, Field(json_schema_extra=_list_groups)] | None
-
-
-class PredictionJson(AnswerJson):
-    """The answer of one model; `error` says why there is none."""
-
     model: str
     seconds: float
     error: str | None
 
 
 class ComparisonJson(TypedDict):
-    """The answers of all models, whether they agree, and their joint answer where that was measured to be better."""
+    """The answers of all models, and whether they agree."""
 
     answers: list[PredictionJson]
     agree: bool | None
-    together: AnswerJson | None
     error: str | None
 
 
@@ -47,11 +44,14 @@ def prediction_json(model: str, prediction: Prediction) -> dict[str, Any]:
     return {**prediction.to_dict(), "model": model, "seconds": prediction.seconds, "error": None}
 
 
-def comparison_json(answers: ModelAnswers) -> dict[str, Any]:
-    """All models' answers, a `ComparisonJson`."""
+def comparison_json(predictions: dict[str, Prediction]) -> dict[str, Any]:
+    """All models' answers, a `ComparisonJson`.
+
+    Args:
+        predictions: By the models' names.
+    """
     return {
-        "answers": [prediction_json(*item) for item in answers.predictions.items()],
-        "agree": answers.agree,
-        "together": answers.ensemble and answers.ensemble.to_dict(),
+        "answers": [prediction_json(*item) for item in predictions.items()],
+        "agree": agree(predictions.values()),
         "error": None,
     }

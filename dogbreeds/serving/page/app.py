@@ -11,7 +11,7 @@ import gradio as gr
 from dogbreeds.errors import UserError
 from dogbreeds.serving import zero_gpu
 from dogbreeds.serving.gateway import gateway_lifespan
-from dogbreeds.serving.model_set import ModelSet, load_ensemble
+from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.components import separate_uploads
 from dogbreeds.serving.page.many_photos import many_photos_tab
@@ -67,20 +67,16 @@ def _first_texts(models: ModelSet, texts: Texts) -> dict[str, str]:
     }
 
 
-def serve(
-    run_dirs: Sequence[str | os.PathLike[str]], host: str | None, port: int | None, ensemble: Path | None = None
-) -> None:
+def serve(run_dirs: Sequence[str | os.PathLike[str]], host: str | None, port: int | None) -> None:
     """Load the runs and serve the page until interrupted.
 
     Args:
         run_dirs: Run folders.
         host: Address to listen on; None for this machine alone, or what GRADIO_SERVER_NAME says.
         port: Port to listen on; None for the first free one from 7860 on, or what GRADIO_SERVER_PORT says.
-        ensemble: The ensemble.json of a comparison of these runs; by default the one that comes with the project, if it
-            is about them.
 
     Raises:
-        UserError: A run folder or the ensemble.json is missing or damaged or about other runs, or the port is in use.
+        UserError: A run folder is missing or damaged, or the port is in use.
     """
     if not run_dirs:
         raise UserError("--run-dir names no run folder")
@@ -89,7 +85,7 @@ def serve(
     predictors = [Predictor(Path(run_dir)) for run_dir in run_dirs]
     for predictor in predictors:
         predictor.warm_up()
-    models = ModelSet(predictors, load_ensemble(predictors, ensemble))
+    models = ModelSet(predictors)
     text = page_texts(models)
     uploads = private_upload_folder()
     # Read in gradio 6.31.0: it keeps the last 10,000 events and computes statistics of them after each answer, which no

@@ -10,11 +10,19 @@ from PIL import Image
 from dogbreeds.answers import Answer, BreedProbability
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.heat_map import overlay
-from dogbreeds.serving.model_set import ModelAnswers, ModelSet
+from dogbreeds.serving.model_set import ModelSet, agree
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.predictor import Prediction
 
-_SIGNS = {"confident": "✔", "unsure": "?", "not_a_dog": "✖", "error": "!", "agree": "=", "disagree": "≠"}
+_SIGNS = {
+    "confident": "✔",
+    "unsure": "?",
+    "unknown_breed": "≈",
+    "not_a_dog": "✖",
+    "error": "!",
+    "agree": "=",
+    "disagree": "≠",
+}
 """A sign for each kind of answer, for people who don't see the colours."""
 
 
@@ -26,12 +34,15 @@ def headline(answer: Answer, num_breeds: int, texts: Texts) -> str:
         num_breeds: How many breeds the model knows.
         texts: The person's language.
     """
+    names = [texts.name(candidate.breed) for candidate in answer.candidates]
+    if answer.verdict == "unknown_breed":
+        sentence = texts.another_breed.format(num_breeds)
+        return _banner("unknown_breed", texts.unknown_breed, sentence, texts.resembles.format(", ".join(names)))
     best = f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
     if answer.verdict == "confident":
         return _banner("confident", texts.confident, best, texts.looks_like)
     if answer.verdict == "not_a_dog":
         return _banner("not_a_dog", texts.not_a_dog, texts.none_of_mine.format(num_breeds), texts.hard_to_see)
-    names = [texts.name(candidate.breed) for candidate in answer.candidates]
     one_of = texts.look_alikes.format(one_of_several(names, texts)) if len(names) > 1 else ""
     sentence = texts.is_a.format(texts.group(answer.group)) if answer.group else texts.perhaps.format(best)
     return _banner("unsure", texts.unsure, sentence, f"{one_of} {texts.try_closer}".strip())
@@ -57,6 +68,8 @@ def progress(num_done: int, num_all: int, texts: Texts) -> str:
 def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts) -> str:
     """The most probable breeds as bars, the heat map over the photo, which model answered and how fast.
 
+    A dog of an unknown breed has no bars: it is none of these breeds, however probable they are.
+
     Args:
         prediction: The answer.
         photo: The photo that was answered, upright and RGB.
@@ -68,48 +81,53 @@ def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts
     if prediction.heat_map is None:
         alt, caption = texts.no_heat_map_alt, texts.no_heat_map.format(model)
     answered = texts.answered_by.format(model, f"{prediction.seconds * 1000:.0f}")
+    bars = f'<p class="list">{escape(texts.most_probable)}</p>{_bars(prediction.breeds, texts)}'
     return (
-        f'<p class="list">{escape(texts.most_probable)}</p>'
-        f"{_bars(prediction.breeds, texts)}"
-        f'<figure><img src="{_data_url(overlay(photo, prediction))}" alt="{escape(alt)}">'
+        ("" if prediction.verdict == "unknown_breed" else bars)
+        + f'<figure><img src="{_data_url(overlay(photo, prediction))}" alt="{escape(alt)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         f'<p class="answered">{escape(answered)}</p>'
     )
 
 
-def agreement(answers: ModelAnswers, models: ModelSet, texts: Texts) -> str:
-    """Whether the models agree, and the answer of their ensemble."""
-    predictions = list(answers.predictions.values())
-    no_dog = answers.agree and predictions[0].verdict == "not_a_dog"
-    if not answers.agree:
-        sentence = texts.disagree.format(" / ".join(_in_short(prediction, texts) for prediction in predictions))
-    elif no_dog:
+def agreement(answers: Sequence[Answer], texts: Texts) -> str:
+    """Whether the models agree."""
+    if not agree(answers):
+        named = " / ".join(_in_short(answer, texts) for answer in answers)
+        return _banner("disagree", texts.side_by_side, texts.disagree.format(named), "")
+    if answers[0].verdict == "not_a_dog":
         sentence = texts.none_sees_a_dog
+    elif answers[0].verdict == "unknown_breed":
+        sentence = texts.all_see_another_breed
     else:
-        sentence = texts.agree.format(texts.name(predictions[0].breeds[0].breed))
-    remark = ""
-    if answers.ensemble and (ensemble := models.ensemble) and not no_dog:
-        why = texts.ensemble_why.format(ensemble.num_right, ensemble.num_photos, max(ensemble.num_right_alone))
-        remark = f"{texts.ensemble_answer.format(_in_short(answers.ensemble, texts))} {why}"
-    return _banner("agree" if answers.agree else "disagree", texts.side_by_side, sentence, remark)
+        sentence = texts.agree.format(texts.name(answers[0].breeds[0].breed))
+    return _banner("agree", texts.side_by_side, sentence, "")
 
 
-def side_by_side(answers: ModelAnswers, models: ModelSet, photo: Image.Image, texts: Texts) -> str:
-    """The models' answers beside each other, or below each other on a phone."""
+def side_by_side(predictions: dict[str, Prediction], models: ModelSet, photo: Image.Image, texts: Texts) -> str:
+    """The models' answers beside each other, or below each other on a phone.
+
+    Args:
+        predictions: By the models' names.
+        models: Which answered.
+        photo: The photo that was answered, upright and RGB.
+        texts: The person's language.
+    """
     return '<div class="cards">' + "".join(
         f'<section class="card" aria-label="{escape(name)}"><h2>{escape(name)}</h2>'
         f"{headline(prediction, len(models.labels(name)), texts)}{details(prediction, photo, name, texts)}</section>"
-        for name, prediction in answers.predictions.items()
+        for name, prediction in predictions.items()
     ) + "</div>"  # fmt: skip
 
 
 def rates(run: RunFolder, name: str, texts: Texts) -> str:
     """How often each kind of a model's answers was wrong when it was evaluated; empty where that was not measured."""
     figures = run.record.figures
-    found = figures.get("test") or figures["validation"]
+    split = next(split for split in ("everyday", "test", "validation") if split in figures)
+    found = figures[split]
     if not {"top1_confident", "candidates_right"} <= set(found):
         return ""
-    photos = texts.rates_test if figures.get("test") else texts.rates_validation
+    photos = {"everyday": texts.rates_everyday, "test": texts.rates_test, "validation": texts.rates_validation}[split]
     sentence = texts.rates.format(
         photos=photos.format(found["n"]),
         model=name,
@@ -119,8 +137,15 @@ def rates(run: RunFolder, name: str, texts: Texts) -> str:
         missed=texts.percent(1 - found["candidates_right"]),
         no_dog=texts.percent(found["share_not_a_dog"]),
     )
-    wrong_group = texts.rates_group.format(texts.percent(1 - found["group_right"])) if "group_right" in found else ""
-    return sentence + wrong_group
+    if "group_right" in found:
+        sentence += texts.rates_group.format(texts.percent(1 - found["group_right"]))
+    if share := found.get("share_unknown_breed"):
+        sentence += texts.rates_unknown_breed.format(texts.percent(share))
+    if num := found.get("n_other_photos"):
+        sentence += texts.rates_other_photos.format(num, texts.percent(found["other_photos_not_a_dog"]))
+    if num := found.get("n_other_dogs"):
+        sentence += texts.rates_other_dogs.format(num, texts.percent(found["other_dogs_confident"]))
+    return sentence
 
 
 def thumbnail(photo: Image.Image, height: int = 56) -> str:
@@ -144,6 +169,8 @@ def one_of_several(names: Sequence[str], texts: Texts) -> str:
 def _in_short(answer: Answer, texts: Texts) -> str:
     if answer.verdict == "not_a_dog":
         return texts.not_a_dog
+    if answer.verdict == "unknown_breed":
+        return texts.unknown_breed
     best = f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
     return best if answer.verdict == "confident" else texts.perhaps_short.format(best)
 

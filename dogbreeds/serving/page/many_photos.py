@@ -148,6 +148,9 @@ def _answer_cells(row: Row, texts: Texts) -> tuple[str, str, float | None]:
         return "", texts.problem(result), None
     if result.verdict == "not_a_dog":
         return "", texts.not_a_dog, None
+    if result.verdict == "unknown_breed":
+        names = ", ".join(texts.name(candidate.breed) for candidate in result.candidates)
+        return "", f"{texts.unknown_breed}. {texts.resembles.format(names)}", None
     kind = texts.confident if result.verdict == "confident" else texts.unsure
     group = f" ({texts.group(result.group)})" if result.group else ""
     best = result.breeds[0]

@@ -72,8 +72,8 @@ def one_photo_tab(models: ModelSet, text: gr.I18n) -> PhotoInput:
 def _answer(photo: Image.Image, model: str, models: ModelSet, texts: Texts) -> tuple[str, str]:
     """The verdict and the details below it, as HTML."""
     if model == _ALL_MODELS:
-        answers = models.compare(photo)
-        return cards.agreement(answers, models, texts), cards.side_by_side(answers, models, photo, texts)
+        predictions = models.compare(photo)
+        return cards.agreement(list(predictions.values()), texts), cards.side_by_side(predictions, models, photo, texts)
     prediction = models.predict(model, photo)
     verdict = cards.headline(prediction, len(models.labels(model)), texts)
     return verdict, cards.details(prediction, photo, model, texts)

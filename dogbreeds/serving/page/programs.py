@@ -45,8 +45,9 @@ def program_endpoints(models: ModelSet, photo: PhotoInput) -> None:
             model: The name of the model that shall answer.
 
         Returns:
-            The verdict (confident, unsure or not_a_dog), the five most probable breeds with their probabilities, the
-            look-alikes and the breed group of an unsure answer, and the seconds it took; or why there is no answer.
+            The verdict (confident, unsure, unknown_breed or not_a_dog), the five most probable breeds with their
+            probabilities, the look-alikes and the breed group of an unsure answer, and the seconds it took; or why
+            there is no answer. A dog of an unknown breed has the breeds that it resembles, without probabilities.
         """
         if not isinstance(photo, Upload):
             return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": _why_not(photo)}
@@ -59,10 +60,10 @@ def program_endpoints(models: ModelSet, photo: PhotoInput) -> None:
             photo: The photo.
 
         Returns:
-            The answer of each, whether they agree, and their joint answer where that was measured to be the better one.
+            The answer of each, and whether they agree.
         """
         if not isinstance(photo, Upload):
-            return {"answers": [], "agree": None, "together": None, "error": _why_not(photo)}
+            return {"answers": [], "agree": None, "error": _why_not(photo)}
         return comparison_json(models.compare(photo.photo))
 
     answer = PredictionOutput(visible=False)
