@@ -19,7 +19,15 @@ from tqdm import tqdm
 from dogbreeds import metrics
 from dogbreeds.answers import answer_rates
 from dogbreeds.breeds import label_name
-from dogbreeds.calibration import MIN_LABELLED, MIN_OTHERS, Calibration, Outputs, Verdict
+from dogbreeds.calibration import (
+    KNOWN_PASS_RATE,
+    MIN_LABELLED,
+    MIN_OTHERS,
+    Calibration,
+    Outputs,
+    Verdict,
+    dog_score,
+)
 from dogbreeds.errors import UserError
 from dogbreeds.files import atomic_write, write_json
 from dogbreeds.images import BadImage, open_image
@@ -90,6 +98,8 @@ def calibrate(
     other_files = {kind: photo_files(folder) for kind, folder in others.items() if folder is not None}
     if looks:
         run = _with_looks(run, files, progress)
+    else:
+        run = replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=None)))
     predictor = Predictor(run)
     dogs = _find(predictor, "dogs", list(files), np.array(list(files.values())), progress)
     _check_enough(dogs, MIN_LABELLED, data)
@@ -107,6 +117,7 @@ def calibrate(
             fitted_on={kind: len(outputs) for kind, outputs in fitting.items()},
         ),
         sure_margin=run.calibration.sure_margin,
+        seen_score=run.calibration.seen_score,
     )
     figures = _figures(calibration, found, run)
     _save(run, calibration, figures, found)
@@ -156,11 +167,16 @@ def _labelled_files(data: Path, run: RunFolder) -> dict[Path, int]:
 
 
 def _with_looks(run: RunFolder, files: dict[Path, int], progress: bool) -> RunFolder:
-    """The run, looking again where the lead of the largest logit is less than `ENOUGH` temperatures of one look."""
+    """The run, looking again where a first look says too little; what is too little is fitted on first looks."""
     one_look = replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=None)))
     first = _find(Predictor(one_look), "first looks", list(files), np.array(list(files.values())), progress)
-    margin = ENOUGH * Calibration.fit(first.outputs.select(~first.checks), first.labels[~first.checks]).temperature
-    return replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=margin)))
+    outputs, labels = first.outputs.select(~first.checks), first.labels[~first.checks]
+    looking = replace(
+        run.calibration,
+        sure_margin=ENOUGH * Calibration.fit(outputs, labels).temperature,
+        seen_score=float(np.quantile(dog_score(outputs.logits), 1 - KNOWN_PASS_RATE)),
+    )
+    return replace(run, record=replace(run.record, calibration=looking))
 
 
 def _find(predictor: Predictor, kind: str, paths: Sequence[Path], labels: np.ndarray, progress: bool) -> Folder:
