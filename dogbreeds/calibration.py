@@ -90,6 +90,8 @@ class Calibration:
     sure_margin: float | None = None
     """Of several looks at a photo (`dogbreeds.looks`), one after which the largest logit leads by this is the last;
     None for one look at each photo."""
+    seen_score: float | None = None
+    """Of several looks, a third one is taken only where the first two have a `dog_score` below this."""
     fitted_on: dict[str, int] = field(default_factory=dict)
     """Which photos all this was fitted on, and how many."""
 

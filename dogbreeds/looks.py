@@ -8,22 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dogbreeds.calibration import Outputs, dog_score
+from dogbreeds.calibration import Calibration, Outputs, dog_score
 
 Box = tuple[float, float, float, float]
 """A part of a photo: left, top, right, bottom, pixels."""
 
-MAX_LOOKS = 3
 MAX_PROPORTION = 1.5
 """Of a photo's sides, up to which the first look is at the centre square; beyond it, at the whole photo."""
-SPREADS = 5.0
-"""The side of a closer look, in standard deviations of the heat map."""
+SPREADS = (6.0, 4.5)
+"""The side of the second and of the third look, in standard deviations of the heat map."""
 MIN_SIDE = 0.3
 """The smallest side of a look, as a share of the photo's shorter side."""
 WEIGHT = 0.5
 """A look weighs exp(WEIGHT * its dog score): looks at something else than the dog hardly count."""
 ENOUGH = 2.5
-"""An answer is sure enough for no further look if its logit leads by this many temperatures: 12 to 1."""
+"""An answer is sure enough for no second look if its logit leads by this many temperatures: 12 to 1."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,13 @@ def first_box(size: tuple[int, int], centre: Box) -> Box:
     return (0.0, 0.0, float(width), float(height)) if max(size) > MAX_PROPORTION * min(size) else centre
 
 
-def closer_box(look: Look, size: tuple[int, int]) -> Box:
+def closer_box(look: Look, size: tuple[int, int], spreads: float) -> Box:
     """A square around what speaks for any breed.
 
     Args:
         look: With a heat map.
         size: Width and height of the photo, pixels.
+        spreads: Of `SPREADS`.
     """
     assert look.heat_map is not None
     evidence = (look.heat_map - look.heat_map.mean(axis=0)).max(axis=0)  # for the most probable class of each place
@@ -69,7 +69,7 @@ def closer_box(look: Look, size: tuple[int, int]) -> Box:
         places = low + (np.arange(len(share)) + 0.5) / len(share) * (high - low)
         centre.append(float(share @ places))
         spread.append(float(np.sqrt(share @ (places - centre[-1]) ** 2)))
-    side = float(np.clip(SPREADS * max(spread), MIN_SIDE * min(size), min(size)))
+    side = float(np.clip(spreads * max(spread), MIN_SIDE * min(size), min(size)))
     x, y = (float(np.clip(c - side / 2, 0, whole - side)) for c, whole in zip(centre, size, strict=True))
     return x, y, x + side, y + side
 
@@ -84,7 +84,22 @@ def combined(looks: list[Look]) -> Outputs:
     return Outputs((weights @ logits)[None], (weights @ np.stack(features))[None] if features else None)
 
 
-def margin(logits: np.ndarray) -> float:
-    """How far the largest of logits `(C,)` leads."""
-    second, first = np.partition(logits, -2)[-2:]
-    return float(first - second)
+def next_box(looks: list[Look], size: tuple[int, int], calibration: Calibration) -> Box | None:
+    """Where to look next, if one more look at the photo is worth it.
+
+    The second look is for answers that are not sure. The third, much closer, is for dogs that the first two have hardly
+    seen: on others it takes more right answers than it gives.
+
+    Args:
+        looks: The looks so far, at least one.
+        size: Width and height of the photo, pixels.
+        calibration: Its `sure_margin` and `seen_score` say what is enough.
+    """
+    if calibration.sure_margin is None or looks[-1].heat_map is None or len(looks) > len(SPREADS):
+        return None
+    logits = combined(looks).logits
+    second, first = np.partition(logits[0], -2)[-2:]
+    is_seen = len(looks) > 1 and dog_score(logits)[0] >= (calibration.seen_score or -np.inf)
+    if first - second >= calibration.sure_margin or is_seen:
+        return None
+    return closer_box(looks[-1], size, SPREADS[len(looks) - 1])

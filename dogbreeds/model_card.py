@@ -96,6 +96,8 @@ Tells {len(labels)} dog breeds from a photo. It says what a dog looks like, not 
 
 {_answers(record)}
 
+In brackets: 95 % interval (Wilson).
+
 {_calibration(record)}
 
 ## How it was made
@@ -179,13 +181,12 @@ def _fitted_on(record: RunRecord) -> str:
     """Which photos the calibration was fitted on, and which figures are of it."""
     fitted_on = {kind.replace(" ", "_"): num for kind, num in record.calibration.fitted_on.items()}
     named = ", ".join(f"{num:,} {FITTED_ON.get(kind, kind)}" for kind, num in fitted_on.items())
-    text = f"It and the thresholds were fitted on {named or 'the validation photos'}"
+    text = f"It and the thresholds were\nfitted on {named or 'the validation photos'}"
     if record.calibration_command:
-        return f"""{text}, by
+        return f"""{text} by
 `{record.calibration_command}`.
-The rows "{EVERYDAY}" and those of other photos are of photos that fitted nothing; the other rows are of the calibration
-before."""
-    return f"{text}; the best epoch was chosen on the validation photos too: read their row as slightly too good."
+The row "{EVERYDAY}" and those below it are of photos that fitted nothing; the rows above it are from before."""
+    return f"{text}. The best epoch was\nchosen on the validation photos too: read their row as slightly too good."
 
 
 def _share(share: float | None, num: float) -> str:

@@ -139,11 +139,12 @@ def test_labelled_photos_alone_are_enough(tiny_run, own_photos, tmp_path):
     calibration = RunFolder.open(run).calibration
     assert (calibration.dog_probe, calibration.unknown_breed_threshold) == (None, None)
     assert calibration.fitted_on.keys() == {"dogs"}
-    assert calibration.sure_margin > 0
+    assert calibration.sure_margin > 0 and calibration.seen_score > 0
     assert figures["share_unknown_breed"] == 0 and "n_other_photos" not in figures
     assert "other" not in in_words(figures)
     calibrate(run, own_photos / "dogs", progress=False)
-    assert RunFolder.open(run).calibration.sure_margin == calibration.sure_margin, "looks are kept"
+    calibration = RunFolder.open(run).calibration
+    assert (calibration.sure_margin, calibration.seen_score) == (None, None), "one look each, unless it is asked for"
 
 
 def said(monkeypatch, capsys, arguments: list) -> str:
@@ -196,6 +197,8 @@ def test_labelled_photos_that_can_not_calibrate(change, words, own_photos, tiny_
         line = said(monkeypatch, capsys, ["calibrate", run, "--data", data])
         assert words in line and str(data) in line
     if change == "too few":
+        with pytest.raises(UserError, match=words):
+            calibrate(run, data, looks=True, progress=False)
         num_fit, missing = (int(word) for word in line.split() if word.isdigit())
         assert missing == np.ceil((100 - num_fit) / 0.6)
     assert (run / "run.json").read_bytes() == (tiny_run / "run.json").read_bytes(), "nothing is changed"

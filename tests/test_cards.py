@@ -128,12 +128,12 @@ def test_figures_of_test_photos_are_not_called_those_of_fitting(texts, fitted, u
         ),
         (
             FRENCH,
-            "Sur 200 photos de chiens de la vie courante, qui n'ont servi qu'à vérifier ses réponses, vit était "
+            "Sur 200 photos de chiens prises au quotidien, qui n'ont servi qu'à vérifier ses réponses, vit était "
             "**sûr** pour 60 %, et se trompait pour 5 % de celles-ci ; **pas sûr** pour 30 %, où la bonne race "
-            "manquait parmi les races nommées pour 7 % ; et n'y voyait **aucune de ses races** pour 4 %. Pour 6 %, il "
-            "voyait un chien d'**une autre race, ou un croisé**. Sur 100 photos sans chien, il répondait **aucune de "
-            "ses races** pour 98 %. Sur 50 chiens de races qu'il ne connaît pas, il était **sûr** de l'une des siennes "
-            "pour 12 %.",
+            "manquait parmi les races nommées pour 7 % ; et n'y voyait **aucune de ses races** pour 4 %. Pour 6 % "
+            "des photos, il y voyait **une autre race, ou un croisé**. Sur 100 photos sans chien, il répondait "
+            "**aucune de ses races** pour 98 %. Sur 50 chiens de races qu'il ne connaît pas, il était **sûr** de l'une "
+            "des siennes pour 12 %.",
         ),
     ],
 )

@@ -7,19 +7,8 @@ import pytest
 from conftest import copy_without_outputs, make_photo
 from PIL import Image
 
-from dogbreeds.calibration import Calibration
-from dogbreeds.looks import (
-    MAX_LOOKS,
-    MAX_PROPORTION,
-    MIN_SIDE,
-    SPREADS,
-    WEIGHT,
-    Look,
-    closer_box,
-    combined,
-    first_box,
-    margin,
-)
+from dogbreeds.calibration import Calibration, dog_score
+from dogbreeds.looks import MAX_PROPORTION, MIN_SIDE, SPREADS, WEIGHT, Look, closer_box, combined, first_box, next_box
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.predictor import Predictor
 
@@ -48,7 +37,7 @@ def look_at(*places: tuple[int, int], box=CENTRE, num_classes: int = 3) -> Look:
     ],
 )
 def test_a_closer_look_is_around_the_hottest_place(place, centre):
-    left, top, right, bottom = closer_box(look_at(place), PHOTO)
+    left, top, right, bottom = closer_box(look_at(place), PHOTO, SPREADS[0])
     side = MIN_SIDE * 200
     assert (right - left, bottom - top) == pytest.approx((side, side))
     assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx(centre)
@@ -57,22 +46,23 @@ def test_a_closer_look_is_around_the_hottest_place(place, centre):
 def test_what_speaks_for_any_class_counts():
     one, other = look_at((2, 2)), look_at((2, 6))
     both = replace(one, heat_map=one.heat_map + other.heat_map[[1, 2, 0]])  # the other is of another class
-    left, top, right, bottom = closer_box(both, PHOTO)
+    left, top, right, bottom = closer_box(both, PHOTO, SPREADS[0])
     assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((50 + 25 * 4.5, 100))  # between both
     assert right - left == 200
 
 
 def test_the_side_of_a_look_follows_the_spread():
-    sides = []
-    for half in (1, 2, 3, 4):
-        rows = range(4 - half, 4 + half)
-        left, _, right, _ = closer_box(look_at(*((row, column) for row in rows for column in rows)), (3000, 2000))
-        sides.append(right - left)
-    expected = 25 * SPREADS * np.std(np.arange(2))
-    assert sides[0] == 600 > expected, "not less than the smallest side"
-    large = look_at((3, 3), (3, 4), (4, 3), (4, 4), box=(500, 0, 2500, 2000))
-    left, _, right, _ = closer_box(large, (3000, 2000))
-    assert right - left == pytest.approx(10 * expected)
+    spread = np.std(np.arange(4))  # of four columns, in columns
+    places = [(row, column) for row in range(2, 6) for column in range(2, 6)]
+    small = look_at(*places, box=(500, 0, 2500, 2000))  # each column is 250 pixels
+    for spreads in SPREADS:
+        left, _, right, _ = closer_box(small, (3000, 2000), spreads)
+        assert right - left == pytest.approx(250 * spread * spreads)
+        left, _, right, _ = closer_box(replace(small, box=(0, 0, 200, 200)), (3000, 2000), spreads)
+        assert right - left == MIN_SIDE * 2000, "not less than the smallest side"
+        left, _, right, _ = closer_box(look_at((0, 0), (7, 7)), PHOTO, spreads)
+        assert right - left == 200, "not more than the photo's shorter side"
+    assert SPREADS[1] < SPREADS[0], "the third look is closer than the second"
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-6])
@@ -83,7 +73,7 @@ def test_a_flat_heat_map_gives_the_largest_square(noise):
         ((200, 300), (0.0, 50.0, 200.0, 250.0)),
         ((64, 64), (0.0, 0.0, 64.0, 64.0)),
     ):
-        assert closer_box(Look(box, np.zeros(3), heat_map=heat_map), size) == pytest.approx(box)
+        assert closer_box(Look(box, np.zeros(3), heat_map=heat_map), size, SPREADS[1]) == pytest.approx(box)
 
 
 def test_every_closer_look_is_a_square_within_the_photo():
@@ -96,8 +86,8 @@ def test_every_closer_look_is_a_square_within_the_photo():
         )
         sides = rng.integers(1, 15, 2)
         heat_map = rng.normal(0, rng.choice([0, 1e-9, 1, 1e4]), (4, *sides)).astype(np.float32)
-        for _ in range(MAX_LOOKS):
-            box = closer_box(Look(box, np.zeros(4), heat_map=heat_map), (width, height))
+        for spreads in SPREADS:
+            box = closer_box(Look(box, np.zeros(4), heat_map=heat_map), (width, height), spreads)
             assert np.isfinite(box).all()
             left, top, right, bottom = box
             assert right - left == pytest.approx(bottom - top)
@@ -128,9 +118,28 @@ def test_looks_are_averaged_by_their_dog_scores():
     assert combined([replace(dog, features=None)]).features is None
 
 
-def test_the_margin_is_the_lead_of_the_largest_logit():
-    assert margin(np.array([1.0, 7.5, -3, 5])) == 2.5
-    assert margin(np.array([2.0, 2.0])) == 0
+def calibration_with(sure_margin: float | None, seen_score: float | None = None) -> Calibration:
+    return Calibration(1.0, 0.0, 0.8, sure_margin=sure_margin, seen_score=seen_score)
+
+
+def test_one_more_look_is_for_answers_that_are_not_sure():
+    look = replace(look_at((2, 2)), logits=np.array([1.0, 7.5, 5.0]))  # it leads by 2.5, its dog score is 3
+    sure, unsure = calibration_with(2.5), calibration_with(2.6)
+    assert next_box([look], PHOTO, sure) is None
+    assert next_box([look], PHOTO, unsure) == closer_box(look, PHOTO, SPREADS[0])
+    assert next_box([replace(look, heat_map=None)], PHOTO, unsure) is None
+    assert next_box([look], PHOTO, calibration_with(None, 99.0)) is None
+
+
+def test_a_third_look_is_for_dogs_that_are_hardly_seen():
+    look = replace(look_at((2, 2)), logits=np.array([1.0, 7.5, 5.0]))
+    assert dog_score(look.logits[None]) == [3]
+    last = replace(look, heat_map=look_at((6, 6)).heat_map)
+    assert next_box([look, last], PHOTO, calibration_with(2.6, 3.0)) is None, "the dog is seen"
+    assert next_box([look, last], PHOTO, calibration_with(2.6)) is None, "a run of before takes two"
+    assert next_box([look, last], PHOTO, calibration_with(2.5, 3.1)) is None, "the answer is sure"
+    assert next_box([look, last], PHOTO, calibration_with(2.6, 3.1)) == closer_box(last, PHOTO, SPREADS[1])
+    assert next_box([look, look, look], PHOTO, calibration_with(2.6, 3.1)) is None
 
 
 class Counted:
@@ -144,9 +153,9 @@ class Counted:
         return self.session.run(names, inputs)
 
 
-def predictor_with(run_dir, sure_margin: float | None) -> Predictor:
+def predictor_with(run_dir, sure_margin: float | None, seen_score: float | None = None) -> Predictor:
     run = RunFolder.open(run_dir)
-    calibration = replace(run.calibration, sure_margin=sure_margin)
+    calibration = replace(run.calibration, sure_margin=sure_margin, seen_score=seen_score)
     predictor = Predictor(replace(run, record=replace(run.record, calibration=calibration)))
     predictor._session = Counted(predictor._session)
     return predictor
@@ -164,9 +173,12 @@ def photos() -> list[Image.Image]:
     return found
 
 
-@pytest.mark.parametrize(("sure_margin", "num_looks"), [(1e6, 3), (0.0, 1), (None, 1)])
-def test_a_photo_gets_as_many_looks_as_its_answer_needs(sure_margin, num_looks, tiny_run, photos):
-    predictor = predictor_with(tiny_run, sure_margin)
+@pytest.mark.parametrize(
+    ("sure_margin", "seen_score", "num_looks"),
+    [(1e6, 1e6, 3), (1e6, 0.0, 2), (1e6, None, 2), (0.0, 1e6, 1), (None, 1e6, 1)],
+)
+def test_a_photo_gets_as_many_looks_as_its_answer_needs(sure_margin, seen_score, num_looks, tiny_run, photos):
+    predictor = predictor_with(tiny_run, sure_margin, seen_score)
     for ask in (predictor.predict_images, predictor.outputs, predictor.answer_images):
         predictor._session.batches.clear()
         ask(photos)
@@ -174,8 +186,9 @@ def test_a_photo_gets_as_many_looks_as_its_answer_needs(sure_margin, num_looks, 
 
 
 def test_photos_are_answered_together_as_they_are_alone(tiny_run, photos):
-    leads = [margin(row) for row in predictor_with(tiny_run, None).outputs(photos).logits]
-    predictor = predictor_with(tiny_run, float(np.median(leads)))
+    logits = np.sort(predictor_with(tiny_run, None).outputs(photos).logits)
+    leads, seen_score = logits[:, -1] - logits[:, -2], float(np.median(dog_score(logits)))
+    predictor = predictor_with(tiny_run, float(np.median(leads)), seen_score)
     together = predictor.predict_images(photos)
     batches = list(predictor._session.batches)
     assert batches[0] == len(photos) > batches[1] >= 1, "some photos are looked at again, some are not"
@@ -194,14 +207,10 @@ def test_photos_are_answered_together_as_they_are_alone(tiny_run, photos):
 
 def test_a_run_without_heat_maps_takes_one_look(tiny_run, photos, tmp_path):
     run = copy_without_outputs(tiny_run, tmp_path / "run", "heat_map")
-    predictor = predictor_with(run, 1e6)
+    predictor = predictor_with(run, 1e6, 1e6)
     answers = predictor.predict_images(photos)
     assert predictor._session.batches == [len(photos)]
     assert all(answer.heat_map is None for answer in answers)
     expected = predictor_with(tiny_run, None).predict_images(photos)
     for answer, same in zip(answers, expected, strict=True):
         assert answer.region == same.region and answer.probabilities == pytest.approx(same.probabilities, abs=1e-5)
-
-
-def test_a_calibration_of_before_takes_one_look():
-    assert Calibration(temperature=1.0, not_a_dog_threshold=1.0, confident_threshold=0.8).sure_margin is None

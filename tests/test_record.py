@@ -95,7 +95,7 @@ def test_a_record_of_the_first_version_is_read(tmp_path):
     card = model_card("old", record, ("a", "b"))
     assert "| validation | 10 | 80.0% (49.0 to 94.3) | 90.0% | 0.800 | 0.500 | 2.0% |" in card
     assert "| validation | 10 | 70.0% (39.7 to 89.2) | - | 27.5% (10.8 to 60.3) | - | - | 2.5% (0.0 to 27.8) |" in card
-    assert "fitted on the validation photos;" in card and "A dog of another breed is given one of its breeds" in card
+    assert "fitted on the validation photos." in card and "A dog of another breed is given one of its breeds" in card
     assert "None" not in card and "probe" not in card
 
 
@@ -132,7 +132,7 @@ def test_the_card_of_a_calibrated_run_says_what_was_fitted_on_what_and_checked(t
     assert "| photos without a dog | 100 | 0.0% (0.0 to 3.7) | - | - | - | 2.0% (0.6 to 7.0) | 98.0% (" in card
     assert "photos of dogs of other breeds |" not in card
     assert (
-        "fitted on 1,300 photos of dogs, 150 photos without a dog, by\n`python -m dogbreeds calibrate runs/cnn" in card
+        "fitted on 1,300 photos of dogs, 150 photos without a dog by\n`python -m dogbreeds calibrate runs/cnn" in card
     )
     assert "validation photos" not in card.split("## How it was made")[0]
     for threshold in ("0.760", "9.700", "9.100", "8.800", "-1.250"):

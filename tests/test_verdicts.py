@@ -74,7 +74,7 @@ def kinds():
     def made(num: int, strength: float, is_dog: float) -> Outputs:
         logits = rng.normal(0, 1, (num, 5))
         logits[np.arange(num), labels[:num]] += strength
-        return Outputs(logits, rng.normal(0, 1, (num, 6)) + is_dog * np.array([3, 0, -2, 0, 0, 1]))
+        return Outputs(logits, rng.normal(0, 1, (num, 6)) + is_dog * np.array([4, 0, -3, 0, 0, 1]))
 
     return made(600, 6.0, 1.0), labels, made(200, 2.5, 1.0), made(200, 4.0, 0.0)
 

@@ -19,7 +19,15 @@ from tqdm import tqdm
 from dogbreeds import metrics
 from dogbreeds.answers import answer_rates, num_rated
 from dogbreeds.breeds import label_name
-from dogbreeds.calibration import MIN_LABELLED, MIN_OTHERS, Calibration, Outputs, Verdict
+from dogbreeds.calibration import (
+    KNOWN_PASS_RATE,
+    MIN_LABELLED,
+    MIN_OTHERS,
+    Calibration,
+    Outputs,
+    Verdict,
+    dog_score,
+)
 from dogbreeds.errors import UserError, report
 from dogbreeds.files import atomic_write, write_json
 from dogbreeds.images import BadImage, open_image
@@ -89,7 +97,10 @@ def calibrate(
     others = {"other photos": other_photos, "other dogs": other_dogs}
     other_files = {kind: photo_files(folder) for kind, folder in others.items() if folder is not None}
     if looks:
-        run = _with_looks(run, files, progress)
+        run = _with_looks(run, data, files, progress)
+    else:
+        one_look = replace(run.calibration, sure_margin=None, seen_score=None)
+        run = replace(run, record=replace(run.record, calibration=one_look))
     predictor = Predictor(run)
     if "features" not in predictor.output_names and other_photos is not None:
         report(f"note: the model of {run.name!r} gives no features: train it again for the dog probe")
@@ -109,6 +120,7 @@ def calibrate(
             fitted_on={kind: len(outputs) for kind, outputs in fitting.items()},
         ),
         sure_margin=run.calibration.sure_margin,
+        seen_score=run.calibration.seen_score,
     )
     figures = _figures(calibration, found, run)
     _save(run, calibration, figures, found)
@@ -175,12 +187,18 @@ def _labelled_files(data: Path, run: RunFolder) -> dict[Path, int]:
     return labels
 
 
-def _with_looks(run: RunFolder, files: dict[Path, int], progress: bool) -> RunFolder:
-    """The run, looking again where the lead of the largest logit is less than `ENOUGH` temperatures of one look."""
+def _with_looks(run: RunFolder, data: Path, files: dict[Path, int], progress: bool) -> RunFolder:
+    """The run, looking again where a first look says too little; what is too little is fitted on first looks."""
     one_look = replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=None)))
     first = _find(Predictor(one_look), "first looks", list(files), np.array(list(files.values())), progress)
-    margin = ENOUGH * Calibration.fit(first.outputs.select(~first.checks), first.labels[~first.checks]).temperature
-    return replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=margin)))
+    _check_enough(first, MIN_LABELLED, data)
+    outputs, labels = first.outputs.select(~first.checks), first.labels[~first.checks]
+    looking = replace(
+        run.calibration,
+        sure_margin=ENOUGH * Calibration.fit(outputs, labels).temperature,
+        seen_score=float(np.quantile(dog_score(outputs.logits), 1 - KNOWN_PASS_RATE)),
+    )
+    return replace(run, record=replace(run.record, calibration=looking))
 
 
 def _find(predictor: Predictor, kind: str, paths: Sequence[Path], labels: np.ndarray, progress: bool) -> Folder:

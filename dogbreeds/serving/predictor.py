@@ -14,7 +14,7 @@ from dogbreeds.answers import Answer, answers, answers_of
 from dogbreeds.calibration import Outputs
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, PhotoSource, halved, open_image
-from dogbreeds.looks import MAX_LOOKS, Look, closer_box, combined, first_box, margin
+from dogbreeds.looks import Look, combined, first_box, next_box
 from dogbreeds.machine import has_8bit_products, num_cores
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 
@@ -160,15 +160,9 @@ class Predictor:
             found = dict(zip(names, self._session.run(names, {"pixel_values": pixels}), strict=True))
             for row, (index, box) in enumerate(boxes.items()):
                 looks[index].append(Look(box, **{name: values[row] for name, values in found.items()}))
-            boxes = {i: closer_box(looks[i][-1], images[i].size) for i in boxes if self._is_unsure(looks[i])}
+            nexts = {index: next_box(looks[index], images[index].size, self.run.calibration) for index in boxes}
+            boxes = {index: box for index, box in nexts.items() if box is not None}
         return looks
-
-    def _is_unsure(self, looks: list[Look]) -> bool:
-        """Whether one more look at a photo is worth it."""
-        enough = self.run.calibration.sure_margin
-        if enough is None or looks[-1].heat_map is None or len(looks) == MAX_LOOKS:
-            return False
-        return margin(combined(looks).logits[0]) < enough
 
     def warm_up(self) -> None:
         """Answer a blank photo, because the first answer takes longer than the later ones."""

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/small_dogs.py --run-dir RUN --dogs LABELLED --other-photos FOLDER
 
-The scenes are made in memory: a photo of a dog at 22 % of the width, anywhere on a 16:9 part of another photo.
+The thresholds are the run's, which `dogbreeds calibrate --looks` has fitted. The scenes are made in memory: a photo of a
+dog at 22 % of the width, anywhere on a 16:9 part of another photo.
 """
 
 import statistics
@@ -16,8 +17,8 @@ import tyro
 from PIL import Image, ImageOps
 
 from dogbreeds.breeds import label_name
+from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.images import open_image
-from dogbreeds.looks import ENOUGH
 from dogbreeds.metrics import share_with_interval
 from dogbreeds.photos import photo_files
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
@@ -36,17 +37,13 @@ def scene(rng: np.random.Generator, dog: Path, background: Path) -> Image.Image:
     return wide
 
 
-def with_margin(run: RunFolder, sure_margin: float | None) -> Predictor:
-    """The run, looking again where the lead of the largest logit is less than this."""
-    calibration = replace(run.calibration, sure_margin=sure_margin)
-    return Predictor(replace(run, record=replace(run.record, calibration=calibration)))
-
-
 def main(dogs: Path, other_photos: Path, run_dir: Path = DEFAULT_RUN, num: int = 200, seed: int = 0) -> None:
     """Print for one look and for several which answers are right, which are "not a dog", and the time of each."""
     run, rng = RunFolder.open(run_dir), np.random.default_rng(seed)
-    margin = run.calibration.sure_margin or ENOUGH * run.calibration.temperature
-    predictors = {"one": with_margin(run, None), "several": with_margin(run, margin)}
+    if run.calibration.sure_margin is None:
+        raise UserError(f"the run {run.name!r} takes one look at each photo: calibrate it with --looks first")
+    one_look = replace(run.record, calibration=replace(run.calibration, sure_margin=None))
+    predictors = {"one": Predictor(replace(run, record=one_look)), "several": Predictor(run)}
     dog_files, backgrounds = photo_files(dogs), photo_files(other_photos)
     counts: dict[str, Counter[str]] = {name: Counter() for name in predictors}
     milliseconds: dict[str, list[float]] = {name: [] for name in predictors}
@@ -68,4 +65,5 @@ def main(dogs: Path, other_photos: Path, run_dir: Path = DEFAULT_RUN, num: int =
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with one_line_errors():
+        tyro.cli(main)
