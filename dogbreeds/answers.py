@@ -1,7 +1,7 @@
 """From logits to an answer for a person: a breed, one of a few look-alikes, or none of the breeds."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, get_args
@@ -132,6 +132,22 @@ def answer_rates(
     if grouped:
         rates["group_right"] = fmean(answer.group == group_of(name) for answer, name in grouped)
     return rates
+
+
+def num_rated(figures: Mapping[str, float]) -> dict[str, int]:
+    """Of how many photos each rate is a share.
+
+    Args:
+        figures: `n`, top-k accuracies and the `answer_rates` of the same photos.
+
+    Returns:
+        The number for each of the rates that is there.
+    """
+    n, unsure = figures["n"], figures["n"] * figures.get("share_unsure", 0)
+    num = dict.fromkeys(("top1", "top3", "top5", *(f"share_{verdict}" for verdict in get_args(Verdict))), n)
+    num["top1_confident"] = n * figures.get("share_confident", 0)
+    num |= {"candidates_right": unsure, "share_group": unsure, "group_right": unsure * figures.get("share_group", 0)}
+    return {name: round(of) for name, of in num.items() if name in figures}
 
 
 def _sure_group(probabilities: np.ndarray, groups: Sequence[str | None], threshold: float) -> str | None:

@@ -60,7 +60,8 @@ def closer_box(look: Look, size: tuple[int, int], spreads: float) -> Box:
     assert look.heat_map is not None
     evidence = (look.heat_map - look.heat_map.mean(axis=0)).max(axis=0)  # for the most probable class of each place
     weights = np.maximum(evidence - evidence.mean(), 0) ** 2
-    weights /= max(weights.sum(), 1e-12)
+    # Where no place says more than another, but for rounding, all say as much: the square is as large as it can be.
+    weights = weights / weights.sum() if weights.sum() > 1e-9 else np.full(weights.shape, 1 / weights.size)
     left, top, right, bottom = look.box
     centre, spread = [], []
     for axis, (low, high) in enumerate([(left, right), (top, bottom)]):

@@ -116,3 +116,23 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+def copy_without_outputs(run: Path, folder: Path, *names: str) -> Path:
+    """A copy of a run whose model does not give these outputs, as models of older versions and some architectures."""
+    import onnx
+
+    from dogbreeds.files import read_json, sha256, write_json
+    from dogbreeds.run_folder import ONNX, RECORD
+
+    shutil.copytree(run, folder)
+    model = onnx.load(folder / ONNX)
+    kept = [output for output in model.graph.output if output.name not in names]
+    assert len(kept) == len(model.graph.output) - len(names)
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    onnx.save(model, folder / ONNX)
+    record = read_json(folder / RECORD)
+    record["sha256"][ONNX] = sha256(folder / ONNX)
+    write_json(folder / RECORD, record)
+    return folder

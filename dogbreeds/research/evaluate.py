@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds import metrics
-from dogbreeds.answers import answer_rates
+from dogbreeds.answers import answer_rates, num_rated
 from dogbreeds.calibration import Outputs, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_json
@@ -25,6 +25,7 @@ from dogbreeds.machine import processor
 from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
 from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import RunFolder, predictions_file
+from dogbreeds.serving.calibrate import num_fitted_on
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_splits, load_trained_on
 from dogbreeds.training.breed_metrics import compute_figures
@@ -41,22 +42,22 @@ NUM_CONFUSED = 5
 SUMMARY = (
     ("n", "{n}"),
     ("  trained on", "{num_trained_on}"),
-    ("top-1", "{top1:.1%}"),
-    ("top-3", "{top3:.1%}"),
-    ("top-5", "{top5:.1%}"),
+    ("top-1", "{top1}"),
+    ("top-3", "{top3}"),
+    ("top-5", "{top5}"),
     ("macro precision", "{macro_precision:.1%}"),
     ("macro recall", "{macro_recall:.1%}"),
     ("macro F1", "{macro_f1:.1%}"),
     ("ECE", "{ece:.1%}"),
     ("  uncalibrated", "{ece_uncalibrated:.1%}"),
-    ("top-1 confident", "{top1_confident:.1%}"),
-    ("confident", "{share_confident:.1%}"),
-    ("unsure", "{share_unsure:.1%}"),
-    ("  in candidates", "{candidates_right:.1%}"),
-    ("  group named", "{share_group:.1%}"),
-    ("  group right", "{group_right:.1%}"),
-    ("unknown breed", "{share_unknown_breed:.1%}"),
-    ("not a dog", "{share_not_a_dog:.1%}"),
+    ("top-1 confident", "{top1_confident}"),
+    ("confident", "{share_confident}"),
+    ("unsure", "{share_unsure}"),
+    ("  in candidates", "{candidates_right}"),
+    ("  group named", "{share_group}"),
+    ("  group right", "{group_right}"),
+    ("unknown breed", "{share_unknown_breed}"),
+    ("not a dog", "{share_not_a_dog}"),
     ("cross-entropy", "{cross_entropy:.3f}"),
     ("log-loss", "{log_loss:.3f}"),
     ("Brier score", "{brier:.3f}"),
@@ -68,7 +69,8 @@ SUMMARY = (
     ("GFLOPs a photo", "{gigaflops_per_photo:.2f}"),
     ("hardware", "{hardware}"),
 )
-"""The lines of the printed summary. One whose figure an evaluation does not have is left out."""
+"""The lines of the printed summary, rates with their 95 % intervals. One whose figure an evaluation does not have is
+left out."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,21 @@ class Evaluation:
     remarks: tuple[str, ...]
     """Why the figures may be too good."""
 
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % interval (`dogbreeds.metrics.wilson_interval`) of each rate in the figures."""
+        rated = num_rated(self.figures)
+        return {name: metrics.wilson_interval(round(self.figures[name] * num), num) for name, num in rated.items()}
+
     def to_dict(self) -> dict[str, Any]:
-        """Figures and cost, as plain values for JSON."""
+        """Figures, their intervals and cost, as plain values for JSON."""
         counts = {"num_unreadable": len(self.unreadable), "num_trained_on": self.num_trained_on}
-        return {**self.figures, **self.cost, **counts}
+        return {**self.figures, "intervals": self.intervals, **self.cost, **counts}
 
     def __str__(self) -> str:
-        values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures}
+        rated = num_rated(self.figures)
+        rates = {name: metrics.share_with_interval(self.figures[name], num) for name, num in rated.items()}
+        values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures, **rates}
         if self.unreadable:
             values["n"] = f"{values['n']} of {values['n'] + len(self.unreadable)}"
         if self.cost["flops_per_photo"]:
@@ -124,6 +134,7 @@ class Evaluation:
         unreadable = [dataclasses.asdict(photo) for photo in self.unreadable]
         record = {
             "figures": self.figures,
+            "intervals": self.intervals,
             "cost": self.cost,
             "num_trained_on": self.num_trained_on,
             "unreadable": unreadable,
@@ -269,7 +280,7 @@ def num_trained_on(run: RunFolder, digests: Sequence[str]) -> int | None:
 
 
 def training_remarks(run: RunFolder, digests: Sequence[str]) -> list[str]:
-    """A sentence if a run was trained on some of the photos that it is evaluated on, or probably was.
+    """What flatters a run: that it was trained on some of the photos that it is evaluated on, or calibrated on them.
 
     Runs of older versions recorded the photos that they held out, but not those that they were trained on: so nothing
     is known where none of these photos was held out.
@@ -285,9 +296,15 @@ def training_remarks(run: RunFolder, digests: Sequence[str]) -> list[str]:
             f"held out only {num_held_out:,} of these {len(digests):,} photos; it was probably trained on the others"
         )
         trained_on = num_held_out and len(digests) - num_held_out
-    if not trained_on:
-        return []
-    return [f"{run.name} {found}, which flatters it: --split validation or test evaluates it on those held out"]
+    remarks = []
+    if trained_on:
+        remarks = [f"{run.name} {found}, which flatters it: --split validation or test evaluates it on those held out"]
+    if fitted := num_fitted_on(run, digests):
+        remarks.append(
+            f"{fitted:,} of these {len(digests):,} photos fitted the calibration of {run.name}, which flatters its ECE "
+            "and its verdicts: evaluate it on others"
+        )
+    return remarks
 
 
 def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Photos:

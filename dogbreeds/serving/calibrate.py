@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds import metrics
-from dogbreeds.answers import answer_rates
+from dogbreeds.answers import answer_rates, num_rated
 from dogbreeds.breeds import label_name
 from dogbreeds.calibration import (
     KNOWN_PASS_RATE,
@@ -28,7 +28,7 @@ from dogbreeds.calibration import (
     Verdict,
     dog_score,
 )
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, report
 from dogbreeds.files import atomic_write, write_json
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.looks import ENOUGH
@@ -101,6 +101,8 @@ def calibrate(
     else:
         run = replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=None)))
     predictor = Predictor(run)
+    if "features" not in predictor.output_names and other_photos is not None:
+        report(f"note: the model of {run.name!r} gives no features: train it again for the dog probe")
     dogs = _find(predictor, "dogs", list(files), np.array(list(files.values())), progress)
     _check_enough(dogs, MIN_LABELLED, data)
     found = {"dogs": dogs}
@@ -124,26 +126,44 @@ def calibrate(
     return figures
 
 
+def num_fitted_on(run: RunFolder, digests: Sequence[str]) -> int:
+    """How many photos of these digests, SHA-256 in hexadecimal, the calibration of a run was fitted on by `calibrate`.
+
+    Raises:
+        UserError: The run's list of them is damaged.
+    """
+    path = run.path / CALIBRATION_PHOTOS
+    if not path.is_file():
+        return 0
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            fitted = {row["sha256"] for row in csv.DictReader(file) if row["use"] == "fit"}
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise UserError(
+            f"{str(path)!r} is damaged: copy the run folder again, or remove this file and lose the warning about "
+            "photos that fitted the run's calibration"
+        ) from None
+    return sum(digest[:DIGEST_DIGITS] in fitted for digest in digests)
+
+
 def in_words(figures: dict[str, float]) -> str:
     """The figures of `calibrate`, each rate with its 95 % interval."""
     n = int(figures["n"])
 
-    def rate(name: str, num: int) -> str:
-        low, high = metrics.wilson_interval(round(figures[name] * num), num)
-        return f"{figures[name]:.1%} ({low:.1%} to {high:.1%})"
-
-    lines = [f"checked on {n} photos that fitted nothing (95 % intervals):", f"top-1 {rate('top1', n)}"]
+    rates = {name: metrics.share_with_interval(figures[name], num) for name, num in num_rated(figures).items()}
+    lines = [f"checked on {n} photos that fitted nothing (95 % intervals):", f"top-1 {rates['top1']}"]
     lines.append(f"ECE {figures['ece']:.1%}")
-    lines += [f"{verdict.replace('_', ' ')}: {rate(f'share_{verdict}', n)}" for verdict in get_args(Verdict)]
-    if "top1_confident" in figures:
-        lines.append(f"confident and right: {rate('top1_confident', round(figures['share_confident'] * n))}")
-    if "candidates_right" in figures:
-        lines.append(
-            f"unsure, candidates hold the breed: {rate('candidates_right', round(figures['share_unsure'] * n))}"
-        )
+    lines += [f"{verdict.replace('_', ' ')}: {rates[f'share_{verdict}']}" for verdict in get_args(Verdict)]
+    if "top1_confident" in rates:
+        lines.append(f"confident, of which right: {rates['top1_confident']}")
+    if "candidates_right" in rates:
+        lines.append(f"unsure, of which the candidates hold the breed: {rates['candidates_right']}")
     for kind in ("other_photos", "other_dogs"):
         if num := int(figures.get(f"n_{kind}", 0)):
-            named = [f"{verdict.replace('_', ' ')} {rate(f'{kind}_{verdict}', num)}" for verdict in OTHER_VERDICTS]
+            named = [
+                f"{verdict.replace('_', ' ')} {metrics.share_with_interval(figures[f'{kind}_{verdict}'], num)}"
+                for verdict in OTHER_VERDICTS
+            ]
             lines.append(f"{num} {kind.replace('_', ' ')}: {', '.join(named)}")
     return "\n".join(lines)
 
@@ -180,7 +200,7 @@ def _with_looks(run: RunFolder, files: dict[Path, int], progress: bool) -> RunFo
 
 
 def _find(predictor: Predictor, kind: str, paths: Sequence[Path], labels: np.ndarray, progress: bool) -> Folder:
-    """Run the network on photos; those that can't be read are named and left out."""
+    """Run the network on photos; those that can't be read, or come again, are named and left out."""
 
     def load(path: Path) -> tuple[str, Image.Image]:
         content = read_bytes(path)
@@ -189,13 +209,20 @@ def _find(predictor: Predictor, kind: str, paths: Sequence[Path], labels: np.nda
     outputs: list[Outputs] = []
     kept: list[int] = []
     digests: list[str] = []
+    first_paths: dict[str, Path] = {}  # of each photo, by its digest
     opened = read_photos(paths, load, num_ahead=2 * BATCH_SIZE)
     with tqdm(enumerate(opened), kind, len(paths), unit="photo", disable=not progress) as bar:
         for batch in batches(bar, BATCH_SIZE):
             for index, photo in batch:
                 if isinstance(photo, BadImage):
-                    print(f"left out {paths[index]}: {photo}", file=sys.stderr)
-            good = [(index, *photo) for index, photo in batch if not isinstance(photo, BadImage)]
+                    report(f"left out {paths[index]}: {photo}")
+                elif (first := first_paths.setdefault(photo[0], paths[index])) != paths[index]:
+                    report(f"left out {paths[index]}: it is the same photo as {first}")
+            good = [
+                (index, *photo)
+                for index, photo in batch
+                if not isinstance(photo, BadImage) and first_paths[photo[0]] == paths[index]
+            ]
             if good:
                 indices, batch_digests, images = zip(*good, strict=True)
                 outputs.append(predictor.outputs(images))

@@ -65,7 +65,8 @@ class Predictor:
             self._session = onnxruntime.InferenceSession(self.run.onnx, options, providers=_providers(self.run))
             outputs = {output.name: output.shape for output in self._session.get_outputs()}
             num_outputs = outputs["logits"][1]
-            self._outputs = [name for name in ("logits", "features", "heat_map") if name in outputs]
+            self.output_names = [name for name in ("logits", "features", "heat_map") if name in outputs]
+            """What the model gives; models of older versions and those of some architectures lack some."""
         except Exception as error:  # ONNX Runtime has no common class for its errors
             raise UserError(f"{str(self.run.onnx)!r} can't be loaded: {error}") from None
         if num_outputs != len(self.run.labels):
@@ -99,7 +100,7 @@ class Predictor:
         started = time.perf_counter()
         run = self.run
         images = [halved(image, run.preprocessing.decoded_side) for image in images]
-        looks = self._look(images, self._outputs)
+        looks = self._look(images, self.output_names)
         probabilities, verdicts = run.calibration.apply(Outputs.concatenate([combined(each) for each in looks]))
         answered = answers_of(probabilities, verdicts, run.calibration, run.labels, top_k=top_k)
         seconds = time.perf_counter() - started
@@ -121,7 +122,9 @@ class Predictor:
             images: As for `predict_images`.
         """
         images = [halved(image, self.run.preprocessing.decoded_side) for image in images]
-        needed = [name for name in self._outputs if self.run.calibration.sure_margin is not None or name != "heat_map"]
+        needed = [
+            name for name in self.output_names if self.run.calibration.sure_margin is not None or name != "heat_map"
+        ]
         return Outputs.concatenate([combined(looks) for looks in self._look(images, needed)])
 
     def answer_images(self, images: Sequence[Image.Image | BadImage], *, top_k: int = 5) -> list[Answer | BadImage]:

@@ -1,0 +1,281 @@
+"""A run calibrated on photos of one's own: by `dogbreeds calibrate`, and by training with other photos."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BREED_FOLDERS, ROOT, copy_without_outputs, make_photo, tiny_config
+from PIL import Image
+
+from dogbreeds.calibration import DogProbe
+from dogbreeds.errors import UserError
+from dogbreeds.files import read_json, write_json
+from dogbreeds.photos import photo_digest
+from dogbreeds.run_folder import CALIBRATION_PHOTOS, RunFolder
+from dogbreeds.serving.calibrate import DIGEST_DIGITS, calibrate, in_words
+from dogbreeds.serving.predictor import Predictor
+
+NUM_LABELLED, NUM_OTHERS = 240, 120
+
+
+def noise(seed: int) -> Image.Image:
+    """A picture of nothing."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 56, 3), np.uint8))
+
+
+def mixture(seed: int) -> Image.Image:
+    """A picture between those of two breeds."""
+    return Image.blend(make_photo(seed % 4, seed), make_photo((seed + 1) % 4, seed), 0.5)
+
+
+@pytest.fixture(scope="module")
+def own_photos(tmp_path_factory) -> Path:
+    """dogs/ with a sub-folder for each breed, other-photos/ and other-dogs/; not to be changed."""
+    folder = tmp_path_factory.mktemp("own")
+    for kind, make in (("other-photos", noise), ("other-dogs", mixture)):
+        (folder / kind).mkdir()
+        for seed in range(NUM_OTHERS):
+            make(seed).save(folder / kind / f"{seed}.png")
+    for label, name in enumerate(BREED_FOLDERS):
+        (folder / "dogs" / name).mkdir(parents=True)
+        for seed in range(NUM_LABELLED // 4):
+            make_photo(label, 5000 + seed).save(folder / "dogs" / name / f"{seed}.png")
+    return folder
+
+
+def calibrate_command(run: Path, photos: Path, *options: str) -> list[str]:
+    named = ["--other-photos", photos / "other-photos", "--other-dogs", photos / "other-dogs"]
+    return list(map(str, ["calibrate", run, "--data", photos / "dogs", *named, *options]))
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_run, own_photos, tmp_path_factory) -> tuple[Path, str, set[str]]:
+    """A run that was calibrated on the command line, what that printed, and the modules that it imported."""
+    run = tmp_path_factory.mktemp("calibrated") / "tiny"
+    shutil.copytree(tiny_run, run)
+    code = "import sys; from dogbreeds.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", code, *calibrate_command(run, own_photos)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout, set(done.stderr.split())
+
+
+def used_photos(run: Path) -> list[dict[str, str]]:
+    with (run / CALIBRATION_PHOTOS).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_run_says_what_it_was_calibrated_on(calibrated, own_photos, tiny_run):
+    run, printed, _ = calibrated
+    before, after = RunFolder.open(tiny_run).record, RunFolder.open(run).record
+    assert after.calibration != before.calibration and after.calibration.dog_probe
+    assert after.calibration.unknown_breed_threshold is not None
+    num_fit = Counter(row["kind"] for row in used_photos(run) if row["use"] == "fit")
+    assert after.calibration.fitted_on == num_fit and num_fit.keys() == {"dogs", "other photos", "other dogs"}
+    everyday = after.figures["everyday"]
+    assert {name: figures for name, figures in after.figures.items() if name != "everyday"} == before.figures
+    assert everyday["n"] + num_fit["dogs"] == NUM_LABELLED
+    assert everyday["n_other_photos"] + num_fit["other photos"] == NUM_OTHERS
+    assert after.calibration_command.startswith(f"python -m dogbreeds calibrate {run} --data ")
+    assert after.sha256 == before.sha256, "the model is the same"
+    card = (run / "README.md").read_text()
+    assert after.calibration_command in card and f"| everyday | {everyday['n']} |" in card
+    assert f"top-1 {everyday['top1']:.1%} (" in printed and printed.startswith(f"checked on {everyday['n']} photos")
+
+
+def test_it_learns_what_is_no_dog(calibrated, own_photos):
+    run = calibrated[0]
+    everyday = RunFolder.open(run).record.figures["everyday"]
+    assert everyday["top1"] > 0.95 and everyday["share_confident"] > 0.5 and everyday["top1_confident"] > 0.95
+    assert everyday["other_photos_not_a_dog"] > 0.8 and everyday["share_not_a_dog"] < 0.1
+    predictor = Predictor(run)
+    assert predictor.predict(noise(99999)).verdict == "not_a_dog"
+    assert predictor.predict(make_photo(2, 99999)).verdict in ("confident", "unsure")
+
+
+def test_it_needs_no_torch(calibrated):
+    loaded = {name.split(".")[0] for name in calibrated[2]}
+    assert "onnxruntime" in loaded
+    assert not loaded & {"torch", "torchvision", "transformers", "accelerate", "datasets", "gradio"}
+
+
+def test_each_photo_has_one_use(calibrated, own_photos):
+    rows = used_photos(calibrated[0])
+    files = {photo_digest(path.read_bytes())[:DIGEST_DIGITS]: path for path in own_photos.rglob("*.png")}
+    assert len(rows) == len({row["sha256"] for row in rows}) == NUM_LABELLED + 2 * NUM_OTHERS
+    for row in rows:
+        assert row["kind"].replace(" ", "-") in files[row["sha256"]].parts
+        assert row["use"] == ("check" if int(row["sha256"][:8], 16) < 0.4 * 16**8 else "fit")
+
+
+def test_it_gives_the_same_again(calibrated, own_photos, tiny_run, tmp_path, capsys):
+    run = shutil.copytree(calibrated[0], tmp_path / "tiny")
+    photos = shutil.copytree(own_photos, tmp_path / "photos")
+    folder = photos / "dogs" / BREED_FOLDERS[0]
+    shutil.copy(folder / "0.png", folder / "again.png")
+    (folder / "0.txt").write_text("no photo")
+    options = {"other_photos": photos / "other-photos", "other_dogs": photos / "other-dogs", "progress": False}
+    figures = calibrate(run, photos / "dogs", **options)
+    expected = RunFolder.open(calibrated[0]).record
+    assert figures == pytest.approx(expected.figures["everyday"])
+    assert RunFolder.open(run).record.calibration == expected.calibration
+    assert used_photos(run) == used_photos(calibrated[0])
+    errors = capsys.readouterr().err.splitlines()
+    assert any(
+        f"left out {folder / 'again.png'}: it is the same photo as {folder / '0.png'}" in line for line in errors
+    )
+    assert any(f"left out {folder / '0.txt'}: " in line for line in errors)
+
+
+def test_labelled_photos_alone_are_enough(tiny_run, own_photos, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "tiny")
+    figures = calibrate(run, own_photos / "dogs", looks=True, progress=False)
+    calibration = RunFolder.open(run).calibration
+    assert (calibration.dog_probe, calibration.unknown_breed_threshold) == (None, None)
+    assert calibration.fitted_on.keys() == {"dogs"}
+    assert calibration.sure_margin > 0
+    assert figures["share_unknown_breed"] == 0 and "n_other_photos" not in figures
+    assert "other" not in in_words(figures)
+    calibrate(run, own_photos / "dogs", progress=False)
+    assert RunFolder.open(run).calibration.sure_margin == calibration.sure_margin, "looks are kept"
+
+
+def said(monkeypatch, capsys, arguments: list) -> str:
+    """The one line of an error."""
+    from dogbreeds.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["dogbreeds", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and not captured.out
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("one breed", "holds one breed: a calibration needs two or more"),
+        ("no photo", "holds no photos: name the folder with the photos"),
+        ("no folder", "is no folder: name the folder with the photos"),
+        ("no such breed", "'Hot dog' is no breed of it; it needs one sub-folder a breed"),
+        ("no sub-folder", "the photo 'loose.png' is in no sub-folder; it needs one sub-folder a breed"),
+        ("nothing readable", "none of the 8 dogs can be opened"),
+        ("too few", "holds too few photos for a threshold: 40, of which "),
+    ],
+)
+def test_labelled_photos_that_can_not_calibrate(change, words, own_photos, tiny_run, tmp_path, monkeypatch, capsys):
+    run, data = shutil.copytree(tiny_run, tmp_path / "tiny"), tmp_path / "data"
+    if change != "no folder":
+        data.mkdir()
+    for label, name in enumerate(BREED_FOLDERS):
+        if change not in ("no photo", "no folder") and (change != "one breed" or label == 0):
+            shutil.copytree(own_photos / "dogs" / name, data / name)
+    if change == "no such breed":
+        (data / BREED_FOLDERS[0]).rename(data / "Hot dog")
+    if change == "no sub-folder":
+        make_photo(0, 1).save(data / "loose.png")
+    for number, file in enumerate(sorted(data.rglob("*.png"))):
+        if (change == "too few" and number % 6) or (change == "nothing readable" and number % 30):
+            file.unlink()
+        elif change == "nothing readable":
+            file.write_bytes(b"")
+    if change == "nothing readable":
+        with pytest.raises(UserError, match=words):
+            calibrate(run, data, progress=False)
+        assert capsys.readouterr().err.count("left out") == 8
+    else:
+        line = said(monkeypatch, capsys, ["calibrate", run, "--data", data])
+        assert words in line and str(data) in line
+    if change == "too few":
+        num_fit, missing = (int(word) for word in line.split() if word.isdigit())
+        assert missing == np.ceil((100 - num_fit) / 0.6)
+    assert (run / "run.json").read_bytes() == (tiny_run / "run.json").read_bytes(), "nothing is changed"
+
+
+@pytest.mark.parametrize("option", ["--other-photos", "--other-dogs"])
+@pytest.mark.parametrize(
+    ("num_photos", "words"), [(None, "is no folder"), (0, "holds no photos"), (20, "holds too few photos")]
+)
+def test_other_photos_that_can_not_calibrate(
+    option, num_photos, words, own_photos, tiny_run, tmp_path, monkeypatch, capsys
+):
+    run, folder = shutil.copytree(tiny_run, tmp_path / "tiny"), tmp_path / "others"
+    if num_photos is not None:
+        folder.mkdir()
+        for seed in range(num_photos):
+            noise(seed).save(folder / f"{seed}.png")
+    line = said(monkeypatch, capsys, ["calibrate", run, "--data", own_photos / "dogs", option, folder])
+    assert words in line and str(folder) in line
+    assert (run / "run.json").read_bytes() == (tiny_run / "run.json").read_bytes()
+
+
+@pytest.mark.parametrize("run", ["nowhere", "USER/NAME"])
+def test_only_a_run_folder_here_is_calibrated(run, own_photos, monkeypatch, capsys):
+    line = said(monkeypatch, capsys, ["calibrate", run, "--data", own_photos / "dogs"])
+    assert f"there is no run folder {run!r}: calibrate changes a local one; copy it here first" in line
+
+
+def test_a_run_of_before_answers_and_says_what_it_lacks(tiny_run, own_photos, tmp_path, capsys):
+    run = copy_without_outputs(tiny_run, tmp_path / "older", "features")
+    record = read_json(run / "run.json")
+    three = ("temperature", "not_a_dog_threshold", "confident_threshold")
+    record["calibration"] = {name: record["calibration"][name] for name in three}
+    write_json(run / "run.json", record)
+    photo = make_photo(2, 99999)
+    expected = Predictor(tiny_run).predict(photo)
+    assert Predictor(run).predict(photo).probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    options = {"other_photos": own_photos / "other-photos", "other_dogs": own_photos / "other-dogs"}
+    figures = calibrate(run, own_photos / "dogs", **options, progress=False)
+    assert capsys.readouterr().err.splitlines() == [
+        "note: the model of 'older' gives no features: train it again for the dog probe"
+    ]
+    calibration = RunFolder.open(run).calibration
+    assert calibration.dog_probe is None and calibration.unknown_breed_threshold is not None
+    assert figures["n_other_photos"] > 0 and Predictor(run).predict(photo).breeds[0].breed == expected.breeds[0].breed
+
+
+def test_predict_answers_after_it(calibrated, tmp_path):
+    make_photo(1, 99999).save(tmp_path / "dog.png")
+    noise(99999).save(tmp_path / "noise.png")
+    command = [sys.executable, "-m", "dogbreeds", "predict", "--run-dir", calibrated[0], "--json"]
+    command += [tmp_path / "dog.png", tmp_path / "noise.png"]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=True)
+    dog, nothing = map(json.loads, done.stdout.splitlines())
+    assert (dog["verdict"] in ("confident", "unsure"), nothing["verdict"]) == (True, "not_a_dog")
+    assert dog["breeds"][0]["breed"] == "Shih-Tzu"
+
+
+def test_training_fits_it_on_other_photos(photo_folder, own_photos, tmp_path):
+    from dogbreeds.training.train import train
+
+    folders = {"other_photos": own_photos / "other-photos", "other_dogs": own_photos / "other-dogs"}
+    config = tiny_config(photo_folder, tmp_path / "run", epochs=8, validation_fraction=0.4, **folders)
+    run = RunFolder.open(train(config))
+    calibration = run.calibration
+    num_validation = run.record.data.num_validation
+    assert calibration.fitted_on == {
+        "validation": num_validation,
+        "other_photos": NUM_OTHERS,
+        "other_dogs": NUM_OTHERS,
+    }
+    assert len(DogProbe.from_text(calibration.dog_probe).weights) == 32
+    assert calibration.unknown_breed_threshold is not None
+    assert Predictor(run).predict(noise(99999)).verdict == "not_a_dog"
+
+
+@pytest.mark.parametrize("option", ["other_photos", "other_dogs"])
+def test_training_refuses_other_photos_that_are_missing(option, photo_folder, tmp_path, capsys):
+    from dogbreeds.training.train import train
+
+    with pytest.raises(UserError, match="'nowhere' is no folder: name the folder with the photos"):
+        train(tiny_config(photo_folder, tmp_path / "run", **{option: Path("nowhere")}))
+    assert not list(tmp_path.iterdir()) and "epoch" not in capsys.readouterr().out
