@@ -110,18 +110,7 @@ def calibrate(
     for kind, paths in other_files.items():
         found[kind] = _find(predictor, kind, paths, np.full(len(paths), -1), progress)
         _check_enough(found[kind], MIN_OTHERS, others[kind])
-    fitting = {kind: each.outputs.select(~each.checks) for kind, each in found.items()}
-    calibration = replace(
-        Calibration.fit(
-            fitting["dogs"],
-            dogs.labels[~dogs.checks],
-            other_photos=fitting.get("other photos"),
-            other_dogs=fitting.get("other dogs"),
-            fitted_on={kind: len(outputs) for kind, outputs in fitting.items()},
-        ),
-        sure_margin=run.calibration.sure_margin,
-        seen_score=run.calibration.seen_score,
-    )
+    calibration = _fit(found, run.calibration)
     figures = _figures(calibration, found, run)
     _save(run, calibration, figures, found)
     return figures
@@ -243,6 +232,19 @@ def _check_enough(folder: Folder, needed: int, place: Path | None) -> None:
             f"{str(place)!r} holds too few photos for a threshold: {len(folder.labels)}, of which {num} fit it and the "
             f"others check it; about {missing} more are needed"
         )
+
+
+def _fit(found: dict[str, Folder], looking: Calibration) -> Calibration:
+    """The calibration on the photos that do not check, for the looks that they were found with."""
+    fitting = {kind: each.outputs.select(~each.checks) for kind, each in found.items()}
+    calibration = Calibration.fit(
+        fitting["dogs"],
+        found["dogs"].labels[~found["dogs"].checks],
+        other_photos=fitting.get("other photos"),
+        other_dogs=fitting.get("other dogs"),
+        fitted_on={kind: len(outputs) for kind, outputs in fitting.items()},
+    )
+    return replace(calibration, sure_margin=looking.sure_margin, seen_score=looking.seen_score)
 
 
 def _figures(calibration: Calibration, found: dict[str, Folder], run: RunFolder) -> dict[str, float]:

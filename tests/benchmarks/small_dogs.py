@@ -2,8 +2,8 @@
 
     python tests/benchmarks/small_dogs.py --run-dir RUN --dogs LABELLED --other-photos FOLDER
 
-The thresholds are the run's, which `dogbreeds calibrate --looks` has fitted. The scenes are made in memory: a photo of a
-dog at 22 % of the width, anywhere on a 16:9 part of another photo.
+The thresholds are the run's, which `dogbreeds calibrate --looks` has fitted. The scenes are made in memory: a photo of
+a dog at 22 % of the width, anywhere on a 16:9 part of another photo.
 """
 
 import statistics
