@@ -110,7 +110,7 @@ def calibrate(
     for kind, paths in other_files.items():
         found[kind] = _find(predictor, kind, paths, np.full(len(paths), -1), progress)
         _check_enough(found[kind], MIN_OTHERS, others[kind])
-    calibration = _fitted(found, run)
+    calibration = _fit(found, run.calibration)
     figures = _figures(calibration, found, run)
     _save(run, calibration, figures, found)
     return figures
@@ -234,20 +234,17 @@ def _check_enough(folder: Folder, needed: int, place: Path | None) -> None:
         )
 
 
-def _fitted(found: dict[str, Folder], run: RunFolder) -> Calibration:
-    """The calibration that fits the photos that don't check, with as many looks as the run takes."""
+def _fit(found: dict[str, Folder], looking: Calibration) -> Calibration:
+    """The calibration on the photos that do not check, for the looks that they were found with."""
     fitting = {kind: each.outputs.select(~each.checks) for kind, each in found.items()}
-    return replace(
-        Calibration.fit(
-            fitting["dogs"],
-            found["dogs"].labels[~found["dogs"].checks],
-            other_photos=fitting.get("other photos"),
-            other_dogs=fitting.get("other dogs"),
-            fitted_on={kind: len(outputs) for kind, outputs in fitting.items()},
-        ),
-        sure_margin=run.calibration.sure_margin,
-        seen_score=run.calibration.seen_score,
+    calibration = Calibration.fit(
+        fitting["dogs"],
+        found["dogs"].labels[~found["dogs"].checks],
+        other_photos=fitting.get("other photos"),
+        other_dogs=fitting.get("other dogs"),
+        fitted_on={kind: len(outputs) for kind, outputs in fitting.items()},
     )
+    return replace(calibration, sure_margin=looking.sure_margin, seen_score=looking.seen_score)
 
 
 def _figures(calibration: Calibration, found: dict[str, Folder], run: RunFolder) -> dict[str, float]:
