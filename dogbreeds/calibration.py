@@ -22,7 +22,7 @@ KNOWN_PASS_RATE = 0.95
 """The share of dogs of known breeds that are not called a dog of an unknown breed."""
 CONFIDENT_ACCURACY = 0.95
 """The share of right answers among those called confident."""
-UNKNOWN_CONFIDENT_RATE = 0.15
+UNKNOWN_CONFIDENT_RATE = 0.17
 """The largest share of dogs of unknown breeds that get a breed confidently."""
 CANDIDATES_COVERAGE = 0.93
 """The share of unsure answers whose candidates hold the breed."""
