@@ -3,4 +3,4 @@
 `python -m dogbreeds publish space` replaces this file in the Space.
 """
 
-RUNS: tuple[str, ...] = ("mobilenet_v2", "vit_tiny")
+RUNS: tuple[str, ...] = ("efficientnet_lite2", "mobilenet_v2", "vit_tiny")

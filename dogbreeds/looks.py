@@ -75,13 +75,17 @@ def closer_box(look: Look, size: tuple[int, int], spreads: float) -> Box:
 
 
 def combined(looks: list[Look]) -> Outputs:
-    """The outputs of all looks at one photo as one row: their weighted mean; see `WEIGHT`."""
+    """The outputs of all looks at one photo as one row.
+
+    The logits are their weighted mean; see `WEIGHT`. The features, which tell whether there is a dog, are those of the
+    look in which a breed stands out most: one that shows the dog is enough.
+    """
     logits = np.stack([look.logits for look in looks])
-    exponents = WEIGHT * dog_score(logits)
-    weights = np.exp(exponents - exponents.max())
+    score = dog_score(logits)
+    weights = np.exp(WEIGHT * (score - score.max()))
     weights = (weights / weights.sum()).astype(np.float32)
-    features = [look.features for look in looks if look.features is not None]
-    return Outputs((weights @ logits)[None], (weights @ np.stack(features))[None] if features else None)
+    features = looks[score.argmax()].features
+    return Outputs((weights @ logits)[None], None if features is None else features[None])
 
 
 def next_box(looks: list[Look], size: tuple[int, int], calibration: Calibration) -> Box | None:

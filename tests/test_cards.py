@@ -108,6 +108,7 @@ def test_the_page_uses_every_sentence_and_no_other():
 def test_figures_of_test_photos_are_not_called_those_of_fitting(texts, fitted, untouched):
     run = RunFolder.open(SHIPPED_RUNS[0])
     validation = run.record.figures["validation"]
+    run = replace(run, record=replace(run.record, figures={"validation": validation}))
     said = cards.rates(run, "vit", texts)
     assert fitted in said and untouched not in said and str(validation["n"]) in said
     figures = {"validation": validation, "test": {**validation, "n": 77}}

@@ -188,7 +188,7 @@ def test_a_network_that_no_heat_map_fits_is_served_without(photo_folder, tmp_pat
 def test_why_there_is_no_heat_map_is_one_line():
     architecture = ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], num_labels=7)
     serving_model = ServingModel(AutoModelForImageClassification.from_config(architecture), 32)
-    assert serving_model.output_names == ["logits"]
+    assert serving_model.output_names == ["logits", "features"]
     why = serving_model.why_no_heat_map
     assert "\n" not in why and why.startswith("none of the ways to compute one fits ConvNextForImageClassification (")
     assert all(f"{name}: " in why for name in ("ViT", "dense layers", "pooling"))
@@ -211,10 +211,10 @@ def test_a_heat_map_that_cannot_be_exported_is_left_out(failure, tmp_path, monke
 
     monkeypatch.setattr(export_module, "export_onnx", export_badly)
     exported = export_serving_model(model, tmp_path / "model.onnx", 32)
-    assert list(exported.differences) == ["logits"] and exported.differences["logits"] < 1e-4
+    assert list(exported.differences) == ["logits", "features"] and exported.differences["logits"] < 1e-4
     assert exported.why_no_heat_map.startswith("its export failed: ") and "\n" not in exported.why_no_heat_map
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    assert [output.name for output in session.get_outputs()] == ["logits"]
+    assert [output.name for output in session.get_outputs()] == ["logits", "features"]
 
 
 def num_numbers(model: torch.nn.Module) -> int:

@@ -143,7 +143,7 @@ def test_the_card_of_a_calibrated_run_says_what_was_fitted_on_what_and_checked(t
     assert set(told) == {"dogs", "everyday photos"}
     written = calibrated.to_json()
     assert RunRecord.from_json(json.loads(json.dumps(written)), tmp_path) == calibrated
-    assert written["calibration"].keys() == {*vars(calibrated.calibration)} - {"sure_margin"}
+    assert written["calibration"].keys() == {*vars(calibrated.calibration)} - {"sure_margin", "seen_score"}
 
 
 def test_a_run_of_the_first_version_is_in_the_table(tiny_run, tmp_path):

@@ -132,14 +132,15 @@ def explain_dense(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor,
     given = _tiled(torch.einsum("bchw,jchw->bjhw", maps, first))  # the contributions: (B, units, h, w)
     num_positions = given.shape[2] * given.shape[3]
     given = given + (layers[0].bias / num_positions)[:, None, None]
-    units = given.sum((2, 3))
+    units = given.sum((2, 3)) if len(layers) > 1 else layers[0](maps.flatten(1))
     for layer, weight in zip(layers[1:], weights[1:], strict=True):
         of_zero = activation(units.new_zeros(1))  # not 0 for a sigmoid
         active = activation(units.clone())  # some activations work in place
         ratio = torch.where(units.abs() < 1e-6, torch.zeros_like(units), (active - of_zero) / units)
         given = given * ratio[..., None, None] + of_zero / num_positions
         given = torch.einsum("bjhw,kj->bkhw", given, weight) + (layer.bias / num_positions)[:, None, None]
-        units = active @ weight.T + layer.bias
+        # VGG's dense layers are convolutions, but for the classifier, which is called for who listens to its input.
+        units = layer(active) if isinstance(layer, nn.Linear) else active @ weight.T + layer.bias
     return units, given * num_positions
 
 
