@@ -140,7 +140,7 @@ def test_a_product_that_keeps_its_result_is_8_bit(tmp_path):
 
 
 def test_a_cnn_is_8_bit_up_to_its_features(tmp_path):
-    shipped = RunFolder.open(run_folder.DEFAULT_RUN)
+    shipped = RunFolder.open(run_folder.PRETRAINED / "mobilenet_v2")
     pixels = np.stack([shipped.preprocessing(make_photo(label, 50 + label)) for label in range(4)])
     assert quantize_onnx(shipped.onnx, tmp_path / "target.onnx", pixels) == []
     nodes = onnx.load(tmp_path / "target.onnx").graph.node

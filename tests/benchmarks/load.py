@@ -104,6 +104,8 @@ def make_samples(predictors: Sequence[Predictor], num_photos: int, seed: int = 0
         photo = Image.fromarray(small).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
         name = f"photo{len(samples)}.{'png' if len(samples) % 2 else 'jpg'}"
         content = _coded(photo, name, exif)
+        if any(each.predict(content).verdict == "unknown_breed" for each in predictors):
+            continue  # the reply has no probabilities by which the photo could be told
         answers = {each.run.name: _probabilities(each, content) for each in predictors}
         if all(
             min(_distance(_best(one[model]), two[model]) for one, two in permutations((answers, other.answers))) > APART
