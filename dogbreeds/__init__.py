@@ -14,6 +14,7 @@ What a researcher does, from Python:
 Each is imported when it is first used, for `import dogbreeds` must not wait for torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from dogbreeds.training.models.build import build_model
     from dogbreeds.training.options import TrainConfig
     from dogbreeds.training.train import train
+
+# ONNX Runtime (read in 1.32) reports its use to its maker, and writes the id of the device below ~/.cache, unless this
+# is set before it is imported. This module is imported before every other of the package.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOMES = {
     "Predictor": "serving.predictor",

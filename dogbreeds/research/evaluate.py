@@ -91,7 +91,7 @@ class Evaluation:
     num_trained_on: int | None
     """How many of the photos the run was trained on; None for runs of older versions, which did not record it."""
     remarks: tuple[str, ...]
-    """Why the figures may be too good."""
+    """Why the figures may be too good, and what the run can't answer."""
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -198,7 +198,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
         predictions,
         answers.unreadable,
         num_trained_on(run, predictions.digests),
-        tuple(training_remarks(run, predictions.digests)),
+        (*training_remarks(run, predictions.digests), *missing_answers(run)),
     )
 
 
@@ -305,6 +305,16 @@ def training_remarks(run: RunFolder, digests: Sequence[str]) -> list[str]:
             "and its verdicts: evaluate it on others"
         )
     return remarks
+
+
+def missing_answers(run: RunFolder) -> list[str]:
+    """A sentence if a run can't give one of the verdicts, as those that only its training calibrated."""
+    if run.calibration.unknown_breed_threshold is not None:
+        return []
+    return [
+        f"{run.name} was calibrated without dogs of other breeds, so it never says that a dog is of a breed that it "
+        "does not know: python -m dogbreeds calibrate adds that"
+    ]
 
 
 def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Photos:
