@@ -45,16 +45,31 @@ def run_evaluate(monkeypatch, capsys, run, data, *options):
     return capsys.readouterr()
 
 
+LACKS = (
+    "note: tiny was calibrated without dogs of other breeds, so it never says that a dog is of a breed that it does "
+    "not know: python -m dogbreeds calibrate adds that\n"
+)
+
+
+def test_a_verdict_that_a_run_can_not_give_is_named(tiny_run, new_photos, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "tiny")
+    assert run_evaluate(monkeypatch, capsys, run, new_photos[0]).err == LACKS
+    record = json.loads((run / "run.json").read_text())
+    record["calibration"]["unknown_breed_threshold"] = 0.5
+    (run / "run.json").write_text(json.dumps(record))
+    assert not run_evaluate(monkeypatch, capsys, run, new_photos[0]).err
+
+
 def test_photos_that_fitted_the_calibration_are_counted(tiny_run, new_photos, tmp_path, monkeypatch, capsys):
     run, (data, digests) = shutil.copytree(tiny_run, tmp_path / "tiny"), new_photos
-    assert not run_evaluate(monkeypatch, capsys, run, data).err
+    assert run_evaluate(monkeypatch, capsys, run, data).err == LACKS
     write_used(run, dict.fromkeys(digests[:7], "fit") | dict.fromkeys(digests[7:], "check") | {"0" * 64: "fit"})
     assert run_evaluate(monkeypatch, capsys, run, data).err == (
         "note: 7 of these 20 photos fitted the calibration of tiny, which flatters its ECE and its verdicts: evaluate "
-        "it on others\n"
+        f"it on others\n{LACKS}"
     )
     write_used(run, dict.fromkeys(digests, "check"))
-    assert not run_evaluate(monkeypatch, capsys, run, data).err
+    assert run_evaluate(monkeypatch, capsys, run, data).err == LACKS
 
 
 @pytest.mark.parametrize("content", [b"photo\n1234\n", b"sha256,kind,use\n\xff\xfe\n"])
