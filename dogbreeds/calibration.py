@@ -194,8 +194,8 @@ def dog_score(logits: np.ndarray) -> np.ndarray:
     """How far the largest logit stands out, `(N,)` for logits `(N, C)`: low for photos of something else.
 
     It is the maximum-logit score of Hendrycks et al. 2022 (https://arxiv.org/abs/1911.11132) less the mean of the
-    logits. Cross-entropy ignores a constant added to all logits of a photo, so training leaves it to chance. Others find
-    more cats (tests/benchmarks/dog_scores.py), which the dog probe does better than all of them.
+    logits. Cross-entropy ignores a constant added to all logits of a photo, so training leaves it to chance. Other
+    scores find more cats (tests/benchmarks/dog_scores.py), and the dog probe more than all of them.
     """
     return logits.max(axis=1) - logits.mean(axis=1)
 

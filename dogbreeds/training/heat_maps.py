@@ -132,7 +132,9 @@ def explain_dense(model: Any, pixel_values: torch.Tensor) -> tuple[torch.Tensor,
     given = _tiled(torch.einsum("bchw,jchw->bjhw", maps, first))  # the contributions: (B, units, h, w)
     num_positions = given.shape[2] * given.shape[3]
     given = given + (layers[0].bias / num_positions)[:, None, None]
-    units = given.sum((2, 3)) if len(layers) > 1 else layers[0](maps.flatten(1))
+    units = given.sum((2, 3))
+    if len(layers) == 1:  # it is called, as below
+        units = layers[0](maps.mean((2, 3)) if layers[0].in_features == maps.shape[1] else maps.flatten(1))
     for layer, weight in zip(layers[1:], weights[1:], strict=True):
         of_zero = activation(units.new_zeros(1))  # not 0 for a sigmoid
         active = activation(units.clone())  # some activations work in place
