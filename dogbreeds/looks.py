@@ -1,8 +1,8 @@
 """Several looks at one photo: the next look goes where the heat map of the one before points, until the answer is sure.
 
-A dog that is small, or in a corner, or has its head outside of the centre square, is found so. dogbreeds/docs/results.md
-has what that gains. The constants were chosen on a part of Oxford's pets, on whole photos of ImageNet, and on made
-scenes of small dogs.
+A dog that is small, or in a corner, or has its head outside of the centre square, is found so; what that gains is in
+dogbreeds/docs/results.md. The constants were chosen on a part of Oxford's pets, on whole photos of ImageNet, and on
+made scenes of small dogs.
 """
 
 from dataclasses import dataclass
