@@ -59,6 +59,10 @@ class Outputs:
             np.concatenate(features) if len(features) == len(parts) else None,
         )
 
+    def rows(self) -> list["Outputs"]:
+        """Those of each photo."""
+        return [self.select(np.array([row])) for row in range(len(self))]
+
     def select(self, index: np.ndarray) -> "Outputs":
         """These photos, by a mask or by their positions."""
         return Outputs(self.logits[index], None if self.features is None else self.features[index])

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ NUM_AHEAD = 64
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 def read_bytes(source: Path | bytes) -> bytes:
@@ -75,3 +77,10 @@ def read_photos(
         For each source, in order, the result of `read`, or the `BadImage` that it raised.
     """
     return on_all_cores(lambda source: read_photo(source, read), sources, num_ahead)
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of this many items; the last one may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds import metrics
@@ -216,28 +215,20 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
             "leave their photos out, or use a run that was trained on them"
         )
     label_of = np.array([run.labels.index(name) for name in photos.names])
-    view = run.preprocessing
-
-    def load(source: Path | bytes) -> tuple[str, Image.Image]:
-        content = read_bytes(source)
-        return photo_digest(content), open_image(content, at_least=view.decoded_side)
-
     outputs: list[Outputs] = []
     kept: list[int] = []
     digests: list[str] = []
     unreadable: list[LeftOut] = []
     started = time.perf_counter()
-    loaded = read_photos(photos.sources, load)
-    with tqdm(loaded, f"evaluating {run.name}", len(photos), unit="photo", disable=not progress) as bar:
-        numbered = enumerate(bar)
-        while batch := list(islice(numbered, BATCH_SIZE)):
-            unreadable += [LeftOut(photos.ids[i], str(found)) for i, found in batch if isinstance(found, BadImage)]
-            good = [(i, *found) for i, found in batch if not isinstance(found, BadImage)]
-            if good:
-                indices, batch_digests, images = zip(*good, strict=True)
-                outputs.append(predictor.outputs(images))
-                kept += indices
-                digests += batch_digests
+    found = predictor.read_outputs(photos.sources, BATCH_SIZE)
+    bar = tqdm(found, f"evaluating {run.name}", len(photos), unit="photo", disable=not progress)
+    for index, photo in enumerate(bar):
+        if isinstance(photo, BadImage):
+            unreadable.append(LeftOut(photos.ids[index], str(photo)))
+        else:
+            kept.append(index)
+            digests.append(photo[0])
+            outputs.append(photo[1])
     if not kept:
         raise UserError("none of the photos can be opened")
     assert len(kept) + len(unreadable) == len(photos), (len(kept), len(unreadable), len(photos))

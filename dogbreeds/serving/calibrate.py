@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds import metrics
@@ -30,13 +29,12 @@ from dogbreeds.calibration import (
 )
 from dogbreeds.errors import UserError, report
 from dogbreeds.files import atomic_write, write_json
-from dogbreeds.images import BadImage, open_image
+from dogbreeds.images import BadImage
 from dogbreeds.looks import ENOUGH
 from dogbreeds.model_card import model_card
-from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
+from dogbreeds.photos import photo_files
 from dogbreeds.run_folder import CALIBRATION_PHOTOS, CARD, RECORD, RunFolder
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import batches
 
 CHECK_SHARE = 0.4
 """Of the photos, those that only check."""
@@ -192,36 +190,21 @@ def _with_looks(run: RunFolder, data: Path, files: dict[Path, int], progress: bo
 
 def _find(predictor: Predictor, kind: str, paths: Sequence[Path], labels: np.ndarray, progress: bool) -> Folder:
     """Run the network on photos; those that can't be read, or come again, are named and left out."""
-
-    def load(path: Path) -> tuple[str, Image.Image]:
-        content = read_bytes(path)
-        return photo_digest(content), open_image(content, at_least=predictor.run.preprocessing.decoded_side)
-
     outputs: list[Outputs] = []
     kept: list[int] = []
-    digests: list[str] = []
     first_paths: dict[str, Path] = {}  # of each photo, by its digest
-    opened = read_photos(paths, load, num_ahead=2 * BATCH_SIZE)
-    with tqdm(enumerate(opened), kind, len(paths), unit="photo", disable=not progress) as bar:
-        for batch in batches(bar, BATCH_SIZE):
-            for index, photo in batch:
-                if isinstance(photo, BadImage):
-                    report(f"left out {paths[index]}: {photo}")
-                elif (first := first_paths.setdefault(photo[0], paths[index])) != paths[index]:
-                    report(f"left out {paths[index]}: it is the same photo as {first}")
-            good = [
-                (index, *photo)
-                for index, photo in batch
-                if not isinstance(photo, BadImage) and first_paths[photo[0]] == paths[index]
-            ]
-            if good:
-                indices, batch_digests, images = zip(*good, strict=True)
-                outputs.append(predictor.outputs(images))
-                kept += indices
-                digests += batch_digests
+    found = predictor.read_outputs(paths, BATCH_SIZE)
+    for index, photo in enumerate(tqdm(found, kind, len(paths), unit="photo", disable=not progress)):
+        if isinstance(photo, BadImage):
+            report(f"left out {paths[index]}: {photo}")
+        elif (first := first_paths.setdefault(photo[0], paths[index])) != paths[index]:
+            report(f"left out {paths[index]}: it is the same photo as {first}")
+        else:
+            outputs.append(photo[1])
+            kept.append(index)
     if not kept:
         raise UserError(f"none of the {len(paths)} {kind} can be opened")
-    return Folder(kind, Outputs.concatenate(outputs), labels[kept], tuple(digests))
+    return Folder(kind, Outputs.concatenate(outputs), labels[kept], tuple(first_paths))
 
 
 def _check_enough(folder: Folder, needed: int, place: Path | None) -> None:

@@ -18,10 +18,11 @@ from tqdm import tqdm
 from dogbreeds.errors import UserError
 from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, temporary_path
 from dogbreeds.machine import num_cores, on_all_cores
+from dogbreeds.photos import batches
 from dogbreeds.run_folder import RunFolder, serving_files
 from dogbreeds.serving.journal import Journal, journal_files, open_journal
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import Row, batches, classify, columns, write_table
+from dogbreeds.serving.rows import Row, classify, columns, write_table
 
 BATCH_SIZE = 8
 """Photos that one core decodes and classifies at a time; with 16 it was slower."""

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, PhotoSource, halved, open_image
 from dogbreeds.looks import Look, combined, first_box, next_box
 from dogbreeds.machine import has_8bit_products, num_cores
+from dogbreeds.photos import batches, photo_digest, read_bytes, read_photos
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 
 
@@ -126,6 +127,25 @@ class Predictor:
             name for name in self.output_names if self.run.calibration.sure_margin is not None or name != "heat_map"
         ]
         return Outputs.concatenate([combined(looks) for looks in self._look(images, needed)])
+
+    def read_outputs(
+        self, sources: Iterable[Path | bytes], batch_size: int
+    ) -> Iterator[tuple[str, Outputs] | BadImage]:
+        """Open photos on all cores, and run the network on this many at a time.
+
+        Yields:
+            For each photo, in order, its digest and the `outputs`, one row; or why it can't be read.
+        """
+
+        def load(source: Path | bytes) -> tuple[str, Image.Image]:
+            content = read_bytes(source)
+            return photo_digest(content), open_image(content, at_least=self.run.preprocessing.decoded_side)
+
+        for batch in batches(read_photos(sources, load, num_ahead=2 * batch_size), batch_size):
+            images = [photo[1] for photo in batch if not isinstance(photo, BadImage)]
+            rows = iter(self.outputs(images).rows() if images else ())
+            for photo in batch:
+                yield photo if isinstance(photo, BadImage) else (photo[0], next(rows))
 
     def answer_images(self, images: Sequence[Image.Image | BadImage], *, top_k: int = 5) -> list[Answer | BadImage]:
         """Answer photos that were opened before; faster than `predict_images`, without heat maps.

@@ -1,16 +1,15 @@
 """Photos -> rows of a table -> CSV or Parquet."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, PhotoSource, open_image
-from dogbreeds.photos import read_photo
+from dogbreeds.photos import batches, read_photo
 from dogbreeds.serving.predictor import Predictor
 
 UNREADABLE = "unreadable"
@@ -21,7 +20,6 @@ ROW_GROUP = 10_000
 
 Row = dict[str, Any]
 """By column; columns without a value are left out."""
-_Item = TypeVar("_Item")
 
 
 def columns(top_k: int) -> list[str]:
@@ -116,10 +114,3 @@ def _write_parquet(path: Path, rows: Iterable[Row], columns: list[str]) -> None:
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for group in batches(rows, ROW_GROUP):
             writer.write_table(pyarrow.Table.from_pylist(group, schema))
-
-
-def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """Lists of this many items; the last one may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -26,10 +26,9 @@ from dogbreeds.breeds import label_name
 from dogbreeds.calibration import Calibration, DogProbe, Outputs, dog_score, softmax
 from dogbreeds.images import open_image
 from dogbreeds.metrics import share_with_interval
-from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
+from dogbreeds.photos import batches, photo_digest, photo_files, read_bytes, read_photos
 from dogbreeds.run_folder import DEFAULT_RUN
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import batches
 
 PASS_RATE = 0.97
 NUM_NEIGHBOURS = 10

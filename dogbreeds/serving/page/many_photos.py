@@ -12,13 +12,13 @@ from PIL import Image
 
 from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.photos import read_photos
+from dogbreeds.photos import batches, read_photos
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder
 from dogbreeds.serving.page.texts import ENGLISH, Texts, texts_for
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import answer_columns, batches, columns, write_csv
+from dogbreeds.serving.rows import answer_columns, columns, write_csv
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
