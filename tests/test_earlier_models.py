@@ -182,7 +182,7 @@ def test_a_network_that_no_heat_map_fits_is_served_without(photo_folder, tmp_pat
     predictor = assert_whole_way(options, photo_folder, tmp_path, capsys)
     photo = make_photo(1, 1)
     assert predictor.predict(photo).heat_map is None
-    assert "it can&#x27;t tell" in cards.details(predictor.predict(photo), photo, "run", ENGLISH)
+    assert "run can&#x27;t tell where it looked" in cards.details(predictor.predict(photo), photo, "run", ENGLISH)
 
 
 def test_why_there_is_no_heat_map_is_one_line():
