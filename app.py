@@ -6,6 +6,7 @@
 Needs no GPU, no torch and no network: by default the CNN and the ViT that come with the project answer.
 """
 
+import os
 from pathlib import Path
 
 import tyro
@@ -14,7 +15,13 @@ from dogbreeds.errors import one_line_errors
 from dogbreeds.run_folder import SHIPPED_RUNS
 
 
-def main(run_dir: tuple[Path, ...] = SHIPPED_RUNS, host: str | None = None, port: int | None = None) -> None:
+def main(
+    run_dir: tuple[Path, ...] = SHIPPED_RUNS,
+    host: str | None = None,
+    port: int | None = None,
+    allowed_host: tuple[str, ...] = (),
+    trusted_proxy: tuple[str, ...] = (),
+) -> None:
     """Serve the page.
 
     Args:
@@ -22,11 +29,19 @@ def main(run_dir: tuple[Path, ...] = SHIPPED_RUNS, host: str | None = None, port
             which answers.
         host: Address to listen on; 0.0.0.0 to serve other machines too. By default this machine alone.
         port: Port to listen on. By default the first free one from 7860 on.
+        allowed_host: Names under which the page is served, such as dogs.example.org, besides the names and addresses of
+            this machine.
+        trusted_proxy: Addresses or networks of proxies before the page, such as 127.0.0.1, whose X-Forwarded-For is
+            believed.
+
+    With the environment variable DOGBREEDS_ACCESS_KEY, only who knows that key may ask: people give it as password,
+    programs as "Authorization: Bearer KEY".
     """
     with one_line_errors():
-        from dogbreeds.serving.page.app import serve  # takes seconds, which --help need not wait for
+        from dogbreeds.serving.page.app import Access, serve  # takes seconds, which --help need not wait for
 
-        serve(run_dir, host, port)
+        access = Access(allowed_host, trusted_proxy, os.environ.get("DOGBREEDS_ACCESS_KEY"))
+        serve(run_dir, host, port, access)
 
 
 if __name__ == "__main__":

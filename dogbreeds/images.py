@@ -330,6 +330,8 @@ def _eight_bit(image: Image.Image, full_scale: float) -> Image.Image:
 
 
 def _damaged(error: Exception) -> BadImage:
+    if isinstance(error, MemoryError):
+        return _too_large("")
     if "truncated" in str(error).lower():
         return BadImage("This photo is incomplete: the file was cut short. Please choose another copy.", "cut_short")
     return BadImage("This photo is damaged and can't be read. Please choose another copy.", "damaged")

@@ -1,6 +1,7 @@
 """The gateway of the running page: what gradio would serve beside the page, and how people have got in before."""
 
 import asyncio
+import base64
 import json
 import pickle
 import re
@@ -9,7 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -17,8 +20,12 @@ import pytest
 from conftest import ROOT, make_photo
 
 from dogbreeds.run_folder import DEFAULT_RUN
-from dogbreeds.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_PER_SECOND, Gateway, RateLimiter, upload_response
-from dogbreeds.serving.uploads import open_upload
+from dogbreeds.serving.clients import REQUESTS_AT_ONCE
+from dogbreeds.serving.connections import MAX_CONNECTIONS_OF_ADDRESS
+from dogbreeds.serving.gateway import Doors, Gateway, upload_response
+from dogbreeds.serving.questions import Event, Questions
+from dogbreeds.serving.turns import Turns
+from dogbreeds.serving.uploads import UploadFolder
 from tests.served_page import served_page
 
 MODEL = DEFAULT_RUN.name
@@ -113,7 +120,7 @@ POSTS = [
     "stream/x/close",
     "profiling/clear",
     "api/predict",
-    "call/v2/predict",
+    "call/v2/show",
     "call/show",
     "queue/data",
     "login",
@@ -138,8 +145,11 @@ class Server:
             "PYTHONPATH": str(self.watched.parent),
         }
         script = (
-            "import sys; from dogbreeds.serving.page import app; app.CACHE_SECONDS = 2\n"
-            f"app.serve([{str(run)!r}], None, None)"
+            "import sys; from dogbreeds.serving import connections, upload_route\n"
+            "from dogbreeds.serving.page import app\n"
+            "app.CACHE_SECONDS = 20; connections.HEAD_SECONDS = connections.KEEP_ALIVE_SECONDS = 1\n"
+            "upload_route.PAUSE_SECONDS = 1.5; upload_route.GRACE_SECONDS = 3\n"
+            f"app.serve([{str(run)!r}], None, None, app.Access(proxies=['127.7.7.7']))"
         )
         with served_page([sys.executable, "-c", script], environment=environment) as (address, self.process):
             self.port = int(address.rsplit(":", 1)[1])
@@ -176,7 +186,26 @@ class Server:
         return self.request("GET", f"/gradio_api/call/{endpoint}/{said['event_id']}")[2].decode()
 
     def files(self) -> list[Path]:
-        return [path for path in self.uploads.rglob("*") if path.is_file()]
+        return [path for path in self.uploads.rglob("*") if path.is_file() and path.name != ".in-use"]
+
+    def path(self, upload: str) -> Path:
+        """Where an upload lies, of which the page says this."""
+        (inside,) = self.uploads.glob("dogbreeds-*")
+        return inside / upload.removeprefix("uploads/")
+
+    def memory(self) -> int:
+        """MB that it and its children hold."""
+        processes = [self.process.pid, *map(int, self.children())]
+        return sum(int(re.search(r"VmRSS:\s+(\d+)", status(pid))[1]) for pid in processes) // 1024
+
+    def children(self) -> list[str]:
+        pid = self.process.pid
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return [child for task in tasks for child in (task / "children").read_text().split()]
+
+
+def status(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +267,14 @@ def test_of_all_routes_these_are_open():
     import gradio as gr
     from gradio.routes import App
 
-    async def nobody(scope, receive, send):
+    async def nobody(*_):
         raise AssertionError
 
-    stands = Gateway(nobody, Path("/uploads"))
+    events = [Event(0, "predict", True, ()), Event(1, "compare", True, ())]
+    uploads = Path("/uploads")
+    stands = Gateway(nobody, UploadFolder(uploads, nobody), Questions(events, uploads), Turns(1))
     names = {"{api_name}": "predict", "{event_id}": "e1", "{session_hash}": "s1", "{path:path}": "a.js"}
-    names["{path_or_url:path}"] = "/uploads/a/b.png"
+    names["{path_or_url:path}"] = f"uploads/{32 * 'a'}/photo.webp"
     routes = set(found_routes(App.create_app(gr.Blocks()).routes))
     assert len(routes) > 70
     opened = set()
@@ -267,6 +298,8 @@ def test_of_all_routes_these_are_open():
         *(
             "/gradio_api/call/{api_name}",
             "/gradio_api/call/{api_name}/{event_id}",
+            "/gradio_api/call/v2/{api_name}",
+            "/gradio_api/call/v2/{api_name}/{event_id}",
             "/gradio_api/heartbeat/{session_hash}",
         ),
     }
@@ -319,8 +352,10 @@ def test_a_request_reads_no_file_but_uploads(server, endpoint, meta, file, tmp_p
             .replace("UPLOADS", str(inside))
             .replace("OUTSIDE", str(tmp_path))
         )
-        answer = server.answer(endpoint, [json.loads(said)] + [MODEL] * (endpoint == "predict"))
-        assert "probability" not in answer and "root:" not in answer
+        status, answer = server.post(
+            f"/gradio_api/call/{endpoint}", {"data": [json.loads(said)] + [MODEL] * (endpoint == "predict")}
+        )
+        assert status == 422 and answer["detail"].startswith("photo.path")
         with pytest.raises(BlockingIOError):
             strange.accept()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -360,72 +395,106 @@ def test_an_upload_lands_where_uploads_lie(server, name):
     before = {path for folder in (ROOT, Path("/etc"), Path("/tmp")) for path in folder.glob("x*")}
     status, _, content = server.upload(name, b"content")
     assert status in (200, 400)
+    for upload in json.loads(content) if status == 200 else []:
+        assert re.fullmatch(r"uploads/[0-9a-f]{32}/unreadable\.png", upload) and server.path(upload).is_file()
     (inside,) = server.uploads.glob("dogbreeds-*")
-    for path in json.loads(content) if status == 200 else []:
-        assert Path(path).resolve().is_relative_to(inside) and "/../" not in path
-        assert len(Path(path).relative_to(inside).parts) == 2
     assert all(path.is_relative_to(inside) for path in server.files())
     assert {path for folder in (ROOT, Path("/etc"), Path("/tmp")) for path in folder.glob("x*")} == before
 
 
 def test_people_who_send_the_same_file_do_not_share_it(server, photo, tmp_path):
     content = (tmp_path / "dog.png").read_bytes()
-    mine, other = (Path(json.loads(server.upload(b"dog.png", content)[2])[0]) for _ in range(2))
-    assert len({mine.parent, other.parent, Path(photo["path"]).parent}) == 3 and mine.name == other.name == "dog.png"
-    assert "probability" in server.answer("predict", [{**photo, "path": str(mine)}, MODEL])
-    assert mine.read_bytes() != content and other.read_bytes() == content  # coded anew, where it is mine
-    mine.unlink()
-    assert "probability" in server.answer("predict", [{**photo, "path": str(other)}, MODEL])
+    mine, other = (json.loads(server.upload(b"dog.png", content)[2])[0] for _ in range(2))
+    assert len({server.path(each).parent for each in (mine, other, photo["path"])}) == 3
+    assert "probability" in server.answer("predict", [{**photo, "path": mine}, MODEL])
+    server.path(mine).unlink()
+    assert "no longer here" in server.answer("predict", [{**photo, "path": mine}, MODEL])
+    assert "probability" in server.answer("predict", [{**photo, "path": other}, MODEL])
 
 
-def test_an_upload_is_sent_whole_while_it_is_replaced_or_deleted(tmp_path):
-    path = tmp_path / "dog.png"
-    make_photo(2, 1, (640, 480)).save(path)
-    sent, content = upload_response(path), path.read_bytes()
-    open_upload(path)
-    again = upload_response(path)
+def test_an_upload_is_shown_as_the_picture_that_it_is(server, photo):
+    status, headers, content = server.request("GET", f"/gradio_api/file={photo['path']}")
+    assert status == 200 and headers["content-type"] == "image/webp" and headers["cache-control"] == "private, no-store"
+    assert content == server.path(photo["path"]).read_bytes()
+
+
+def test_nobody_learns_where_the_server_keeps_its_files(server, photo):
+    said = [json.dumps(photo), server.answer("predict", [photo, MODEL]), server.answer("predict", [None, MODEL])]
+    said += [server.request("GET", path)[2].decode() for path in ("/", "/config", "/gradio_api/info", "/manifest.json")]
+    said += [server.post("/gradio_api/call/predict", {"data": [{"path": "/etc"}]})[1]["detail"]]
+    for text in said:
+        assert not re.search(rf"{server.uploads}|{ROOT}|{sys.prefix}|site-packages", text)
+
+
+def test_an_upload_is_sent_whole_while_it_is_deleted(tmp_path):
+    path = tmp_path / "photo.webp"
+    path.write_bytes(bytes(200_000))
+    response = upload_response(path)
     path.unlink()
 
-    async def body(response):
+    async def body():
         return b"".join([part async for part in response.body_iterator])
 
-    for response in (sent, again):
-        assert response.headers["content-type"] == "image/png" and "content-disposition" not in response.headers
-        received = asyncio.run(body(response))
-        assert len(received) == int(response.headers["content-length"]) and (received == content) == (response is sent)
+    assert asyncio.run(body()) == bytes(200_000) and response.headers["content-length"] == "200000"
     assert upload_response(path).status_code == 404
 
 
-@pytest.mark.parametrize("name", ["page.html", "page.svg", "page.xml", "page"])
-def test_an_upload_is_never_a_page_of_this_one(name, tmp_path):
-    (tmp_path / name).write_text("<script>alert(1)</script>")
-    headers = upload_response(tmp_path / name).headers
-    assert headers["content-disposition"] == "attachment" and headers["content-type"] == "application/octet-stream"
-
-
-def test_an_upload_that_is_too_large_is_refused_and_gone(server):
+def test_what_is_too_much_is_refused_and_gone(server):
+    before = server.files()
     status, _, content = server.upload(b"large.png", bytes(43_000_000))
-    assert status == 413 and b"maximum allowed size" in content
-    assert all(path.stat().st_size < 43_000_000 for path in server.files())
+    assert status == 413 and b"larger than 40 MB" in content
+    body = b'--B\r\nContent-Disposition: form-data; name="note"\r\n\r\n' + bytes(30_000_000) + b"\r\n--B--\r\n"
+    held = server.memory()
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    status, _, content = server.request("POST", "/gradio_api/upload", body, headers)
+    assert status == 413 and b"no file" in content and server.memory() < held + 15
+    assert server.files() == before
     status, said = server.post("/gradio_api/call/predict", {"data": ["x" * 2_000_000]})
     assert status == 413 and said["detail"].startswith("This request is too long")
 
 
-def test_uploads_are_deleted_on_schedule(server, photo):
-    assert Path(photo["path"]).exists()
-    (inside,) = server.uploads.glob("dogbreeds-*")
-    body = b'--B\r\nContent-Disposition: form-data; name="files"; filename="half.png"\r\n\r\nhalf'
-    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\nContent-Type: multipart/form-data; "
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(f"{head}boundary=B\r\n\r\n".encode() + body)
-        until = time.monotonic() + 5
-        while not [path for path in inside.iterdir() if path.is_file() and not path.is_symlink()]:
-            assert time.monotonic() < until, "what is sent in part is nowhere"
-            time.sleep(0.02)
-    until = time.monotonic() + 12
-    while [path for path in inside.rglob("*") if not path.is_dir()]:
-        assert time.monotonic() < until, "uploads are kept"
-        time.sleep(0.2)
+@pytest.mark.parametrize(
+    ("kind", "body", "words"),
+    [
+        ("multipart/form-data", b"", "multipart/form-data, in the field"),
+        ("multipart/form-data; boundary=B", b"nothing", "no proper multipart"),
+        ("multipart/form-data; boundary=B", b"", "cut short"),
+        (
+            "multipart/form-data; boundary=B",
+            b'--B\r\nContent-Disposition: form-data; filename="a"\r\n\r\nx',
+            "cut short",
+        ),
+        ("text/plain", b"x", "multipart/form-data, in the field"),
+    ],
+)
+def test_an_upload_that_is_none_is_refused_in_a_sentence(server, kind, body, words):
+    before = server.files()
+    status, _, content = server.request("POST", "/gradio_api/upload", body, {"Content-Type": kind})
+    assert status == 400 and words in json.loads(content)["detail"] and server.files() == before
+
+
+def test_uploads_are_deleted_on_schedule(tmp_path):
+    script = "from dogbreeds.serving.page import app; app.CACHE_SECONDS = 2\n"
+    script += f"app.serve([{str(DEFAULT_RUN)!r}], None, None)"
+    environment = {"GRADIO_TEMP_DIR": str(tmp_path)}
+    server = Server(tmp_path.parent)
+    server.uploads = tmp_path
+    with served_page([sys.executable, "-c", script], environment=environment) as (address, _):
+        server.port = int(address.rsplit(":", 1)[1])
+        body = b'--B\r\nContent-Disposition: form-data; name="files"; filename="half.png"\r\n\r\nhalf'
+        head = "POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=B\r\n\r\n".encode() + body)
+            wait_until(lambda: [path for path in server.files() if path.suffix == ".part"])
+            assert server.upload(b"whole.png", b"whole")[0] == 200
+        wait_until(lambda: not server.files())
+
+
+def wait_until(is_so, seconds: float = 15) -> None:
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -464,36 +533,179 @@ def test_who_asks_too_often_waits_and_others_do_not(server):
     assert server.request("GET", "/robots.txt", address="127.9.9.8")[0] == 200
 
 
-def test_patience_fills_the_bucket_again():
-    now = 0.0
-    pace = RateLimiter(lambda: now)
-    assert all(pace.allows("a") for _ in range(REQUESTS_AT_ONCE)) and not pace.allows("a")
-    now = 1.0
-    assert sum(pace.allows("a") for _ in range(50)) == REQUESTS_PER_SECOND
-    for number in range(20_000):
-        pace.allows(str(number))
-    assert len(pace._buckets) <= 10_000
+def test_connections_that_say_nothing_or_speak_slowly_are_closed(server, photo):
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(MAX_CONNECTIONS_OF_ADDRESS + 60)]
+    slow = [socket.create_connection(("127.0.0.1", server.port), source_address=("127.1.1.1", 0)) for _ in range(50)]
+    for connection in slow:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: local")
+    assert server.request("GET", "/robots.txt", address="127.1.1.2")[0] == 200  # of another address
+    assert all(is_closed(connection) for connection in (*idle, *slow))
+    assert server.request("GET", "/robots.txt")[0] == 200
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server closes it within some seconds."""
+    connection.settimeout(10)
+    try:
+        return connection.recv(1000) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    finally:
+        connection.close()
+
+
+def test_a_body_that_comes_slowly_is_ended_and_leaves_nothing(server):
+    before = server.files()
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n"
+    head += b'Content-Type: multipart/form-data; boundary=B\r\n\r\n--B\r\nContent-Disposition: x; filename="a"\r\n\r\n'
+    stopped, dripping = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(2))
+    for connection in (stopped, dripping):
+        connection.sendall(head)
+        connection.settimeout(0.1)
+    replies = {stopped: b"", dripping: b""}
+    until = time.monotonic() + 15
+    while not all(b"too slowly" in reply for reply in replies.values()):
+        assert time.monotonic() < until, replies
+        with suppress(TimeoutError, ConnectionError):
+            replies[dripping] += dripping.recv(2000)
+        with suppress(TimeoutError):
+            replies[stopped] += stopped.recv(2000)
+        if not replies[dripping]:
+            dripping.sendall(b"x")
+    assert all(reply.startswith(b"HTTP/1.1 408") for reply in replies.values())
+    wait_until(lambda: server.files() == before)
 
 
 @pytest.mark.parametrize(
-    ("space", "forwarded", "address"),
+    ("path", "question", "status", "words"),
     [
-        ("me/dogs", "6.6.6.6, 9.9.9.9, 10.0.0.7", "9.9.9.9"),
-        ("me/dogs", "6.6.6.6, 2a00:1:2:3:4:5:6:7", "2a00:1:2:3::/64"),
-        ("me/dogs", "nonsense", "127.0.0.1"),
-        ("me/dogs", "", "127.0.0.1"),
-        (None, "6.6.6.6", "127.0.0.1"),
+        ("call/predict", b"", 422, "not in JSON"),
+        ("call/predict", b"[" * 100_000, 422, "not in JSON"),
+        ("call/predict", b"\xff\xfe", 422, "not in JSON"),
+        ("call/predict", 7, 422, "This request: "),
+        ("call/predict", {}, 422, "data: field required"),
+        ("call/predict", {"data": "x"}, 422, "data: input should be a valid list"),
+        ("call/predict", {"data": [None, MODEL, 1, 2]}, 422, "data has 4 values: at most 2"),
+        ("call/predict", {"data": ["photo.jpg", MODEL]}, 422, "photo: "),
+        ("call/predict", {"data": [{"path": 7}]}, 422, "photo.path: input should be a valid string"),
+        ("call/predict", {"data": [{"path": "uploads/../../etc/passwd"}]}, 422, "photo.path must be what"),
+        ("call/predict", {"data": [None, "resnet"]}, 422, f"model must be one of '{MODEL}'"),
+        ("call/predict", {"data": [None, ["x"]]}, 422, f"model must be one of '{MODEL}'"),
+        ("call/predict", {"data": [None, {}]}, 422, f"model must be one of '{MODEL}'"),
+        ("call/v2/predict", {"image": None}, 422, "There is no parameter 'image': the parameters are photo, model"),
+        ("call/v2/predict", [], 422, "by name"),
+        ("queue/join", {"data": [], "fn_index": 0}, 422, "session_hash: field required"),
+        ("queue/join", {"data": [], "fn_index": 0, "session_hash": "x" * 65}, 422, "session_hash: string should match"),
+        (
+            "queue/join",
+            {"data": [], "fn_index": "0", "session_hash": "x"},
+            422,
+            "fn_index: input should be",
+        ),
+        ("queue/join", {"data": [], "fn_index": 10**30, "session_hash": "x"}, 404, "nothing here"),
+        ("queue/join", {"data": [], "fn_index": -1, "session_hash": "x"}, 404, "nothing here"),
+        ("queue/join", {"data": [7], "fn_index": 1, "session_hash": "x"}, 422, "files must be a list"),
+        ("cancel", {"session_hash": "x"}, 422, "fn_index: field required"),
+        ("cancel", {"session_hash": "x", "fn_index": 1, "event_id": "y"}, 200, "success"),
+        ("reset", {"event_id": "x" * 1000}, 422, "event_id: string should match"),
+        ("reset", {"event_id": "x"}, 200, "success"),
     ],
 )
-def test_an_address_is_believed_as_far_as_it_can_be(monkeypatch, space, forwarded, address):
+def test_a_question_that_is_none_is_refused_in_a_sentence(server, path, question, status, words):
+    body = question if isinstance(question, bytes) else json.dumps(question).encode()
+    headers = {"Content-Type": "application/json"}
+    said = server.request("POST", f"/gradio_api/{path}", body, headers, address="127.3.3.3")
+    assert said[0] == status and words in said[2].decode(), said
+    assert server.request("GET", "/robots.txt")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["queue/data?session_hash=" + "x" * 65, "queue/data?session_hash=..%2F", "upload_progress?upload_id=%00"]
+)
+def test_names_of_sessions_are_short(server, path):
+    assert server.request("GET", f"/gradio_api/{path}")[0] == 422
+
+
+def test_programs_may_name_the_parameters_and_leave_the_model_out(server, photo):
+    for question in ({"photo": photo}, {"photo": photo, "model": MODEL}):
+        status, said = server.post("/gradio_api/call/v2/predict", question)
+        assert status == 200
+        answer = server.request("GET", f"/gradio_api/call/v2/predict/{said['event_id']}")[2].decode()
+        assert answer.startswith("event: complete") and f'"model": "{MODEL}"' in answer
+    assert "probability" in server.answer("predict", [photo])
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:7860", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:7860", 200),
+        ("192.168.1.20", 200),
+        ("dogs.localhost", 200),
+        ("evil.example", 421),
+        ("evil.example:7860", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("", 421),
+    ],
+)
+def test_a_name_that_a_stranger_directs_here_is_not_answered(server, host, status):
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.putrequest("GET", "/robots.txt", skip_host=True)
+    connection.putheader("Host", host)
+    connection.endheaders()
+    reply = connection.getresponse()
+    assert reply.status == status
+    if host.endswith("evil.example"):
+        assert f"--allowed-host {host}" in json.load(reply)["detail"]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("authorization", "is_allowed"),
+    [
+        (None, False),
+        ("Bearer wrong", False),
+        ("Bearer", False),
+        ("Basic !!!", False),
+        ("Basic " + base64.b64encode(b"me:wrong").decode(), False),
+        ("Bearer k\u00e9y", True),
+        ("Basic " + base64.b64encode("me:k\u00e9y".encode()).decode(), True),
+        ("Basic " + base64.b64encode("k\u00e9y".encode()).decode(), False),
+    ],
+)
+def test_who_has_the_key_comes_in(authorization, is_allowed):
     from starlette.datastructures import Headers
 
-    from dogbreeds.serving.gateway import _address
+    headers = [(b"host", b"dogs.example.org")]
+    if authorization:
+        headers.append((b"authorization", authorization.encode()))
+    refusal = Doors(["dogs.example.org"], "k\u00e9y").refusal(Headers(raw=headers))
+    assert (refusal is None) == is_allowed
+    assert refusal is None or (refusal.status_code == 401 and refusal.headers["www-authenticate"].startswith("Basic"))
 
-    monkeypatch.delenv("SPACE_ID", raising=False)
-    if space:
-        monkeypatch.setenv("SPACE_ID", space)
-    assert _address({"client": ("127.0.0.1", 5)}, Headers({"x-forwarded-for": forwarded})) == address
+
+def test_a_made_up_address_is_not_believed_and_that_of_a_trusted_proxy_is(server):
+    made_up = [
+        server.request("GET", "/robots.txt", headers={"X-Forwarded-For": f"9.9.9.{n % 250}"}, address="127.8.8.8")[0]
+        for n in range(REQUESTS_AT_ONCE + 80)
+    ]
+    assert made_up.count(429) > 20
+    proxied = [
+        server.request("GET", "/robots.txt", headers={"X-Forwarded-For": f"9.9.9.{n % 250}"}, address="127.7.7.7")[0]
+        for n in range(REQUESTS_AT_ONCE + 80)
+    ]
+    assert proxied.count(200) == len(proxied)
+    assert server.request("GET", "/robots.txt", headers={"X-Forwarded-For": "unknown"}, address="127.7.7.7")[0] == 200
+
+
+def test_a_page_tells_links_to_itself_and_not_those_of_a_client(server):
+    headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
+    assert b"evil.example" not in server.request("GET", "/", headers=headers)[2]
+    assert b"evil.example" not in server.request("GET", "/config", headers=headers)[2]
 
 
 def test_it_connects_to_nobody_and_unpickles_nothing(server, photo):
@@ -501,7 +713,7 @@ def test_it_connects_to_nobody_and_unpickles_nothing(server, photo):
     asked = [
         line for line in server.watched.read_text().splitlines() if not re.search(r"127\.0\.0\.1|localhost|'::1'", line)
     ]
-    assert "socket.connect" in server.watched.read_text()  # gradio asks itself at its start, so the watch works
+    assert "socket.getaddrinfo" in server.watched.read_text()  # for its own address, so the watch works
     assert asked == []
 
 
@@ -540,3 +752,25 @@ def test_serving_imports_nothing_that_runs_what_it_reads():
             file.read_text(),
         )
         assert not found, f"{file.name}: {found}"
+
+
+def test_a_server_that_is_stopped_finishes_its_answers_and_says_that_it_is_not_ready(tmp_path):
+    make_photo(2, 3, (2000, 1500)).save(tmp_path / "dog.png")
+    server = Server(tmp_path)
+    environment = {"GRADIO_TEMP_DIR": str(tmp_path / "uploads")}
+    with served_page([sys.executable, "app.py"], environment=environment) as (address, process):
+        server.port = int(address.rsplit(":", 1)[1])
+        assert server.request("GET", "/healthz")[::2] == server.request("GET", "/readyz")[::2] == (200, b"ok\n")
+        content = (tmp_path / "dog.png").read_bytes()
+        photo = {"path": json.loads(server.upload(b"dog.png", content)[2])[0]}
+        open_page = socket.create_connection(("127.0.0.1", server.port))
+        open_page.sendall(b"GET /gradio_api/heartbeat/abc HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        ask = partial(server.post, "/gradio_api/call/compare", {"data": [photo]})
+        paths = [f"/gradio_api/call/compare/{ask()[1]['event_id']}" for _ in range(4)]
+        process.terminate()
+        with ThreadPoolExecutor(4) as pool:
+            answers = [reply[2].decode() for reply in pool.map(partial(server.request, "GET"), paths)]
+        assert all(answer.startswith("event: complete") for answer in answers)
+        assert process.wait(15) == 0
+        open_page.close()
+    assert not [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()]

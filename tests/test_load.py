@@ -8,7 +8,8 @@ import pytest
 
 from dogbreeds.run_folder import SHIPPED_RUNS
 from dogbreeds.serving.predictor import Predictor
-from tests.benchmarks.load import Person, load, make_samples, running_page, what_is_wrong
+from tests.benchmarks.attacks import attacked
+from tests.benchmarks.load import MAX_MEMORY, Person, load, make_samples, running_page, what_is_wrong
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,15 @@ def test_who_goes_away_frees_their_place(page, samples):
     started = time.monotonic()
     answer = Person(host, random.Random(1000)).ask(samples[0], MODELS[0])
     assert what_is_wrong(answer, samples[0], samples, MODELS[:1]) is None and time.monotonic() - started < 10
+
+
+def test_attackers_take_nobodys_answer_and_a_limited_memory(page, samples):
+    host, process = page
+    with attacked(host) as done:
+        report = load(host, samples, MODELS, users=2, seconds=8, pid=process.pid)
+    assert not report.wrong and not report.errors and report.seconds and report.peak < MAX_MEMORY, str(report)
+    assert done["send_bombs"] or done["post_junk"]
+    assert process.poll() is None
 
 
 def test_a_full_queue_says_so_in_a_sentence(page, samples):

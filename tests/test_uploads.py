@@ -1,19 +1,21 @@
+import asyncio
 import io
 import os
-import time
+import subprocess
+import sys
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import make_photo
+from conftest import ROOT, make_photo
 from PIL import Image, PngImagePlugin
 from pillow_heif import register_heif_opener
 
 from dogbreeds.answers import Answer
-from dogbreeds.images import BadImage
+from dogbreeds.images import JPEG_SIDE, BadImage, open_image
+from dogbreeds.serving import uploads
 from dogbreeds.serving.page.many_photos import answer_many, to_csv
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.uploads import delete_older, named_for_browsers, open_upload, shown_by_browsers
+from dogbreeds.serving.uploads import UploadFolder, open_copy, private_upload_folder, store_copy
 
 SECRET = b"Phone of Ada"
 
@@ -51,21 +53,23 @@ def test_what_a_file_tells_besides_the_picture_is_gone(format, options, tmp_path
         register_heif_opener()
     path = tmp_path / "upload"
     make_photo(2, 1, (320, 240)).save(path, format, **options)
-    before = path.read_bytes()
-    assert SECRET in before
-    photo = open_upload(path)
-    after = path.read_bytes()
-    assert SECRET not in after and photo.mode == "RGB" and photo.size == (320, 240) and not photo.info
-    assert [file.name for file in tmp_path.iterdir()] == ["upload"]
-    assert open_upload(path) == photo and path.read_bytes() == after  # coded once, without loss
+    assert SECRET in path.read_bytes()
+    copy = copied(path)
+    photo = open_copy(copy)
+    assert SECRET not in copy.read_bytes() and photo.mode == "RGB" and photo.size == (320, 240) and not photo.info
+    assert photo == open_image(path, at_least=JPEG_SIDE)  # without loss
+
+
+def copied(path, at_least: int = JPEG_SIDE):
+    """The copy that is kept of an upload."""
+    return store_copy(path, path.parent, at_least=at_least)
 
 
 def test_a_film_behind_the_picture_is_gone(tmp_path):
     path = tmp_path / "motion.jpg"
     make_photo(2, 1, (320, 240)).save(path, quality=95)
     path.write_bytes(path.read_bytes() + b"ftypmp42" + SECRET * 100)
-    open_upload(path)
-    assert SECRET not in path.read_bytes()
+    assert SECRET not in copied(path).read_bytes()
 
 
 @pytest.mark.parametrize(("at_least", "size"), [(520, (750, 1000)), (751, (1500, 2000))])
@@ -73,26 +77,14 @@ def test_a_film_behind_the_picture_is_gone(tmp_path):
 def test_the_photo_that_is_kept_is_upright_and_of_the_size_that_models_need(ending, at_least, size, tmp_path):
     path = tmp_path / f"large{ending}"
     Image.new("RGB", (4000, 3000), "teal").save(path, exif=exif(orientation=6))
-    assert open_upload(path, at_least=at_least).size == size
-    assert Image.open(path).size == size
+    assert Image.open(copied(path, at_least)).size == size
 
 
 def test_a_long_photo_is_kept_whole(tmp_path):
     path = tmp_path / "panorama.png"
     panorama = make_photo(2, 1, (20_000, 60))
     panorama.save(path)
-    assert open_upload(path) == open_upload(path) == panorama
-
-
-def test_a_copy_for_browsers_has_a_name_that_says_what_it_is(tmp_path):
-    path = tmp_path / "dog.heic"
-    register_heif_opener()
-    make_photo(2, 1, (320, 240)).save(path, "HEIF")
-    photo = open_upload(path)
-    named = [named_for_browsers(path) for _ in range(2)]
-    assert named == [tmp_path / "dog.heic.webp"] * 2 and shown_by_browsers(named[0])
-    before = named[0].read_bytes()
-    assert open_upload(named[0]) == photo and named[0].read_bytes() == before
+    assert open_copy(copied(path)) == panorama
 
 
 def late_chunk(name: bytes, content: bytes) -> bytes:
@@ -110,45 +102,94 @@ def late_chunk(name: bytes, content: bytes) -> bytes:
 )
 def test_what_stands_behind_the_pixels_is_gone(content, tmp_path):
     (tmp_path / "upload.png").write_bytes(content)
-    open_upload(tmp_path / "upload.png")
-    assert SECRET not in (tmp_path / "upload.png").read_bytes()
+    assert SECRET not in copied(tmp_path / "upload.png").read_bytes()
 
 
-def test_one_photo_that_is_asked_about_several_times_at_a_time(tmp_path):
-    path = tmp_path / "dog.jpg"
-    make_photo(2, 1, (640, 480)).save(path, exif=exif())
-    with ThreadPoolExecutor(8) as pool:
-        photos = list(pool.map(open_upload, [path] * 40))
-    assert all(photo == photos[0] for photo in photos) and photos[0].size == (640, 480)
-    assert SECRET not in path.read_bytes() and [file.name for file in tmp_path.iterdir()] == ["dog.jpg"]
+async def copy_here(source, place, address):
+    return store_copy(source, place, at_least=JPEG_SIDE)
 
 
-def test_a_bad_upload_is_reported_and_emptied(tmp_path):
-    (tmp_path / "text.jpg").write_text("I am a text")
-    with pytest.raises(BadImage, match="not a photo"):
-        open_upload(tmp_path / "text.jpg")
-    assert (tmp_path / "text.jpg").read_bytes() == b""
+def added(folder: UploadFolder, content: bytes, address: str = "1.2.3.4"):
+    arrived = folder.arrival()
+    arrived.write_bytes(content)
+    copy = asyncio.run(folder.add(arrived, address))
+    assert not arrived.exists()
+    return copy
 
 
-@pytest.mark.parametrize(
-    ("format", "shown"),
-    [("JPEG", True), ("PNG", True), ("WEBP", True), ("GIF", True), ("AVIF", True), ("TIFF", False), ("HEIF", False)],
-)
-def test_what_browsers_show_is_known_by_content(format, shown, tmp_path):
-    register_heif_opener()
-    make_photo(2, 1).save(tmp_path / "named.jpg", format)
-    assert shown_by_browsers(tmp_path / "named.jpg") == shown
-    assert not shown_by_browsers(tmp_path / "nothing.jpg")
+def test_each_upload_has_a_place_of_its_own_that_nobody_can_guess(tmp_path):
+    folder = UploadFolder(tmp_path, copy_here)
+    copies = [added(folder, png(1)) for _ in range(3)]
+    assert len({copy.parent for copy in copies}) == 3 and {copy.name for copy in copies} == {"photo.webp"}
+    assert all(len(copy.parent.name) == 32 and copy.parent.parent == tmp_path for copy in copies)
+    assert open_copy(copies[0]) == open_copy(copies[1])
+
+
+def test_of_what_is_no_photo_the_reason_and_a_picture_are_kept(tmp_path):
+    copy = added(UploadFolder(tmp_path, copy_here), b"I am a text " + SECRET)
+    with pytest.raises(BadImage, match="not a photo") as raised:
+        open_copy(copy)
+    assert raised.value.problem == "not_a_photo" and Image.open(copy).size == (320, 240)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET in file.read_bytes()]
+
+
+def test_an_upload_that_fails_leaves_nothing_behind(tmp_path):
+    async def fail(source, place, address):
+        (place / "half").touch()
+        raise KeyError
+
+    folder = UploadFolder(tmp_path, fail)
+    with pytest.raises(KeyError):
+        added(folder, b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_address_can_not_fill_the_folder_and_all_can_not_fill_the_disk(tmp_path, monkeypatch):
+    folder = UploadFolder(tmp_path, copy_here)
+    size = sum(file.stat().st_size for file in added(folder, png(1), "a").parent.iterdir())
+    monkeypatch.setattr(uploads, "MAX_STORED_OF_ADDRESS", 2 * size)
+    assert folder.refusal("a") is None
+    added(folder, png(1), "a")
+    assert "Your address has sent as many photos as it may" in folder.refusal("a") and folder.refusal("b") is None
+    monkeypatch.setattr(uploads, "MAX_STORED", 2 * size)
+    assert "as many photos as it can" in folder.refusal("b")
+    folder.delete_older(-1)
+    assert folder.refusal("a") is None and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(uploads, "MIN_FREE", 1 << 60)
+    assert "as many photos as it can" in folder.refusal("a")
+
+
+HOLD = """
+import os, sys
+from dogbreeds.serving.uploads import private_upload_folder
+(private_upload_folder() / "photo.webp").touch()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_uploads_of_a_killed_server_are_gone_at_the_next_start_and_those_of_a_living_one_stay(tmp_path, monkeypatch):
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    killed, living = (
+        subprocess.Popen([sys.executable, "-c", HOLD], cwd=ROOT, env=environment, **pipes) for _ in range(2)
+    )
+    for process in (killed, living):
+        assert process.stdout.readline() == b"ready\n"
+    killed.kill()
+    killed.wait()
+    assert len(list(tmp_path.glob("*/photo.webp"))) == 2
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    mine = private_upload_folder()
+    assert len(list(tmp_path.glob("*/photo.webp"))) == 1 and mine.is_dir()
+    living.communicate()
+    assert living.returncode == 0 and list(tmp_path.iterdir()) == [mine]
 
 
 def sent(folder, photos) -> list:
-    """Files where they are kept: each in a place of its own."""
-    for number, (name, content) in enumerate(photos):
-        path = folder / str(number) / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-        photos[number] = (name, path)
-    return photos
+    """What the page knows of uploads: each file's own name, and where its copy is kept."""
+    uploads = UploadFolder(folder, copy_here)
+    return [(name, added(uploads, content)) for name, content in photos]
 
 
 def png(label: int) -> bytes:
@@ -188,33 +229,11 @@ def test_an_upload_that_is_gone_is_reported(tiny_run, tmp_path):
     assert str(tmp_path) not in to_csv(rows).decode()
 
 
-def test_a_file_that_is_replaced_again_and_again_is_always_whole(tmp_path):
-    path = tmp_path / "upload"
-    make_photo(2, 1, (320, 240)).save(path, "JPEG", exif=exif(), quality=95)
-    content = path.read_bytes()
-
-    def upload(number: int) -> tuple[int, int]:
-        arrived = tmp_path / str(number)
-        arrived.write_bytes(content)
-        os.replace(arrived, path)
-        return open_upload(path).size
-
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(upload, range(80))) == [(320, 240)] * 80
-    assert [file.name for file in tmp_path.iterdir()] == ["upload"]
-
-
-def test_what_is_old_is_deleted_with_its_folder(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "old.png").touch()
-    (tmp_path / "part").touch()
-    delete_older(tmp_path, time.time() + 1)
-    delete_older(tmp_path, time.time() + 1)  # a folder is as young as what was last deleted in it
+def test_what_is_old_is_deleted_with_its_folder_and_what_is_new_stays(tmp_path):
+    folder = UploadFolder(tmp_path, copy_here)
+    copy = added(folder, png(1))
+    (tmp_path / "half.part").touch()
+    folder.delete_older(60)
+    assert copy.exists() and (tmp_path / "half.part").exists()
+    folder.delete_older(-1)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_new_stays(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "new.png").touch()
-    delete_older(tmp_path, time.time() - 60)
-    assert (tmp_path / "folder" / "new.png").exists()

@@ -1,44 +1,51 @@
-"""What the web framework serves: the paths that the page needs, to its own origin, at a limited rate."""
+"""What the web framework serves: the paths that the page needs, to those who may ask, at a limited rate."""
 
+import asyncio
 import base64
 import hashlib
+import hmac
 import ipaddress
 import json
 import mimetypes
 import os
 import re
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import parse_qs
 
-from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dogbreeds.serving.uploads import deleting_leftovers
+from dogbreeds.serving.clients import Proxies, RateLimiter
+from dogbreeds.serving.questions import PUBLIC_FOLDER, Questions, Refused
+from dogbreeds.serving.turns import Turns
+from dogbreeds.serving.upload_route import MAX_FILE, UploadRoute, body_parts
+from dogbreeds.serving.uploads import UploadFolder
 
-REQUESTS_PER_SECOND = 10.0
-"""For one address, on average; one answer takes three requests from a program, six from a browser."""
-REQUESTS_AT_ONCE = 400
-"""For one address, after a pause: enough for a class of thirty that opens the page."""
 MAX_BODY = 1_000_000
-"""Bytes of a request's body; photos are uploaded to another path."""
+"""Bytes of a question; photos are uploaded to another path."""
+MAX_WAITING = 64
+"""Questions that may wait for an answer; the next one is told that the page is busy."""
+MAX_WAITING_OF_ADDRESS = 32
 
 _STATIC = re.compile(r"/(?:assets|static|svelte)/[^\0]+|/favicon\.ico|/pwa_icon")
 """Static files, which cost little and are not counted by the rate limiter."""
-_FILE = re.compile(r"/gradio_api/file=(.+)", re.DOTALL)
+_FILE = "/gradio_api/file="
 _READABLE = re.compile(
     r"/|/config|/manifest\.json|/robots\.txt|/theme\.css"
-    r"|/gradio_api/(?:info|app_id|startup-events|theme\.css|upload_progress|queue/data|heartbeat/\w+"
-    r"|call/(?:predict|compare)/\w+)"
+    r"|/gradio_api/(?:info|app_id|startup-events|theme\.css|upload_progress|queue/data|heartbeat/[\w-]{1,64}"
+    r"|call/(?:v2/)?(?:predict|compare)/[\w-]{1,64})"
 )
-_UPLOAD = "/gradio_api/upload"
-_EVENT = re.compile(r"/gradio_api/(?:call/(?:predict|compare)|queue/join|run/\w+|cancel|reset)")
+_HEARTBEAT = "/gradio_api/heartbeat/"
+_UPLOAD, _UPLOAD_PROGRESS = "/gradio_api/upload", "/gradio_api/upload_progress"
+_SESSION = re.compile(r"[\w-]{1,64}")
+
+_BUSY = "The page is busy: please try again in a few seconds."
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -56,40 +63,89 @@ _POLICY = (
 _INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
 
-def gateway_lifespan(uploads: Path, cache_seconds: float) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    """The lifespan for the page's server that puts a `Gateway` before it.
+class Doors:
+    """Who may ask at all: under which names the page is asked, and with which key."""
 
-    An ordinary middleware would come after gradio's own, which answers requests of other origins itself.
+    def __init__(self, hosts: Sequence[str] = (), key: str | None = None) -> None:
+        """Set them.
 
-    Args:
-        uploads: The folder of uploads; nothing else is served from the disk but gradio's own files.
-        cache_seconds: The age at which uploads are deleted, and the time between two searches for such.
-    """
+        Args:
+            hosts: Names that `Host` may have besides addresses and this machine's own names. A page of another name
+                would be one that a stranger's name server directs here (DNS rebinding).
+            key: What people must give as password, and programs as `Authorization: Bearer KEY`; None for nothing.
+        """
+        self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower().rstrip(".") for host in hosts)}
+        self._any_host = "SPACE_ID" in os.environ  # is public anyway, and asked through the Hub alone
+        self._key = key.encode() if key else None
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # Read in Starlette 1.10.0: the attribute is not documented; it is the whole application, built before the
-        # lifespan begins. Without it, the application that gradio creates can be wrapped and given to uvicorn instead.
-        assert app.middleware_stack is not None
-        app.middleware_stack = Gateway(app.middleware_stack, uploads)
-        async with deleting_leftovers(uploads, cache_seconds):
-            yield
+    def refusal(self, headers: Headers) -> Response | None:
+        """Why a request may not come in; None if it may."""
+        host = headers.get("host", "")
+        if not self._any_host and not self._is_known(host):
+            remedy = f"start it with --allowed-host {_host_name(host)[:100]}"
+            return _refuse(421, f"This page is not served under this name. If it should be, {remedy}.")
+        if self._key and not hmac.compare_digest(_key_in(headers.get("authorization", "")), self._key):
+            challenge = {"WWW-Authenticate": 'Basic realm="dog breeds", charset="UTF-8"'}
+            return _refuse(401, "This page needs an access key: give it as the password.", challenge)
+        return None
 
-    return lifespan
+    def _is_known(self, host: str) -> bool:
+        name = _host_name(host)
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._hosts or name.endswith(".localhost")
+        return True
+
+
+def _host_name(host: str) -> str:
+    """The name in a `Host` header, without the port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower().rstrip(".")
+
+
+def _key_in(authorization: str) -> bytes:
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode("latin-1")  # as Starlette decodes headers
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+    return b""
 
 
 class Gateway:
-    """Passes on the requests that the page needs, and answers all others with an error status and a sentence."""
+    """Answers what is not gradio's, passes on what the page needs, and refuses all other requests in a sentence."""
 
-    def __init__(self, app: ASGIApp, uploads: Path, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        uploads: UploadFolder,
+        questions: Questions,
+        answers: Turns,
+        *,
+        doors: Doors | None = None,
+        proxies: Proxies | None = None,
+    ) -> None:
         """Wrap an app.
 
         Args:
             app: Answers the requests that are passed on.
-            uploads: The folder that may be read.
-            now: The time in seconds.
+            uploads: Where photos go.
+            questions: What may be posted.
+            answers: In which questions wait for their answers.
+            doors: Who may ask.
+            proxies: Who tells the clients' addresses.
         """
-        self._app, self._uploads, self._rate_limiter = app, uploads.resolve(), RateLimiter(now)
+        self._app, self._questions, self._answers = app, questions, answers
+        self._route = UploadRoute(uploads)
+        self._doors, self._proxies = doors or Doors(), proxies or Proxies()
+        self._rate_limiter = RateLimiter()
+        self.is_draining = False
+        """Whether no more questions are taken, since the server is about to stop."""
+        self.num_open = 0
+        """Requests that are being answered, but for the streams that last as long as a page is open."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI asks."""
@@ -97,84 +153,110 @@ class Gateway:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close"})
+        is_counted = not scope["path"].startswith(_HEARTBEAT)
+        self.num_open += is_counted
+        try:
+            await self._respond(scope, receive, send)
+        except (ClientDisconnect, ConnectionError):
+            pass  # the browser was closed meanwhile
+        except asyncio.CancelledError:
+            if not self.is_draining:
+                raise
+        finally:
+            self.num_open -= is_counted
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = MutableHeaders(scope=scope)
-        refusal = self._refusal(scope, headers)
-        if refusal is None and scope["method"] == "POST" and scope["path"] != _UPLOAD:
-            receive, refusal = await _read_body(receive)
-        respond: ASGIApp = refusal or self._app
-        if refusal is None and (file := _FILE.fullmatch(scope["path"])):
-            respond = upload_response(Path(file[1]))
+        address = self._proxies.client(scope)
+        if not self._proxies.trusts(scope["client"][0] if scope.get("client") else ""):
+            for name in [name for name in headers if name.startswith("x-forwarded-")]:
+                del headers[name]
+        scope["client"] = (address, 0)
+        respond: ASGIApp | None = self._refusal(scope, headers, address)
+        if respond is None:
+            try:
+                respond, receive = await self._responder(scope, headers, address, receive)
+            except Refused as refused:
+                respond = _refuse(refused.status, str(refused))
+                await _read_rest(receive)
         # gradio allows any origin to read its replies. Requests that come this far are of the page's own origin, which
         # needs no permission.
         del headers["origin"]
         if scope["path"] == "/":
             del headers["accept-encoding"]  # its inline scripts are read before it is sent
             return await _send_page(respond, scope, receive, send)
-        with suppress(ClientDisconnect):  # the browser was closed during an upload
-            await respond(scope, receive, _with_headers(send, _policy(b"")))
+        await respond(scope, receive, _with_headers(send, _policy(b""), is_of_gradio=respond is self._app))
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+    def _refusal(self, scope: Scope, headers: Headers, address: str) -> Response | None:
         method, path = scope["method"], scope["path"]
+        if path in ("/healthz", "/readyz") and method in ("GET", "HEAD"):
+            ready = path == "/healthz" or not self.is_draining
+            return PlainTextResponse("ok\n" if ready else "draining\n", 200 if ready else 503)
+        is_static = _STATIC.fullmatch(path) is not None
+        if not is_static and not self._rate_limiter.allows(address):
+            return _refuse(429, "Too many requests from your address: wait a few seconds.", {"Retry-After": "5"})
+        if refusal := self._doors.refusal(headers):
+            return refusal
         if _is_foreign(headers):
             return _refuse(403, "Pages of other origins may not ask this one.")
         if not self._is_needed(method, path):
             return _refuse(404, "There is nothing here.")
-        if not _STATIC.fullmatch(path) and not self._rate_limiter.allows(_address(scope, headers)):
-            return _refuse(429, "Too many requests from your address: wait a few seconds.", {"Retry-After": "5"})
         return None
 
     def _is_needed(self, method: str, path: str) -> bool:
         if method == "POST":
-            return path == _UPLOAD or _EVENT.fullmatch(path) is not None
+            return path == _UPLOAD or self._questions.known(path)
         if method not in ("GET", "HEAD"):
             return False
-        if file := _FILE.fullmatch(path):
-            return self._is_upload(file[1])
+        if path.startswith(_FILE):
+            return self._questions.upload(path.removeprefix(_FILE)) is not None
         return bool(_STATIC.fullmatch(path) or _READABLE.fullmatch(path))
 
-    def _is_upload(self, path: str) -> bool:
-        try:
-            return Path(path).is_absolute() and Path(path).resolve().is_relative_to(self._uploads)
-        except (OSError, ValueError):  # the path is too long, or has a NUL
-            return False
+    async def _responder(
+        self, scope: Scope, headers: MutableHeaders, address: str, receive: Receive
+    ) -> tuple[ASGIApp, Receive]:
+        """What answers a request that may be answered, and what gives it the request's body.
 
+        Raises:
+            Refused: It may not after all.
+        """
+        path = scope["path"]
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        session = (query.get("upload_id") or query.get("session_hash") or ["none"])[0]
+        if not _SESSION.fullmatch(session):
+            raise Refused(422, "upload_id and session_hash have at most 64 letters and digits.")
+        if path == _UPLOAD:
+            if self.is_draining:
+                raise Refused(503, "The page is about to restart: please try again in a few seconds.")
+            copies = await self._route.receive(headers.get("content-type", ""), address, session, receive)
+            return JSONResponse([f"{PUBLIC_FOLDER}/{copy.parent.name}/{copy.name}" for copy in copies]), receive
+        if path == _UPLOAD_PROGRESS:
+            events = _event_stream(self._route.progress(session))
+            return StreamingResponse(events, media_type="text/event-stream"), receive
+        if scope["method"] == "POST":
+            body = await self._question(scope, address, receive)
+            headers["content-type"], headers["content-length"] = "application/json", str(len(body))
+            return self._app, _replay(body, receive)
+        if path.startswith(_FILE):
+            file = self._questions.upload(path.removeprefix(_FILE))
+            assert file is not None  # `_is_needed`
+            return upload_response(file), receive
+        return self._app, receive
 
-class RateLimiter:
-    """A token bucket for each address: a request takes a token, and time refills the bucket."""
-
-    _MAX_ADDRESSES = 10_000
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def allows(self, address: str) -> bool:
-        """Whether a request from this address is allowed; it takes a token."""
-        now = self._now()
-        tokens, since = self._buckets.pop(address, (REQUESTS_AT_ONCE, now))
-        tokens = min(REQUESTS_AT_ONCE, tokens + (now - since) * REQUESTS_PER_SECOND)
-        allowed = tokens >= 1
-        self._buckets[address] = (tokens - allowed, now)
-        if len(self._buckets) > self._MAX_ADDRESSES:
-            self._buckets.popitem(last=False)  # the address with the longest pause has a full bucket anyway
-        return allowed
-
-
-def _address(scope: Scope, headers: Headers) -> str:
-    """The client's address; on a Space the last public one that the proxies name, as a client can invent the others."""
-    if os.environ.get("SPACE_ID"):
-        for hop in reversed(headers.get("x-forwarded-for", "").split(",")):
-            try:
-                if (address := ipaddress.ip_address(hop.strip())).is_global:
-                    return _network(address)
-            except ValueError:
-                continue
-    return _network(ipaddress.ip_address(scope["client"][0])) if scope.get("client") else ""
-
-
-def _network(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """One household has one IPv4 address, but 2^64 IPv6 addresses, a /64 network."""
-    return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
+    async def _question(self, scope: Scope, address: str, receive: Receive) -> bytes:
+        """The body that gradio gets in place of a question's."""
+        content = b""
+        async for part in body_parts(receive):
+            content += part
+            if len(content) > MAX_BODY:
+                raise Refused(413, "This request is too long: photos are sent to /gradio_api/upload.")
+        path, question = self._questions.for_gradio(scope["path"], content)
+        if not path.endswith(("/cancel", "/reset")):
+            busy = self.is_draining or self._answers.num_waiting >= MAX_WAITING
+            if busy or self._answers.num_of(address) >= MAX_WAITING_OF_ADDRESS:
+                raise Refused(503, _BUSY)
+        scope["path"], scope["raw_path"] = path, path.encode()
+        return json.dumps(question).encode()
 
 
 def _is_foreign(headers: Headers) -> bool:
@@ -186,38 +268,29 @@ def _is_foreign(headers: Headers) -> bool:
     return origin.partition("://")[2] not in own
 
 
-async def _read_body(receive: Receive) -> tuple[Receive, Response | None]:
-    """Read a request's body and check it before gradio, which would download files from any address in it.
+async def _event_stream(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    async for event in events:
+        yield f"data: {json.dumps(event)}\n\n"
 
-    Returns:
-        A `receive` that gives the same body again, and the refusal if it is too long, no JSON, or has an address.
-    """
-    content, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            break
-        content += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(content) > MAX_BODY:
-            return receive, _refuse(413, "This request is too long: photos are sent to /gradio_api/upload.")
-    pending: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+
+async def _read_rest(receive: Receive) -> None:
+    """Read what is left of a body, as far as is reasonable: a client that still sends would not read the reply."""
+    num_bytes = 0
+    with suppress(Refused, ConnectionError):
+        async for part in body_parts(receive):
+            num_bytes += len(part)
+            if num_bytes > MAX_FILE:
+                break
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body, and then what comes after it: that the client is gone."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
         return pending.pop() if pending else await receive()
 
-    try:
-        has_address = _has_address(json.loads(content))
-    except (ValueError, RecursionError):  # not JSON, or nested too deeply
-        return again, _refuse(422, "This request is not in JSON.")
-    return again, _refuse(400, "Photos are uploaded; this page fetches none from an address.") if has_address else None
-
-
-def _has_address(value: Any) -> bool:
-    if isinstance(value, dict):
-        path = value.get("path")
-        return (isinstance(path, str) and "://" in path) or any(map(_has_address, value.values()))
-    return isinstance(value, list) and any(map(_has_address, value))
+    return again
 
 
 def _refuse(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
@@ -225,7 +298,7 @@ def _refuse(status: int, sentence: str, headers: dict[str, str] | None = None) -
 
 
 def upload_response(path: Path) -> Response:
-    """A reply with an upload as it is now: it may be replaced or deleted while it is sent.
+    """A reply with an upload as it is now: it may be deleted while it is sent.
 
     gradio's own reply (6.31.0) reads the length before it opens the file, so the two may not fit.
     """
@@ -234,10 +307,7 @@ def upload_response(path: Path) -> Response:
     except OSError:
         return _refuse(404, "There is nothing here.")
     headers = {"Content-Length": str(os.fstat(file.fileno()).st_size), "Cache-Control": "private, no-store"}
-    kind = mimetypes.guess_type(path.name)[0] or ""
-    if not kind.startswith("image/") or "svg" in kind:  # other uploads must not be shown as pages of this server
-        kind, headers["Content-Disposition"] = "application/octet-stream", "attachment"
-    return StreamingResponse(_content(file), 200, headers, kind)
+    return StreamingResponse(_content(file), 200, headers, mimetypes.guess_type(path.name)[0])
 
 
 def _content(file: BinaryIO) -> Iterator[bytes]:
@@ -252,14 +322,14 @@ def _policy(page: bytes) -> str:
     return _POLICY.format(scripts=" ".join(f"'sha256-{digest}'" for digest in hashes))
 
 
-def _with_headers(send: Send, policy: str) -> Send:
+def _with_headers(send: Send, policy: str, *, is_of_gradio: bool = False) -> Send:
     """Add the security headers, and replace gradio's reply about a full queue by a sentence for the person."""
-    full, busy = False, _refuse(503, "The page is busy: please try again in a few seconds.", {"Retry-After": "5"})
+    full, busy = False, _refuse(503, _BUSY, {"Retry-After": "5"})
 
     async def sending(message: Message) -> None:
         nonlocal full
         if message["type"] == "http.response.start":
-            full = message["status"] == 503
+            full = is_of_gradio and message["status"] == 503
             start = {**message, "headers": busy.raw_headers} if full else message
             MutableHeaders(scope=start).update({**_HEADERS, "Content-Security-Policy": policy})
             await send(start)

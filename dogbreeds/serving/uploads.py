@@ -1,97 +1,158 @@
-"""Uploaded photos: each is coded once, without its hidden data and without loss, and deleted in time."""
+"""Uploaded photos: a lossless copy of each without its hidden data, in a place of its own, for a limited time."""
 
-import asyncio
 import atexit
+import fcntl
 import io
+import json
 import os
+import secrets
 import shutil
-import signal
-import stat
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from dogbreeds.images import JPEG_SIDE, BadImage, open_image
+from dogbreeds.errors import UserError
+from dogbreeds.images import BadImage, PhotoSource, open_image
+
+MAX_STORED = 2 << 30
+"""Bytes of all copies."""
+MAX_STORED_OF_ADDRESS = 1 << 30
+"""Bytes of one address's copies: a thousand photos or more."""
+MIN_FREE = 1 << 30
+"""Bytes that stay free on the disk."""
 
 _MAX_WEBP_SIDE = 4096
 """Longer copies are PNG files: WebP can't hold them, or takes more memory."""
-_SHOWN_BY_BROWSERS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
-"""The first bytes of files that browsers show: JPEG, PNG, GIF, WebP, BMP."""
+_FOLDER = "dogbreeds-"
+_LOCK = ".in-use"
+_PROBLEM = "problem.json"
+
+Copy = Callable[[Path, Path, str], Awaitable[Path]]
+"""Makes the copy of a file, in a folder, for an address; see `dogbreeds.serving.decoding.Decoder.copy`."""
 
 
-def open_upload(path: Path, *, at_least: int = JPEG_SIDE) -> Image.Image:
-    """Open an uploaded photo, and replace the file by a copy of the pixels, unless it is that copy.
+def store_copy(source: PhotoSource, place: Path, *, at_least: int) -> Path:
+    """Write a copy of a photo's pixels.
 
-    This removes place, time, camera, thumbnails, films and comments, wherever they are in the file. The copy is
-    lossless, and each model sees the same on it as on the file.
+    The copy has no place, time, camera, thumbnail, film or comment, wherever they are in the file. It is lossless, and
+    each model sees the same on it as on the file.
 
     Args:
-        path: The upload; its name is kept, whatever the suffix.
+        source: What `dogbreeds.images.open_image` opens.
+        place: A folder.
         at_least: The width and height, in pixels, that the models need, of which a larger photo keeps less than twice.
 
     Returns:
-        The photo as `dogbreeds.images.open_image` returns it.
+        The copy, `photo.webp` or `photo.png`.
 
     Raises:
-        BadImage: It can't be read; the file is then empty, so that a browser that loads it still finds one.
+        BadImage: It can't be read.
     """
-    if _is_copy(path):
-        return open_image(path)
-    try:
-        photo = open_image(path, at_least=at_least)
-    except BadImage:
-        _replace(b"", path)
-        raise
+    photo = open_image(source, at_least=at_least)
     encoded = io.BytesIO()
     if max(photo.size) <= _MAX_WEBP_SIDE:
+        path = place / "photo.webp"
         photo.save(encoded, "WEBP", lossless=True, quality=0, method=0)  # the fastest
     else:
+        path = place / "photo.png"
         photo.save(encoded, "PNG", compress_level=1)
-    _replace(encoded.getvalue(), path)
-    return photo
+    path.write_bytes(encoded.getvalue())
+    return path
 
 
-def _is_copy(path: Path) -> bool:
-    """Whether a file has been replaced: the copies are read-only, and no upload is."""
-    try:
-        return not path.stat().st_mode & stat.S_IWUSR
-    except OSError:
-        return False
+def open_copy(path: Path) -> Image.Image:
+    """Open what `UploadFolder.add` returned.
+
+    Raises:
+        BadImage: The upload could not be read, or is deleted by now.
+    """
+    with suppress(FileNotFoundError):
+        problem = json.loads(path.with_name(_PROBLEM).read_bytes())
+        raise BadImage(problem["message"], problem["problem"])
+    return open_image(path)
 
 
-def named_for_browsers(path: Path) -> Path:
-    """The copy in an upload's place under another name, which tells browsers that it is an image they can show."""
-    named = path.with_name(f"{path.name}.webp")
-    with suppress(FileExistsError, FileNotFoundError):  # asked before, or deleted meanwhile
-        os.link(path, named)
-    return named
+def delete_copy(path: Path) -> None:
+    """Delete what `UploadFolder.add` returned, with its place."""
+    shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def shown_by_browsers(path: Path) -> bool:
-    """Whether a browser shows this file, by its content; browsers do not show HEIC and TIFF."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except OSError:
-        return False
-    return head.startswith(_SHOWN_BY_BROWSERS) or head[4:] == b"ftypavif"
+class UploadFolder:
+    """The places of the uploads: who holds how many bytes, and how old they are."""
+
+    def __init__(self, path: Path, copy: Copy) -> None:
+        """Take an empty folder.
+
+        Args:
+            path: The folder.
+            copy: Makes the copies.
+        """
+        self.path, self._copy = path, copy
+        self._places: dict[Path, tuple[str, int]] = {}
+
+    def refusal(self, address: str) -> str | None:
+        """Why this address can't send a photo now, in a sentence; None if it can."""
+        stored: Counter[str] = Counter()
+        for owner, num_bytes in self._places.values():
+            stored[owner] += num_bytes
+        if stored[address] >= MAX_STORED_OF_ADDRESS:
+            return "Your address has sent as many photos as it may: please try again in a few minutes."
+        if stored.total() >= MAX_STORED or shutil.disk_usage(self.path).free < MIN_FREE:
+            return "The page holds as many photos as it can: please try again in a few minutes."
+        return None
+
+    def arrival(self) -> Path:
+        """A file to write what arrives to; `add` deletes it."""
+        return self.path / f"{secrets.token_hex(16)}.part"
+
+    async def add(self, arrived: Path, address: str) -> Path:
+        """Put a copy of a file into a place that nobody can guess or shares, and delete the file.
+
+        Args:
+            arrived: What somebody sent.
+            address: Whose it is.
+
+        Returns:
+            The copy, which `open_copy` opens. Of what can't be read, a picture that browsers can show instead.
+        """
+        place = self.path / secrets.token_hex(16)
+        place.mkdir()
+        try:
+            path = await self._copy(arrived, place, address)
+        except BadImage as error:
+            shutil.rmtree(place)  # with what a killed process left
+            place.mkdir()
+            (place / _PROBLEM).write_text(json.dumps({"problem": error.problem, "message": str(error)}))
+            path = _no_picture(place)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        finally:
+            arrived.unlink(missing_ok=True)
+        self._places[place] = (address, sum(file.stat().st_size for file in place.iterdir()))
+        return path
+
+    def delete_older(self, seconds: float) -> None:
+        """Delete what has not changed for so long, and forget what others have deleted."""
+        since = time.time() - seconds
+        for entry in self.path.iterdir():
+            with suppress(FileNotFoundError):
+                if entry.name != _LOCK and entry.lstat().st_mtime < since:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        self._places = {place: held for place, held in self._places.items() if place.exists()}
 
 
-def _replace(content: bytes, path: Path) -> None:
-    """Replace a file by a read-only one, also while others read it."""
-    if path.exists():
-        partial = path.with_name(f".{uuid4().hex}")
-        with suppress(FileNotFoundError):  # its folder was deleted meanwhile
-            partial.write_bytes(content)
-            partial.chmod(stat.S_IRUSR)
-            partial.replace(path)
+def _no_picture(place: Path) -> Path:
+    """A crossed grey field."""
+    picture = Image.new("RGB", (320, 240), "#dddddd")
+    ImageDraw.Draw(picture).line([(130, 90), (190, 150), (160, 120), (130, 150), (190, 90)], "#888888", 6)
+    picture.save(place / "unreadable.png")
+    return place / "unreadable.png"
 
 
 def private_upload_folder() -> Path:
@@ -99,51 +160,34 @@ def private_upload_folder() -> Path:
 
     gradio's default folder is shared by all its pages on a machine, and each serves what was sent to the others. This
     one is inside of the folder that GRADIO_TEMP_DIR named before, or the system's for temporary files. It is deleted
-    when the process ends, also by SIGTERM.
+    when the process ends; if that was killed, when the next one starts.
+
+    Raises:
+        UserError: Nothing can be written there.
     """
-    parent = os.environ.get("GRADIO_TEMP_DIR")
-    if parent:
-        Path(parent).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="dogbreeds-", dir=parent)).resolve()
+    parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _delete_abandoned(parent)
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent)).resolve()
+        _hold(folder)
+    except OSError as error:
+        message = f"uploads can't be stored in {str(parent)!r} ({error.strerror}): set GRADIO_TEMP_DIR to a folder"
+        raise UserError(f"{message} that can be written to") from None
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return folder
 
 
-@asynccontextmanager
-async def deleting_leftovers(folder: Path, seconds: float) -> AsyncIterator[None]:
-    """Meanwhile, delete what gradio's `delete_cache` leaves: incomplete uploads and empty folders.
-
-    Read in gradio 6.31.0: it searches for old uploads every `seconds`, and keeps the name of one that somebody else has
-    deleted for ever. So this searches halfway between two of its searches, for what it should have deleted before.
-
-    Args:
-        folder: The folder of uploads, with nothing else in it.
-        seconds: Both values of `delete_cache`: the time between two searches, and the age of what is deleted.
-    """
-
-    async def sweep() -> None:
-        await asyncio.sleep(seconds / 2)
-        while True:
-            await asyncio.sleep(seconds)
-            await asyncio.to_thread(delete_older, folder, time.time() - 1.5 * seconds)
-
-    task = asyncio.create_task(sweep())
-    try:
-        yield
-    finally:
-        task.cancel()
+def _hold(folder: Path) -> None:
+    """Lock a folder until this process ends, however it does."""
+    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def delete_older(folder: Path, since: float) -> None:
-    """Delete files and empty folders that have not changed since a time, in seconds of the epoch."""
-    for parent, _, names in os.walk(folder, topdown=False):
-        for path in (Path(parent, name) for name in names):
-            with suppress(FileNotFoundError):  # gradio deletes as well
-                if path.lstat().st_ctime < since:
-                    path.unlink()
-        with suppress(OSError):  # it is not empty
-            if Path(parent) != folder and Path(parent).stat().st_ctime < since:
-                Path(parent).rmdir()
+def _delete_abandoned(parent: Path) -> None:
+    """Delete the folders of processes that were killed."""
+    for lock in parent.glob(f"{_FOLDER}*/{_LOCK}"):
+        with suppress(OSError), lock.open() as file:  # somebody else's folder
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its process lives
+            shutil.rmtree(lock.parent, ignore_errors=True)

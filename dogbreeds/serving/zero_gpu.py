@@ -4,7 +4,7 @@
 def declare() -> None:
     """Declare a function for the GPU that is never called: ZeroGPU stops a Space that declares none when it starts.
 
-    Call it before the page is launched. It does nothing where the package `spaces` is missing, or on other hardware.
+    Call it before the page is served. It does nothing where the package `spaces` is missing, or on other hardware.
     """
     try:
         import spaces
@@ -13,6 +13,11 @@ def declare() -> None:
             raise
         return
     spaces.GPU(_never_called)
+    # Read in spaces 0.51.3: on ZeroGPU, it reports the start of a Space when `launch` of gradio is called; this page is
+    # mounted instead.
+    report_start = getattr(getattr(spaces, "zero", None), "startup", None)
+    if report_start is not None:
+        report_start()
 
 
 def _never_called() -> None:

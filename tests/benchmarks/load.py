@@ -4,7 +4,12 @@
 
 Users on this machine, each from an address of 127.0.0.0/8 of its own, send the page one request after the other, as
 programs and as browsers do: photos that were generated so that their answers differ, files that are no photos, and
-clients that go away in the middle. Exits with 1 if an answer was lost or was another photo's.
+clients that go away in the middle. All files of a kind have the same name, and a photo may be asked about twice.
+Exits with 1 if an answer was lost or was another photo's, or the server took too much memory.
+
+    PYTHONPATH=. python tests/benchmarks/load.py --users 4 --seconds 600 --attacks
+
+Meanwhile, attackers do what `attacks.py` lists; then it also exits with 1 if people waited for too long.
 """
 
 import argparse
@@ -19,7 +24,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from itertools import permutations
@@ -32,6 +37,7 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.run_folder import SHIPPED_RUNS
 from dogbreeds.serving.model_set import TOP_K
 from dogbreeds.serving.predictor import Predictor
+from tests.benchmarks.attacks import attacked
 from tests.served_page import served_page
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,8 +45,12 @@ PATIENCE = 60
 """Seconds after which an answer is lost."""
 APART = 0.06
 """By how much the probabilities of two photos differ at least, summed over the breeds that an answer names."""
-SHARE_BAD, SHARE_COMPARED, SHARE_KILLED = 0.15, 0.1, 0.05
+SHARE_BAD, SHARE_COMPARED, SHARE_KILLED, SHARE_REPEATED = 0.15, 0.1, 0.05, 0.2
 """Of the requests."""
+MAX_MEMORY = 1000
+"""MB that the server and its processes may hold."""
+MAX_MEDIAN, MAX_P99 = 1.0, 3.0
+"""Seconds that people may wait beside attackers."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,12 @@ class Report:
     """Clients that went away on purpose."""
     memory: list[tuple[int, float]] = field(default_factory=list)
     """After how many answers the server held how many MB."""
+    peak: float = 0.0
+    """MB that the server and its processes held at most."""
+
+    def slowness(self) -> tuple[float, float]:
+        """Median and 99th percentile of the seconds."""
+        return tuple(np.percentile(self.seconds, [50, 99])) if self.seconds else (np.inf, np.inf)
 
     def __str__(self) -> str:
         median, p95, p99 = np.percentile(self.seconds, [50, 95, 99]) if self.seconds else (np.nan,) * 3
@@ -87,6 +103,7 @@ class Report:
             *(f"  {count} x {why}" for why, count in self.errors.most_common()),
             f"latency         median {median:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s",
             "memory, MB      " + ", ".join(f"{megabytes:.0f} after {answers}" for answers, megabytes in self.memory),
+            f"peak, MB        {self.peak:.0f} with the processes that decode",
             *self.wrong[:10],
         ]
         return "\n".join(lines)
@@ -172,7 +189,17 @@ class Person:
 
     def ask(self, sample: Sample, model: str | None) -> dict:
         """Ask as a program does: the answer of a model, or of all."""
-        event = self.post(f"/gradio_api/call/{_endpoint(model)}", {"data": self._data(sample, model)})["event_id"]
+        return self.answer(self._data(sample, model), model)
+
+    def ask_again(self, sample: Sample, first: str, model: str | None) -> dict:
+        """Ask about a photo that another model has answered before."""
+        data = self._data(sample, first)
+        self.answer(data, first)
+        return self.answer(data[:1] if model is None else [data[0], model], model)
+
+    def answer(self, data: list, model: str | None) -> dict:
+        """The answer about an upload."""
+        event = self.post(f"/gradio_api/call/{_endpoint(model)}", {"data": data})["event_id"]
         with self._connection() as connection:
             reply = self._reply(connection, "GET", f"/gradio_api/call/{_endpoint(model)}/{event}")
             kind = ""
@@ -235,8 +262,8 @@ class Person:
         return [file] if model is None else [file, model]
 
     def _multipart(self, sample: Sample) -> tuple[bytes, dict[str, str]]:
-        """The upload, under a name of its own: files of the same content and name lie in the same place."""
-        boundary, name = uuid.uuid4().hex, f"{self._address}-{sample.name}"
+        """The upload, under the name that all files of its kind have."""
+        boundary, name = uuid.uuid4().hex, f"photo{Path(sample.name).suffix}"
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         body = head.encode() + sample.content + f"\r\n--{boundary}--\r\n".encode()
         return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
@@ -313,7 +340,7 @@ def load(
         dependency["api_name"]: dependency["id"]
         for dependency in Person(host, random.Random(0)).get("/config")["dependencies"]
     }
-    report, changing = Report(memory=[(0, resident(pid))]), threading.Lock()
+    report, changing, ended = Report(memory=[(0, resident(pid))]), threading.Lock(), threading.Event()
     photos, bad = [each for each in samples if not each.error], [each for each in samples if each.error]
     until = time.monotonic() + seconds
 
@@ -329,7 +356,9 @@ def load(
                 report.killed += 1
             return
         started = time.monotonic()
-        if rng.random() < 0.5:
+        if rng.random() < SHARE_REPEATED:
+            answer = person.ask_again(sample, rng.choice(models), model)
+        elif rng.random() < 0.5:
             answer = person.ask(sample, model)
         else:
             answer = person.ask_as_browsers_do(sample, model, functions[_endpoint(model)])
@@ -351,17 +380,35 @@ def load(
                     report.errors[f"{type(error).__name__} {error}"] += 1
 
     threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            report.peak = max(report.peak, sum(map(resident, [pid, *children(pid)])))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    ended.set()
+    watching.join()
     return report
 
 
 def resident(pid: int) -> float:
     """The memory that a process holds, MB."""
-    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+    return 0.0  # it has just ended
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def main() -> None:
@@ -369,14 +416,18 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--photos", type=int, default=24)
+    parser.add_argument("--attacks", action="store_true")
     options = parser.parse_args()
     predictors = [Predictor(run) for run in SHIPPED_RUNS]
     models = [predictor.run.name for predictor in predictors]
     samples = make_samples(predictors, options.photos)
     with tempfile.TemporaryDirectory() as folder:
         with running_page(Path(folder)) as (host, process):
-            report = load(host, samples, models, users=options.users, seconds=options.seconds, pid=process.pid)
+            with attacked(host) if options.attacks else nullcontext() as done:
+                report = load(host, samples, models, users=options.users, seconds=options.seconds, pid=process.pid)
             print(report)
+            for name, count in sorted((done or {}).items()):
+                print(f"attacks         {count} x {name}")
             print(f"throughput      {len(report.seconds) / options.seconds:.0f} answers/s")
             left = [path for path in Path(folder).rglob("*") if path.is_file()]
             print(f"uploads         {len(left)} files while it runs")
@@ -385,7 +436,9 @@ def main() -> None:
             print(f"afterwards      one person is answered in {time.monotonic() - started:.2f} s")
         left = [path for path in Path(folder).rglob("*") if path.is_file()]
         print(f"uploads         {len(left)} files after it was terminated")
-    sys.exit(1 if report.wrong or report.errors else 0)
+    median, p99 = report.slowness()
+    is_slow = options.attacks and (median > MAX_MEDIAN or p99 > MAX_P99)
+    sys.exit(1 if report.wrong or report.errors or report.peak > MAX_MEMORY or is_slow else 0)
 
 
 if __name__ == "__main__":

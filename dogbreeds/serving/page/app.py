@@ -1,31 +1,38 @@
 """The web page: photos go in, breeds and their probabilities come out."""
 
-import errno
+import asyncio
 import os
-import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+from fastapi import FastAPI
 
 from dogbreeds.errors import UserError
-from dogbreeds.serving import zero_gpu
-from dogbreeds.serving.gateway import gateway_lifespan
+from dogbreeds.images import JPEG_SIDE
+from dogbreeds.serving import server, zero_gpu
+from dogbreeds.serving.batching import MAX_BATCH_SIZE
+from dogbreeds.serving.clients import Proxies
+from dogbreeds.serving.decoding import Decoder
+from dogbreeds.serving.gateway import MAX_WAITING, Doors, Gateway
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
-from dogbreeds.serving.page.components import separate_uploads
+from dogbreeds.serving.page.events import events
 from dogbreeds.serving.page.many_photos import many_photos_tab
 from dogbreeds.serving.page.one_photo import one_photo_tab
 from dogbreeds.serving.page.programs import examples_section, program_endpoints
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.uploads import private_upload_folder
+from dogbreeds.serving.questions import Questions
+from dogbreeds.serving.turns import Turns
+from dogbreeds.serving.uploads import UploadFolder, private_upload_folder
 
-MAX_UPLOAD = "40mb"
-MAX_WAITING = 64
-"""Requests that may wait for an answer; the next one is told that the page is busy."""
-CACHE_SECONDS = 600
-"""Uploads older than this are deleted; also the time between two searches for such."""
+CACHE_SECONDS = 1200.0
+"""Uploads older than this are deleted."""
+_SWEEP_SECONDS = 60.0
+"""Between two searches for such."""
 MAX_SESSIONS = 256
 """Visits whose last answers are kept, with a description of the whole page for each. gradio counts a request of a
 program as a visit too."""
@@ -33,21 +40,22 @@ program as a visit too."""
 _HERE = Path(__file__).parent
 
 
-def build_page(models: ModelSet, text: gr.I18n) -> gr.Blocks:
+def build_page(models: ModelSet, answers: Turns, text: gr.I18n) -> gr.Blocks:
     """Lay out the page.
 
     Args:
         models: What can answer; the first does unless the person chooses another.
+        answers: In which questions wait for their answers.
         text: What the page says, from `page_texts`.
     """
-    with gr.Blocks(title="Dog breeds", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)) as page:
+    with gr.Blocks(title="Dog breeds", analytics_enabled=False) as page:
         gr.HTML(text("heading"))
-        photo = one_photo_tab(models, text)
+        photo = one_photo_tab(models, answers, text)
         many_photos_tab(models, text, CACHE_SECONDS)
         with gr.Accordion(text("about"), open=False):
             gr.Markdown(text("about_all"))
         examples_section(page, models, text)
-        program_endpoints(models, photo)
+        program_endpoints(models, answers, photo)
     return page.queue(max_size=MAX_WAITING, api_open=False)  # every request goes through the queue
 
 
@@ -67,65 +75,96 @@ def _first_texts(models: ModelSet, texts: Texts) -> dict[str, str]:
     }
 
 
-def serve(run_dirs: Sequence[str | os.PathLike[str]], host: str | None, port: int | None) -> None:
+@dataclass(frozen=True)
+class Access:
+    """Who may ask the page."""
+
+    hosts: Sequence[str] = ()
+    """Names under which it is served, besides this machine's own and its addresses."""
+    proxies: Sequence[str] = ()
+    """Addresses or networks of the proxies before it, whose word about the clients is taken."""
+    key: str | None = None
+    """What people give as password, and programs as `Authorization: Bearer KEY`."""
+
+
+def serve(
+    run_dirs: Sequence[str | os.PathLike[str]], host: str | None, port: int | None, access: Access | None = None
+) -> None:
     """Load the runs and serve the page until interrupted.
 
     Args:
         run_dirs: Run folders.
         host: Address to listen on; None for this machine alone, or what GRADIO_SERVER_NAME says.
         port: Port to listen on; None for the first free one from 7860 on, or what GRADIO_SERVER_PORT says.
+        access: Who may ask; None for everybody who reaches this machine by its address.
 
     Raises:
-        UserError: A run folder is missing or damaged, or the port is in use.
+        UserError: A run folder is missing or damaged, the port is in use, or uploads can't be stored.
     """
     if not run_dirs:
         raise UserError("--run-dir names no run folder")
-    _check_address(host, port)
-    zero_gpu.declare()
-    predictors = [Predictor(Path(run_dir)) for run_dir in run_dirs]
-    for predictor in predictors:
-        predictor.warm_up()
-    models = ModelSet(predictors)
-    text = page_texts(models)
-    uploads = private_upload_folder()
+    access = access or Access()
+    proxies = Proxies(access.proxies)
+    with server.listen(host, port) as listener:
+        zero_gpu.declare()
+        predictors = [Predictor(Path(run_dir)) for run_dir in run_dirs]
+        for predictor in predictors:
+            predictor.warm_up()
+        models = ModelSet(predictors)
+        app = page_app(models, private_upload_folder(), Doors(access.hosts, access.key), proxies)
+        address, number = listener.getsockname()[:2]
+        print(f"The page is at http://{f'[{address}]' if ':' in address else address}:{number}", flush=True)
+        server.run(app, proxies, listener)
+
+
+def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> Gateway:
+    """The page as an ASGI application: gradio's, and before it what may reach it.
+
+    Args:
+        models: What can answer.
+        folder: For uploads; the one that `private_upload_folder` returns.
+        doors: Who may ask.
+        proxies: Who tells the clients' addresses.
+    """
     # Read in gradio 6.31.0: it keeps the last 10,000 events and computes statistics of them after each answer, which no
     # option turns off.
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
-    separate_uploads()
-    page = build_page(models, text)
-    page.launch(
-        server_name=host,
-        server_port=port,
+    text, answers = page_texts(models), Turns(MAX_BATCH_SIZE)
+    page = build_page(models, answers, text)
+    # Read in gradio 6.31.0: what `launch` sets and `mount_gradio_app` does not. A page that runs keeps streams alive.
+    page.state_session_capacity, page.is_running = MAX_SESSIONS, True
+    sides = [predictor.run.preprocessing.decoded_side for predictor in models.predictors.values()]
+    decoder = Decoder(max(JPEG_SIDE, *sides))
+    uploads = UploadFolder(folder, decoder.copy)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await decoder.start()
+        sweeping = asyncio.create_task(_delete_old(uploads))
+        yield
+        sweeping.cancel()
+        await decoder.close()
+
+    app = gr.mount_gradio_app(
+        FastAPI(lifespan=lifespan, openapi_url=None),
+        page,
+        path="/",
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css_paths=_HERE / "page.css",
         js=(_HERE / "page.js").read_text(encoding="utf-8"),
-        favicon_path=_HERE / "icon.svg",
+        favicon_path=str(_HERE / "icon.svg"),
         pwa=True,
         i18n=text,
-        max_file_size=MAX_UPLOAD,
-        state_session_capacity=MAX_SESSIONS,
-        app_kwargs={"lifespan": gateway_lifespan(uploads, CACHE_SECONDS)},
         enable_monitoring=False,
         run_history=False,
         footer_links=["api"],
         ssr_mode=False,
-        share=False,
+        show_error=False,
     )
+    return Gateway(app, uploads, Questions(events(page), folder), answers, doors=doors, proxies=proxies)
 
 
-def _check_address(host: str | None, port: int | None) -> None:
-    """Try to listen there. gradio takes every failure for a port in use, and tries a hundred ports."""
-    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    if port is not None and not 1 <= port <= 65535:
-        raise UserError(f"--port {port}: must be from 1 to 65535")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(f"port {port} is in use: give another with --port") from None
-        if error.errno == errno.EACCES:
-            raise UserError(f"port {port} is not allowed to this user: give one from 1024 on with --port") from None
-        raise UserError(f"--host {host} is no address of this machine ({error.strerror})") from None
+async def _delete_old(uploads: UploadFolder) -> None:
+    while True:
+        await asyncio.sleep(min(_SWEEP_SECONDS, CACHE_SECONDS / 2))
+        await asyncio.to_thread(uploads.delete_older, CACHE_SECONDS)

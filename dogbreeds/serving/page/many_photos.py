@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from dogbreeds.answers import Answer
-from dogbreeds.images import BadImage, open_image
+from dogbreeds.images import BadImage
 from dogbreeds.photos import batches, read_photos
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
@@ -19,6 +19,7 @@ from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder
 from dogbreeds.serving.page.texts import ENGLISH, Texts, texts_for
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.rows import answer_columns, columns, write_csv
+from dogbreeds.serving.uploads import delete_copy, open_copy
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
@@ -100,7 +101,7 @@ def _updates(files: list[tuple[str, Path]], models: ModelSet, texts: Texts) -> I
         return
     if len(files) > MAX_FILES:
         for _, path in files:
-            path.unlink(missing_ok=True)
+            delete_copy(path)
         message = cards.problem(texts.too_many.format(len(files), MAX_FILES), texts)
         yield *_ready(), message, "", gr.update(visible=False), []
         return
@@ -164,10 +165,9 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
         predictor: The model that answers.
         files: The name and the path of each upload.
     """
-    view = predictor.run.preprocessing
 
     def open_photo(file: tuple[str, Path]) -> tuple[str, Image.Image]:
-        photo = open_image(file[1], at_least=view.decoded_side)
+        photo = open_copy(file[1])
         return cards.thumbnail(photo), photo
 
     try:
@@ -181,7 +181,7 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
             ]
     finally:
         for _, path in files:
-            path.unlink(missing_ok=True)
+            delete_copy(path)
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:

@@ -1,27 +1,29 @@
 """The tab "One photo": one model's answer to a photo, or the answers of all models side by side."""
 
-from typing import Any
+import asyncio
+from pathlib import Path
 
 import gradio as gr
 from PIL import Image
 
 from dogbreeds.images import BadImage
-from dogbreeds.serving.batching import MAX_BATCH_SIZE
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
-from dogbreeds.serving.page.components import PhotoInput, Upload
+from dogbreeds.serving.page.components import PhotoInput, asker
 from dogbreeds.serving.page.texts import Texts, texts_for
-from dogbreeds.serving.uploads import named_for_browsers
+from dogbreeds.serving.turns import Turns
+from dogbreeds.serving.uploads import open_copy
 
 _ALL_MODELS = "/"
 """The value of the choice "side by side"; no run has such a name."""
 
 
-def one_photo_tab(models: ModelSet, text: gr.I18n) -> PhotoInput:
+def one_photo_tab(models: ModelSet, answers: Turns, text: gr.I18n) -> PhotoInput:
     """Add the tab to the page.
 
     Args:
         models: What can answer; the first does unless the person chooses another.
+        answers: In which questions wait for their answers.
         text: The page's texts.
 
     Returns:
@@ -39,34 +41,37 @@ def one_photo_tab(models: ModelSet, text: gr.I18n) -> PhotoInput:
                 buttons=[],
                 elem_id="photo",
             )
-            decoded_sides = [predictor.run.preprocessing.decoded_side for predictor in models.predictors.values()]
-            photo.at_least = max(photo.at_least, *decoded_sides)
             model = gr.Radio(choices, value=models.names[0], label=text("model"), visible=several, elem_id="model")
         with gr.Column(min_width=300, scale=2):
             verdict = gr.HTML(text("waiting_html"), elem_id="verdict")
             details = gr.HTML("", elem_id="details")
 
-    def show(upload: Upload | BadImage | None, model: str, request: gr.Request) -> tuple[str, str, Any]:
+    async def show(upload: Path | None, model: str, request: gr.Request) -> tuple[str, str]:
         texts = texts_for(request.headers.get("accept-language"))
         if upload is None:
-            return cards.waiting(texts.waiting), "", gr.skip()
-        if isinstance(upload, BadImage):
-            return cards.problem(texts.problem(upload), texts), "", gr.skip()
-        replaced = gr.skip() if upload.can_be_shown else named_for_browsers(upload.path)
-        return *_answer(upload.photo, model, models, texts), replaced
+            return cards.waiting(texts.waiting), ""
+        async with answers.turn(asker(request)):
+            return await asyncio.to_thread(_shown, upload, model, models, texts)
 
     gr.on(
         [photo.input, photo.clear, model.change],
         show,
         [photo, model],
-        [verdict, details, photo],
+        [verdict, details],
         api_visibility="private",
-        concurrency_limit=MAX_BATCH_SIZE,
+        concurrency_limit=None,
         trigger_mode="always_last",
         show_progress="minimal",
         show_progress_on=[verdict],
     )
     return photo
+
+
+def _shown(upload: Path, model: str, models: ModelSet, texts: Texts) -> tuple[str, str]:
+    try:
+        return _answer(open_copy(upload), model, models, texts)
+    except BadImage as error:
+        return cards.problem(texts.problem(error), texts), ""
 
 
 def _answer(photo: Image.Image, model: str, models: ModelSet, texts: Texts) -> tuple[str, str]:

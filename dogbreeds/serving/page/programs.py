@@ -1,18 +1,21 @@
 """What the page offers to programs: two endpoints, and examples of how to call them."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.route_utils import get_root_url
+from PIL import Image
 
 from dogbreeds.answers import NO_ANSWER
 from dogbreeds.images import BadImage
 from dogbreeds.serving.api import comparison_json, prediction_json
-from dogbreeds.serving.batching import MAX_BATCH_SIZE
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, Upload
+from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, asker
 from dogbreeds.serving.page.texts import ENGLISH, texts_for
+from dogbreeds.serving.turns import Turns
+from dogbreeds.serving.uploads import open_copy
 
 _EXAMPLES = Path(__file__).with_name("examples.md")
 """What the page shows; a test runs both examples."""
@@ -34,14 +37,21 @@ def examples_section(page: gr.Blocks, models: ModelSet, text: gr.I18n) -> None:
     page.load(tell_programs, None, program, api_visibility="private", queue=False, show_progress="hidden")
 
 
-def program_endpoints(models: ModelSet, photo: PhotoInput) -> None:
-    """Add the endpoints `predict` and `compare`; their components are invisible."""
+def program_endpoints(models: ModelSet, answers: Turns, photo: PhotoInput) -> None:
+    """Add the endpoints `predict` and `compare`; their components are invisible.
 
-    def predict(photo: Upload | BadImage | None, model: str) -> dict[str, Any]:
+    Args:
+        models: What can answer.
+        answers: In which questions wait for their answers.
+        photo: The page's input for the photo.
+    """
+
+    async def predict(photo: Path | None, request: gr.Request, model: str = models.names[0]) -> dict[str, Any]:
         """Tell the breed of the dog on a photo.
 
         Args:
             photo: The photo.
+            request: Whose question it is.
             model: The name of the model that shall answer.
 
         Returns:
@@ -49,30 +59,45 @@ def program_endpoints(models: ModelSet, photo: PhotoInput) -> None:
             probabilities, the look-alikes and the breed group of an unsure answer, and the seconds it took; or why
             there is no answer. A dog of an unknown breed has the breeds that it resembles, without probabilities.
         """
-        if not isinstance(photo, Upload):
-            return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": _why_not(photo)}
-        return prediction_json(model, models.predict(model, photo.photo))
+        async with answers.turn(asker(request)):
+            return await asyncio.to_thread(_predicted, photo, model, models)
 
-    def compare(photo: Upload | BadImage | None) -> dict[str, Any]:
+    async def compare(photo: Path | None, request: gr.Request) -> dict[str, Any]:
         """Ask all models about the same photo.
 
         Args:
             photo: The photo.
+            request: Whose question it is.
 
         Returns:
             The answer of each, and whether they agree.
         """
-        if not isinstance(photo, Upload):
-            return {"answers": [], "agree": None, "error": _why_not(photo)}
-        return comparison_json(models.compare(photo.photo))
+        async with answers.turn(asker(request)):
+            return await asyncio.to_thread(_compared, photo, models)
 
     answer = PredictionOutput(visible=False)
     model = gr.Radio(models.names, value=models.names[0], label="model", visible=False)
     trigger = gr.Button(visible=False)
-    trigger.click(predict, [photo, model], answer, api_name="predict", concurrency_limit=MAX_BATCH_SIZE)
+    trigger.click(predict, [photo, model], answer, api_name="predict", concurrency_limit=None)
     comparison = ComparisonOutput(visible=False)
-    trigger.click(compare, [photo], comparison, api_name="compare", concurrency_limit=MAX_BATCH_SIZE)
+    trigger.click(compare, [photo], comparison, api_name="compare", concurrency_limit=None)
 
 
-def _why_not(photo: BadImage | None) -> str:
-    return ENGLISH.problem(photo) if photo else "No photo was sent."
+def _predicted(photo: Path | None, model: str, models: ModelSet) -> dict[str, Any]:
+    try:
+        return prediction_json(model, models.predict(model, _opened(photo)))
+    except BadImage as error:
+        return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": ENGLISH.problem(error)}
+
+
+def _compared(photo: Path | None, models: ModelSet) -> dict[str, Any]:
+    try:
+        return comparison_json(models.compare(_opened(photo)))
+    except BadImage as error:
+        return {"answers": [], "agree": None, "error": ENGLISH.problem(error)}
+
+
+def _opened(photo: Path | None) -> Image.Image:
+    if photo is None:
+        raise BadImage("No photo was sent.", "empty")
+    return open_copy(photo)
