@@ -21,6 +21,16 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
 BREED_FOLDERS = ("n02085620-Chihuahua", "n02086240-Shih-Tzu", "n02088364-beagle", "n02099601-golden_retriever")
 
 
+def installed(program: str) -> str:
+    """The path of a program of the system; where it is missing, the test skips, but fails in CI."""
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must have {program}: .ci/run installs it")
+        pytest.skip(f"{program} is not installed")
+    return path
+
+
 def make_photo(label: int, seed: int, size: tuple[int, int] = (56, 48)) -> Image.Image:
     """A picture that a small network can tell from those of other labels: its colour and its stripes."""
     rng = np.random.default_rng(1000 * label + seed)

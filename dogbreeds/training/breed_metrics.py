@@ -6,6 +6,7 @@ Training and research compute their figures with `compute_figures`.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -42,8 +43,10 @@ class BreedMetrics(evaluate.Metric):
     """
 
     def __init__(self) -> None:
-        # In memory: one process has all predictions, so there are no files to share.
-        super().__init__(keep_in_memory=True)
+        # In memory: one process has all predictions, so there are no files to share. evaluate makes a folder for them all
+        # the same (read in 0.4.6, module.py), below ~/.cache unless another is named.
+        with TemporaryDirectory() as folder:
+            super().__init__(keep_in_memory=True, cache_dir=folder)
 
     def _info(self) -> evaluate.MetricInfo:
         probabilities = datasets.Sequence(datasets.Value("float64"))
