@@ -43,8 +43,8 @@ class BreedMetrics(evaluate.Metric):
     """
 
     def __init__(self) -> None:
-        # In memory: one process has all predictions, so there are no files to share. evaluate makes a folder for them all
-        # the same (read in 0.4.6, module.py), below ~/.cache unless another is named.
+        # In memory: one process has all predictions, so there are no files to share. evaluate makes a folder for them
+        # nevertheless (read in 0.4.6, module.py), below ~/.cache unless another is named.
         with TemporaryDirectory() as folder:
             super().__init__(keep_in_memory=True, cache_dir=folder)
 
