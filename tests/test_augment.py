@@ -56,12 +56,15 @@ def torchvisions(
     shear=0.0,
     **light,
 ):
-    transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(SIZE, scale=(crop_scale, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(flip),
-            v2.RandomVerticalFlip(vertical_flip),
-            v2.RandomChoice([v2.RandomRotation((turn, turn)) for turn in turns]),
+    transforms = [
+        v2.RandomResizedCrop(SIZE, scale=(crop_scale, 1.0), antialias=True),
+        v2.RandomHorizontalFlip(flip),
+        v2.RandomVerticalFlip(vertical_flip),
+    ]
+    if turns != (0,):  # what changes nothing takes as long as what does
+        transforms.append(v2.RandomChoice([v2.RandomRotation((turn, turn)) for turn in turns]))
+    if rotation or zoom or shift or shear:
+        transforms.append(
             v2.RandomAffine(
                 rotation,
                 translate=(shift, shift),
@@ -69,15 +72,14 @@ def torchvisions(
                 shear=shear or None,
                 interpolation=InterpolationMode.BILINEAR,
                 fill=[round(255 * mean) for mean in VIEW.mean],
-            ),
-            v2.ColorJitter(light.get("brightness", 0), light.get("contrast", 0)),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(VIEW.mean), list(VIEW.std)),
-        ]
-    )
+            )
+        )
+    if light:
+        transforms.append(v2.ColorJitter(light.get("brightness", 0), light.get("contrast", 0)))
+    transform = v2.Compose(transforms)
     torch.manual_seed(0)
-    return torch.stack([transform(photo) for _ in range(num_views)])
+    views = torch.from_numpy(np.stack([np.asarray(transform(photo)) for _ in range(num_views)])).permute(0, 3, 1, 2)
+    return v2.functional.normalize(views.float() / 255, list(VIEW.mean), list(VIEW.std))
 
 
 @pytest.mark.parametrize("size", [(48, 36), (36, 48), (80, 30)], ids=str)
