@@ -1,7 +1,10 @@
 """Small photos, small models and the real data where it is at hand."""
 
+import contextlib
+import functools
 import os
 import shutil
+import sys
 from pathlib import Path
 
 # One process a core runs the tests; torch and numpy, which read this when they are imported, need no threads beside it.
@@ -59,6 +62,19 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory):
         yield folder / "dogbreeds"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_operator_table() -> None:
+    """torch.onnx builds its table of operators, which takes a second, for the first export and not for each.
+
+    It has no public name for that; where the private one is another, exports are slower and otherwise the same.
+    """
+    if "torch" in sys.modules:
+        with contextlib.suppress(ImportError, AttributeError):
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 small photos of 4 breeds; not to be changed."""
@@ -73,18 +89,38 @@ def tiny_run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return train(tiny_config(photo_folder, tmp_path_factory.mktemp("runs") / "tiny", epochs=8))
 
 
+@pytest.fixture
+def tiny_runs_onnx(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training saves the ONNX file of `tiny_run`, for tests of runs like it that do not look at theirs.
+
+    An export takes most of the time of a small run.
+    """
+    from dogbreeds.run_folder import ONNX
+    from dogbreeds.training import save_run
+    from dogbreeds.training.export import ServingExport
+
+    def copy_onnx(model: object, path: Path, image_size: int) -> ServingExport:
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(tiny_run / ONNX, path)
+        return ServingExport(differences={"logits": 0.0}, why_no_heat_map=None)
+
+    monkeypatch.setattr(save_run, "export_serving_model", copy_onnx)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each of the small networks, with random weights in the files of a checkpoint; not to be changed."""
+    """A folder for each of two small networks, with random weights in the files of a checkpoint; not to be changed."""
     import torch
-    from transformers import AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification, ResNetConfig
 
     from dogbreeds.training.models.registry import ARCHITECTURES
 
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
-    for name in ("vit_nano", "mobilenet_v2_nano"):
-        AutoModelForImageClassification.from_config(ARCHITECTURES[name](image_size=32)).save_pretrained(folder / name)
+    # Of MobileNetV2, whose number of layers is fixed, an export takes five times as long.
+    cnn = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="bottleneck")
+    for name, architecture in {"vit_nano": ARCHITECTURES["vit_nano"](image_size=32), "resnet_nano": cnn}.items():
+        AutoModelForImageClassification.from_config(architecture).save_pretrained(folder / name)
     return folder
 
 

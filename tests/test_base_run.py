@@ -50,7 +50,9 @@ def test_a_leak_is_seen_from_a_run_on_the_hub(photo_folder, tiny_run, tmp_path, 
     assert base.record.data == json.loads((tiny_run / "run.json").read_text())["data"]["split_hash"]
 
 
-def test_what_a_run_of_a_run_was_trained_on_is_not_forgotten(photo_folder, tiny_run, other_photos, tmp_path):
+def test_what_a_run_of_a_run_was_trained_on_is_not_forgotten(
+    photo_folder, tiny_run, other_photos, tmp_path, tiny_runs_onnx
+):
     second = train(tiny_config(other_photos, tmp_path / "second", model=str(tiny_run), epochs=1, seed=5))
     first_splits, splits = load_splits(tiny_run / SPLITS), load_splits(second / SPLITS)
     assert splits[TRAINED_BEFORE] == first_splits["train"] and first_splits["train"].keys().isdisjoint(splits["train"])
@@ -60,7 +62,7 @@ def test_what_a_run_of_a_run_was_trained_on_is_not_forgotten(photo_folder, tiny_
 
 
 def test_a_run_that_did_not_store_its_split_is_told_by_its_hashes(
-    photo_folder, tiny_run, other_photos, tmp_path, capsys
+    photo_folder, tiny_run, other_photos, tmp_path, capsys, tiny_runs_onnx
 ):
     old = shutil.copytree(tiny_run, tmp_path / "old")
     (old / SPLITS).unlink()

@@ -146,7 +146,9 @@ def test_the_same_seed_gives_the_same_run_with_the_pixel_cache_or_without(photo_
     ],
     ids=str,
 )
-def test_a_resumed_run_is_the_run_that_was_never_stopped(photo_folder, checkpoints, tmp_path, options, monkeypatch):
+def test_a_resumed_run_is_the_run_that_was_never_stopped(
+    photo_folder, checkpoints, tmp_path, options, monkeypatch, tiny_runs_onnx
+):
     if options.get("freeze_backbone"):
         options = {**options, "model": str(checkpoints / options["model"])}
     whole = fitted(tiny_config(photo_folder, tmp_path / "whole", epochs=3, **options))
@@ -172,7 +174,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(photo_folder, checkpoin
         assert [row["epoch"] for row in history(tmp_path / "stopped")] == ["1", "2", "3"]
 
 
-def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, monkeypatch):
+def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, monkeypatch, tiny_runs_onnx):
     run = train(tiny_config(photo_folder, tmp_path / "run", epochs=1))
     with pytest.raises(UserError, match="--overwrite"):
         train(tiny_config(photo_folder, tmp_path / "run", epochs=1))
@@ -191,18 +193,18 @@ def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, 
 
 def test_a_frozen_backbone_stays_as_it_was(photo_folder, checkpoints, tmp_path):
     for augment in ("auto", "on"):
-        options = {"model": str(checkpoints / "mobilenet_v2_nano"), "freeze_backbone": True, "augment": augment}
+        options = {"model": str(checkpoints / "resnet_nano"), "freeze_backbone": True, "augment": augment}
         run = set_up(tiny_config(photo_folder, tmp_path / augment, **options))
         model = run.learner.full_model
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         fit(run)
         moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-        assert moved == {"classifier.weight", "classifier.bias"}
+        assert moved == {"classifier.1.weight", "classifier.1.bias"}
         assert run.inputs.head_only == (augment == "auto")
 
 
 def test_features_are_those_of_the_whole_model(photo_folder, checkpoints, tmp_path):
-    model = str(checkpoints / "mobilenet_v2_nano")
+    model = str(checkpoints / "resnet_nano")
     run = set_up(tiny_config(photo_folder, tmp_path / "run", model=model, freeze_backbone=True))
     logits, labels = logits_of(run, run.learner.model)
     photos = run.splits.validation
@@ -213,7 +215,7 @@ def test_features_are_those_of_the_whole_model(photo_folder, checkpoints, tmp_pa
     assert (labels == photos.labels).all()
 
 
-def test_early_stopping_keeps_the_best_epoch(photo_folder, tmp_path, monkeypatch):
+def test_early_stopping_keeps_the_best_epoch(photo_folder, tmp_path, monkeypatch, tiny_runs_onnx):
     losses = iter([1.0, 0.5, 0.7, 0.8, 0.9, 1.0])
     seen = []
 
@@ -235,7 +237,7 @@ def test_accumulated_batches_are_one_large_batch(photo_folder, tmp_path):
         torch.testing.assert_close(two.learner.trained_model.state_dict()[name], tensor, atol=2e-4, rtol=1e-3)
 
 
-def test_averaged_weights_are_what_is_validated_and_saved(photo_folder, tmp_path):
+def test_averaged_weights_are_what_is_validated_and_saved(photo_folder, tmp_path, tiny_runs_onnx):
     run = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=1, ema_decay=0.99))
     raw = {name: tensor.clone() for name, tensor in run.learner.full_model.state_dict().items()}
     averaged = run.learner.average.model.state_dict()
@@ -270,7 +272,7 @@ def test_float16_trains_on_a_gpu(photo_folder, tmp_path):
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
 
 
-def test_tensorboard_logs_are_written(photo_folder, tmp_path):
+def test_tensorboard_logs_are_written(photo_folder, tmp_path, tiny_runs_onnx):
     run = train(tiny_config(photo_folder, tmp_path / "run", epochs=1, tensorboard=True))
     assert list((run / "logs").rglob("events.out.tfevents.*"))
 
@@ -503,7 +505,7 @@ def test_on_a_gpu_the_photos_live_there_and_bfloat16_is_used(photo_folder, tmp_p
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_classifier_alone_trains_on_a_gpu(photo_folder, checkpoints, tmp_path):
-    model = str(checkpoints / "mobilenet_v2_nano")
+    model = str(checkpoints / "resnet_nano")
     run = fitted(tiny_config(photo_folder, tmp_path / "run", model=model, freeze_backbone=True))
     assert next(iter(run.inputs.training_loader)).inputs.is_cuda
 
@@ -522,7 +524,7 @@ def test_a_run_that_can_not_start_leaves_nothing_behind(photo_folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_has_seen_the_held_out_photos_is_no_start(photo_folder, tiny_run, tmp_path, capsys):
+def test_a_run_that_has_seen_the_held_out_photos_is_no_start(photo_folder, tiny_run, tmp_path, capsys, tiny_runs_onnx):
     with pytest.raises(UserError, match=r"trained on photos that are held out here: give the --seed \(0\)"):
         train(tiny_config(photo_folder, tmp_path / "run", model=str(tiny_run), seed=1))
     assert not list(tmp_path.iterdir())

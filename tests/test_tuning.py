@@ -51,7 +51,7 @@ class Prune(optuna.pruners.BasePruner):
 
 
 def test_a_study_goes_on_where_it_was_and_its_best_trial_is_what_training_gives(
-    photo_folder, tmp_path, monkeypatch, capsys
+    photo_folder, tmp_path, monkeypatch, capsys, tiny_runs_onnx
 ):
     config = tiny_config(photo_folder, tmp_path / "runs" / "tiny")
     asked_for = []
@@ -103,19 +103,21 @@ def test_the_first_trial_has_the_options_as_they_were_given_and_all_are_in_range
 
 
 def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifier_tuned(
-    photo_folder, tiny_run, tmp_path, monkeypatch
+    photo_folder, tiny_run, tmp_path, monkeypatch, tiny_runs_onnx
 ):
     calls = []
     compute = inputs.compute_features
-    monkeypatch.setattr(
-        inputs, "compute_features", lambda model, data, *rest: calls.append(set(data)) or compute(model, data, *rest)
-    )
     config = tiny_config(photo_folder, tmp_path / "head", model=str(tiny_run), freeze_backbone=True)
-    assert tuning.tune(config, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            inputs,
+            "compute_features",
+            lambda model, data, *rest: calls.append(set(data)) or compute(model, data, *rest),
+        )
+        assert tuning.tune(config, 3)
     assert calls == [{"train", "validation"}]
     trials = finished(config)
     assert "learning_rate" not in trials[0].params and "head_learning_rate" in trials[0].params
-    monkeypatch.undo()
     run = train(config.replace(**trials[2].params))
     with (run / "history.csv").open() as file:
         assert min(float(row["validation_loss"]) for row in csv.DictReader(file)) == pytest.approx(trials[2].value)
@@ -295,7 +297,7 @@ def test_a_config_file_holds_every_option(tmp_path):
 
 
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
-def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, monkeypatch):
+def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, monkeypatch, tiny_runs_onnx):
     (tmp_path / "options.toml").write_text("epochs = 1\nbatch-size = 4\ndropout = 0\n")
     arguments = [word.format(tmp_path / "options.toml") for word in form]
     preset = tiny_config(photo_folder, tmp_path / "run", dropout=0.5)
