@@ -50,9 +50,14 @@ from dogbreeds.training.train import fit, set_up, train
 from dogbreeds.training.tuning import tune
 
 NAMES = ("a", "b", "c")
-NARROWER = {"vit": {"num_hidden_layers": 1}, "my_vgg16": {"architecture": "narrow_vgg16"}}
-"""What the networks from nothing with more than 80 million weights have less of here. The nano ones are what other
-tests train."""
+NARROWER = {
+    "vit": {"num_hidden_layers": 1},
+    "vit_tiny": {"num_hidden_layers": 2},
+    "my_vgg16": {"architecture": "narrow_vgg16"},
+    "my_xception": {"architecture": "short_legacy_xception"},
+}
+"""What the networks from nothing with many weights or layers have less of here. The nano ones are what other tests
+train."""
 
 
 @register_model
@@ -60,6 +65,15 @@ def short_inception_resnet_v2(pretrained=False, num_classes=1000, **_):
     """With one block of each kind instead of 10, 20 and 10."""
     network = timm.create_model("inception_resnet_v2", num_classes=num_classes)
     network.repeat, network.repeat_1, network.repeat_2 = network.repeat[:1], network.repeat_1[:1], network.repeat_2[:1]
+    return network
+
+
+@register_model
+def short_legacy_xception(pretrained=False, num_classes=1000, **_):
+    """With one of the eight blocks in the middle, which are alike."""
+    network = timm.create_model("legacy_xception", num_classes=num_classes)
+    for number in range(5, 12):
+        setattr(network, f"block{number}", torch.nn.Identity())
     return network
 
 
@@ -114,6 +128,8 @@ SMALL = {
     ),
 }
 """Of checkpoints their architecture, narrower or shorter than it is."""
+FROZEN = ("resnet50", "resnet50v2", "vgg16")
+"""Those of which the classifier alone is trained, so that both ways are gone; it takes a second export."""
 
 
 def config(tmp_path, model, **options) -> TrainConfig:
@@ -170,7 +186,7 @@ def test_each_checkpoint_goes_the_whole_way(name, photo_folder, tmp_path, capsys
     AutoModelForImageClassification.from_config(architecture).save_pretrained(tmp_path / "checkpoint")
     monkeypatch.setitem(CHECKPOINTS, name, str(tmp_path / "checkpoint"))
     options = {"model": name, "image_size": getattr(architecture, "image_size", 32), "epochs": 1}
-    options["freeze_backbone"] = isinstance(architecture, TimmWrapperConfig)  # half of them, so that both ways are gone
+    options["freeze_backbone"] = name in FROZEN
     options = tiny_config(photo_folder, tmp_path / "run", **options)
     assert assert_whole_way(options, photo_folder, tmp_path, capsys).predict(make_photo(1, 1)).heat_map is not None
 
