@@ -368,7 +368,7 @@ def second_run(photo_folder, tmp_path_factory):
     from dogbreeds.training.train import train
 
     output = tmp_path_factory.mktemp("second") / "_cnn <b>|$\\x$"
-    return train(tiny_config(photo_folder, output, model="mobilenet_v2_nano", epochs=1))
+    return train(tiny_config(photo_folder, output, model="cnn3v2", epochs=1))
 
 
 @pytest.fixture(scope="module")
