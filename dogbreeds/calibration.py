@@ -6,11 +6,13 @@ breed that the model knows? Which breed? `dogbreeds/docs/results.md` compares th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from dogbreeds.dog_probe import DogProbe
+from dogbreeds.json_types import Count, Finite, Probability, Text
 
 Verdict = Literal["confident", "unsure", "unknown_breed", "not_a_dog"]
 
@@ -75,28 +77,28 @@ class Calibration:
     Runs of older versions lack some: they never say `unknown_breed`.
     """
 
-    temperature: float
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)]
     """Logits are divided by this before the softmax (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
-    not_a_dog_threshold: float
+    not_a_dog_threshold: Finite
     """A photo whose `dog_score` is below this is called not a dog."""
-    confident_threshold: float
+    confident_threshold: Probability
     """An answer whose calibrated probability is at least this is called confident ..."""
-    confident_score: float | None = None
+    confident_score: Finite | None = None
     """... if its `dog_score` is at least this too."""
-    unknown_breed_threshold: float | None = None
+    unknown_breed_threshold: Finite | None = None
     """A dog whose `dog_score` is below this is called a dog of an unknown breed."""
     dog_probe: str | None = None
     """`DogProbe.to_text`; None where no photos without a dog were given."""
-    dog_probe_threshold: float = 0.0
+    dog_probe_threshold: Finite = 0.0
     """A photo whose score by the probe is below this is called not a dog."""
-    candidates_probability: float = 0.9
+    candidates_probability: Probability = 0.9
     """Where the breed is not sure, as many candidates are named as have this probability in sum."""
-    sure_margin: float | None = None
+    sure_margin: Finite | None = None
     """Of several looks at a photo (`dogbreeds.looks`), one after which the largest logit leads by this is the last;
     None for one look at each photo."""
-    seen_score: float | None = None
+    seen_score: Finite | None = None
     """Of several looks, a third one is taken only where the first two have a `dog_score` below this."""
-    fitted_on: dict[str, int] = field(default_factory=dict)
+    fitted_on: dict[Text, Count] = field(default_factory=dict)
     """Which photos all this was fitted on, and how many."""
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:

@@ -63,6 +63,6 @@ class DogProbe:
             ValueError: It is damaged.
         """
         values = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
-        if len(values) < 2:
-            raise ValueError("no weights")
+        if len(values) < 2 or not np.isfinite(values).all():
+            raise ValueError("no weights, or some that are no numbers")
         return cls(values[:-1], float(values[-1]))

@@ -11,8 +11,14 @@ class UserError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's error, or its type where it has no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of another library's error, or its type where it has no message; `printable`."""
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def printable(text: str, max_length: int = 300) -> str:
+    """A text from a file, for a line on a terminal: its control characters escaped, and cut where it is too long."""
+    escaped = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: max_length + 1])
+    return escaped if len(text) <= max_length else escaped[:max_length] + " ..."
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
+
+MAX_JSON_BYTES = 16 * 2**20
+"""Of a JSON file that is read: more than a run folder needs, and parsed within half a gigabyte whatever it holds."""
+
+
+def cache_folder() -> Path:
+    """Where files are kept that can be made again, of this project: $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogbreeds"
 
 
 def partial_path(path: Path) -> Path:
@@ -112,14 +120,18 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        UserError: The file is missing or damaged.
+        UserError: The file is missing or damaged, or so large that it is something else.
     """
+    if not path.exists():
+        raise UserError(f"{path.name} is missing in {str(path.parent)!r}")
     try:
+        if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:  # a pipe, which never ends, or a folder
+            raise ValueError(f"it is no file of at most {MAX_JSON_BYTES / 2**20:.0f} MB")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.name} is missing in {str(path.parent)!r}") from None
+    except RecursionError:
+        raise UserError(f"{str(path)!r} is damaged: its values are nested too deep") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is damaged: {error}") from None
+        raise UserError(f"{str(path)!r} is damaged: {first_line(error)}") from None
     if not isinstance(value, dict):
         raise UserError(f"{str(path)!r} is damaged: it holds no JSON object")
     return value

@@ -52,6 +52,18 @@ def on_all_cores(function: Callable[[Item], Result], items: Iterable[Item], num_
                 future.cancel()
 
 
+def num_bytes_of_memory() -> int:
+    """The memory of this machine, or of a limited container."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows: as much as every machine has that runs a browser
+        memory = 4 * 2**30
+    try:  # as in `num_cores`
+        return min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return memory
+
+
 def has_8bit_products() -> bool:
     """Whether the CPU is known to multiply and add 8-bit numbers without overflow (VNNI on x86)."""
     if platform.machine().lower() not in ("x86_64", "amd64"):

@@ -6,22 +6,48 @@ has no fields for the steps `grayscale`, `equalize`, `blur` and `zca`. They are 
 project, `STEPS`, which transformers ignores: it then gives other pixels than this project.
 """
 
+import reprlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
+from pydantic import Field
 
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 from dogbreeds.images import halved
+from dogbreeds.json_types import checked
 
 Fit = Literal["crop", "squash"]
 
+PREPROCESSOR = "preprocessor_config.json"
 STEPS = "dogbreeds_steps"
 """The key of `preprocessor_config.json` with the steps; absent if there are none."""
+MAX_SIDE = 2048
+"""Of a view, pixels: its normalised pixels take 50 MB. Classifiers of photos see at most 800 or so."""
+MAX_KERNEL = 31
+"""Of a whitening, pixels: each of its places costs a pass over the view. Training fits 5."""
 BLUR = 2 / 224
 """Standard deviation of the Gaussian blur, as a fraction of the view's side: 2 pixels of 224, the default of Pillow's
 filter. It is a fraction because random views are cut from a larger copy of the photo."""
+
+# Of pixels from 0 to 1, or from 0 to 255: nothing is far outside of that.
+_Mean = Annotated[float, Field(ge=-1e3, le=1e3)]
+_Std = Annotated[float, Field(ge=1e-4, le=1e3)]
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What a `preprocessor_config.json` says of the numbers. What this view always does must not be switched off."""
+
+    image_mean: tuple[_Mean, _Mean, _Mean]
+    image_std: tuple[_Std, _Std, _Std]
+    do_resize: Literal[True] = True
+    do_rescale: Literal[True] = True
+    rescale_factor: Annotated[float, Field(ge=0.999 / 255, le=1.001 / 255)] = 1 / 255
+    do_normalize: Literal[True] = True
+    do_center_crop: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +71,8 @@ class Zca:
             raise ValueError(f"a zca kernel of the shape {self.kernel.shape} with a bias of {self.bias.shape}")
         if not (np.isfinite(self.kernel).all() and np.isfinite(self.bias).all()):
             raise ValueError("a zca kernel that is not finite")
+        if side > MAX_KERNEL:
+            raise ValueError(f"a zca kernel of {side} pixels, more than {MAX_KERNEL}")
         assert self.kernel.dtype == self.bias.dtype == np.float32, (self.kernel.dtype, self.bias.dtype)
 
     def __eq__(self, other: object) -> bool:
@@ -77,7 +105,7 @@ class Zca:
         """
         try:
             return cls(np.asarray(values["kernel"], np.float32), np.asarray(values["bias"], np.float32))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"zca is incomplete or not understood: {error}") from None
 
 
@@ -107,6 +135,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         assert self.fit in ("crop", "squash"), self.fit
+        for side in (self.size, self.size if self.shortest_edge is None else self.shortest_edge):
+            if type(side) is not int or not 1 <= side <= MAX_SIDE:
+                raise UserError(f"a view of {reprlib.repr(side)} pixels: must be a whole number from 1 to {MAX_SIDE}")
         if self.shortest_edge is not None and self.shortest_edge < self.size:
             raise UserError(f"a view of {self.size} pixels can't be cut from a shortest edge of {self.shortest_edge}")
 
@@ -236,45 +267,58 @@ class Preprocessing:
         }
 
     @classmethod
-    def from_preprocessor_config(cls, config: dict[str, Any]) -> "Preprocessing":
-        """Read a checkpoint's `preprocessor_config.json`.
+    def from_preprocessor_config(cls, config: dict[str, Any], file: Path = Path(PREPROCESSOR)) -> "Preprocessing":
+        """Read a run's `preprocessor_config.json`.
+
+        Args:
+            config: The file's content.
+            file: It, to name its folder in errors.
 
         Raises:
-            UserError: The file asks for something this view can't do (another filter, a view that is not square,
-                a step that is not known or damaged).
+            UserError: The file is damaged, or asks for something this view can't do (another filter, a view that is not
+                square, a step that is not known).
         """
+        numbers = checked(_Numbers, config, file)
         try:
-            mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
+            return cls._from_numbers(config, numbers)
+        except UserError as error:
+            raise UserError(f"{str(file)!r} can't be used: {error}") from None
+
+    @classmethod
+    def _from_numbers(cls, config: dict[str, Any], numbers: _Numbers) -> "Preprocessing":
+        try:
             size = config["size"]
             if config.get("resample", 2) != Image.Resampling.BILINEAR:
-                raise UserError(f"preprocessor_config.json: resample {config['resample']} is not 2 (bilinear)")
-            is_cropped = bool(config.get("do_center_crop"))
+                raise UserError(f"its resample {reprlib.repr(config['resample'])} is not 2 (bilinear)")
+            is_cropped = numbers.do_center_crop
             view = config["crop_size"] if is_cropped else size
             height, width = (view, view) if isinstance(view, int) else (view["height"], view["width"])
             shortest_edge = size if isinstance(size, int) or not is_cropped else size["shortest_edge"]
         except (KeyError, TypeError) as error:
-            raise UserError(f"preprocessor_config.json is incomplete or not understood: {error}") from None
+            raise UserError(f"it is incomplete or not understood: {first_line(error)}") from None
+        if shortest_edge is None:
+            raise UserError("it is incomplete: its size has no shortest_edge")
         if height != width:
-            raise UserError(f"preprocessor_config.json: a view of {height} x {width} is not square")
+            raise UserError(f"a view of {height!r:.20} x {width!r:.20} is not square")
         steps = _read_steps(config.get(STEPS, {}))
         fit: Fit = "crop" if is_cropped else "squash"
-        return cls(
-            int(height), fit, shortest_edge if is_cropped and shortest_edge != height else None, mean, std, **steps
-        )
+        edge = shortest_edge if is_cropped and shortest_edge != height else None
+        return cls(height, fit, edge, numbers.image_mean, numbers.image_std, **steps)
 
 
 def _read_steps(values: Any) -> dict[str, Any]:
     """The steps of a `preprocessor_config.json`, as the fields of a `Preprocessing`."""
-    where = f"preprocessor_config.json: {STEPS}"
     if not isinstance(values, dict):
-        raise UserError(f"{where} is {values!r}, not an object of steps; copy the run folder again or train again")
+        raise UserError(
+            f"its {STEPS} is {reprlib.repr(values)}, not an object of steps; copy the run folder again or train again"
+        )
     steps = dict(values)
     for name, value in values.items():
         try:
             if name == "zca":
                 steps[name] = Zca.from_dict(value)
             elif name not in ("grayscale", "equalize", "blur") or not isinstance(value, bool):
-                raise ValueError(f"{name} {value!r} is no step that this version knows")
+                raise ValueError(f"{name} {reprlib.repr(value)} is no step that this version knows")
         except ValueError as error:
-            raise UserError(f"{where}: {error}; copy the run folder again or train again") from None
+            raise UserError(f"its {STEPS}: {first_line(error)}; copy the run folder again or train again") from None
     return steps

@@ -4,17 +4,18 @@ The file has the same keys as the dataclasses here. Optional fields without a va
 """
 
 import dataclasses
-import json
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError, WrapValidator
+from pydantic import AfterValidator, BeforeValidator, WrapValidator
 
 from dogbreeds.calibration import Calibration
 from dogbreeds.dog_probe import DogProbe
 from dogbreeds.errors import UserError
+from dogbreeds.json_types import Count, Finite, Text, checked
 
 FORMAT = 1
 """Increased when older code could no longer read a run folder."""
@@ -23,8 +24,18 @@ ONNX: Literal["onnx/model.onnx"] = "onnx/model.onnx"
 ONNX_8BIT: Literal["onnx/model_quantized.onnx"] = "onnx/model_quantized.onnx"
 """The model for ONNX Runtime, and its copy with 8-bit weights."""
 
-REQUIRED_OPTIONS = ("model", "data", "breeds", "seed", "image_size", "from_scratch", "freeze_backbone")
-"""Options that every version has written; others may be missing, and newer versions may add some."""
+
+@dataclass(frozen=True)
+class RequiredOptions:
+    """The options that every version has written; others may be missing, and newer versions may add some."""
+
+    model: Text
+    data: Text
+    breeds: list[Text]
+    seed: int
+    image_size: Count
+    from_scratch: bool
+    freeze_backbone: bool
 
 
 def _check_only(value: Any, check: Callable[[Any], Any]) -> Any:
@@ -32,7 +43,7 @@ def _check_only(value: Any, check: Callable[[Any], Any]) -> Any:
     return value
 
 
-Numbers = dict[str, Annotated[float, WrapValidator(_check_only)]]
+Numbers = dict[Text, Annotated[Finite, WrapValidator(_check_only)]]
 """Of which whole ones stay `int`: pydantic would make them `float`."""
 
 
@@ -44,18 +55,28 @@ def _with_shares(figures: Any) -> Any:
     return figures
 
 
+def _check_shares(figures: dict[str, float]) -> dict[str, float]:
+    for name, value in figures.items():
+        if not 0 <= value <= 1 and name.startswith(("top", "macro_f1", "ece", "share_")):
+            raise ValueError(f"a share for {name}: {value}")
+    return figures
+
+
+Figures = Annotated[Numbers, BeforeValidator(_with_shares), AfterValidator(_check_shares)]
+
+
 @dataclass(frozen=True)
 class DataRecord:
     """The photos of a run."""
 
-    num_train: int
-    num_validation: int
-    num_test: int
+    num_train: Count
+    num_validation: Count
+    num_test: Count
     left_out: list[dict[str, str]]
     """The `id` of each photo that was not used, and the `reason`."""
-    fingerprint: str
+    fingerprint: Text
     """SHA-256 of the data, however it is split."""
-    split_hash: str
+    split_hash: Text
     """SHA-256 of the photos and labels of each split."""
 
 
@@ -63,10 +84,10 @@ class DataRecord:
 class BaseRun:
     """The run whose weights a run started from."""
 
-    command: str
+    command: Text
     seconds: Numbers
     """As in `RunRecord`."""
-    data: str
+    data: Text
     """Its `DataRecord.split_hash`."""
 
 
@@ -74,30 +95,30 @@ class BaseRun:
 class RunRecord:
     """The content of run.json."""
 
-    created: str
+    created: Text
     """When training ended, ISO 8601."""
-    command: str
+    command: Text
     """The training command."""
     config: dict[str, Any]
     """The training options, flat. A run of another version may lack some, or have some that this version lacks."""
     base_run: BaseRun | None = None
-    hub: dict[str, str] = field(default_factory=dict)
+    hub: dict[Text, Text] = field(default_factory=dict)
     """The ids on the Hugging Face Hub of the `data` and the `model` that training started from, where they have one."""
     data: DataRecord
-    num_epochs: int
+    num_epochs: Count
     """Epochs trained."""
-    best_epoch: int
+    best_epoch: Count
     """The epoch whose weights are kept, from 1."""
     calibration: Calibration
-    figures: dict[str, Annotated[Numbers, BeforeValidator(_with_shares)]]
+    figures: dict[Text, Figures]
     """For each split `dogbreeds.metrics.summary` and `dogbreeds.answers.answer_rates`, the `seconds` that its
     evaluation took and `photos_per_second`. Runs of older versions lack some. "everyday" is of
     `dogbreeds.serving.calibrate`."""
-    model_type: str | None = None
+    model_type: Text | None = None
     """Of config.json."""
-    num_parameters: int
-    num_trained_parameters: int
-    flops_per_photo: int | None = None
+    num_parameters: Count
+    num_trained_parameters: Count
+    flops_per_photo: Count | None = None
     """Floating-point operations of one forward pass."""
     milliseconds_per_photo: Numbers = field(default_factory=dict)
     """From a file to its answer on the CPU, see `dogbreeds.latency`. The oldest runs have none."""
@@ -107,26 +128,26 @@ class RunRecord:
     """What each stage of training took, such as `features`, `training` and `export`."""
     time: dict[str, Any] = field(default_factory=dict)
     """What the epochs spent their time on, and the speed reached."""
-    hardware: str
-    mixed_precision: str
-    versions: dict[str, str]
+    hardware: Text
+    mixed_precision: Text
+    versions: dict[Text, Text]
     """Of Python and the libraries."""
     sha256: dict[str, str] = field(default_factory=dict)
     """Of the files that answers are computed from, and of the weights. `run_folder.commit` fills it in."""
 
-    calibration_command: str | None = None
+    calibration_command: Text | None = None
     """The command that fitted the calibration after training; the figures of "everyday" are from it, those of other
     splits of the calibration before."""
 
     serving_model: Literal["onnx/model.onnx", "onnx/model_quantized.onnx"] = ONNX
     """The model that answers. This and all below is written by `export`."""
     precision: Literal["float32", "int8"] | None = None
-    export_command: str | None = None
-    export_hardware: str | None = None
+    export_command: Text | None = None
+    export_hardware: Text | None = None
     """What the milliseconds of an 8-bit copy were measured on."""
-    float32_top1: float | None = None
+    float32_top1: Finite | None = None
     """Validation top-1 of the run that an 8-bit copy was made from."""
-    float32_products: list[str] | None = None
+    float32_products: list[Text] | None = None
     """The matrix products of an 8-bit copy that stay float32."""
     float32_milliseconds_per_photo: Numbers | None = None
     """Of the run that an 8-bit copy was made from, measured with it."""
@@ -148,35 +169,23 @@ class RunRecord:
             folder: The run folder, to name it in errors.
 
         Raises:
-            UserError: It is of a newer version, lacks a key, or has a value of a wrong type.
+            UserError: It is of a newer version, lacks a key, or has a value of a wrong type or out of range.
         """
+        file = folder / "run.json"
         if values.get("format") != FORMAT:
-            raise UserError(f"{folder / 'run.json'} has format {values.get('format')!r}, this version reads {FORMAT}")
-        try:  # as JSON, where strict validation takes objects for dataclasses
-            record = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
-            missing = [f"config.{name}" for name in REQUIRED_OPTIONS if name not in record.config]
-            fault = f"run.json has no {missing[0]!r}" if missing else None
+            raise UserError(f"{file} has format {reprlib.repr(values.get('format'))}, this version reads {FORMAT}")
+        record = checked(cls, values, file)
+        checked(RequiredOptions, record.config, file, within=("config",))
+        try:
             if record.calibration.dog_probe is not None:
                 DogProbe.from_text(record.calibration.dog_probe)
-        except ValidationError as error:
-            fault = _fault(error)
         except ValueError:
-            fault = "run.json is damaged: its calibration.dog_probe is not what a fit gives"
-        if fault:
-            raise UserError(f"the run folder {str(folder)!r} is damaged: {fault}; copy it again or train again")
+            raise UserError(
+                f"the run folder {str(folder)!r} is damaged: run.json is damaged: its calibration.dog_probe is not "
+                "what a fit gives; copy it again or train again"
+            ) from None
         return record
 
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, {})}
-
-
-def _fault(error: ValidationError) -> str:
-    """The first error in words."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == "missing":
-        return f"run.json has no {key!r}"
-    context = first.get("ctx", {})
-    wanted = context.get("class_name") or context.get("expected") or first["type"].removesuffix("_type")
-    return f"run.json is damaged: its {key} is {first['input']!r}, not {wanted}"

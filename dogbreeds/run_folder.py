@@ -19,22 +19,25 @@ absent. `state/` in the partial folder holds what ``--resume`` needs.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dogbreeds.calibration import Calibration
 from dogbreeds.default_runs import RUNS
 from dogbreeds.errors import UserError
 from dogbreeds.files import flush, make_folder, partial_path, read_json, sha256, write_json
 from dogbreeds.hub import HubId, download
-from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.json_types import Label, checked
+from dogbreeds.preprocessing import PREPROCESSOR, Preprocessing
 from dogbreeds.record import ONNX, ONNX_8BIT, RunRecord
 from dogbreeds.split_file import SPLITS
 
 CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 RECORD = "run.json"
 HISTORY = "history.csv"
@@ -44,6 +47,9 @@ STATE = "state"
 
 PRETRAINED = Path(__file__).with_name("pretrained")
 """The run folders that come with the project, without their `model.safetensors`."""
+
+MAX_MODEL_BYTES = 2**31
+"""Of an ONNX file, which can't be larger: protobuf's limit."""
 
 SHIPPED_RUNS = tuple(Path(run) if HubId.parse(run) else PRETRAINED / run for run in RUNS)
 """The runs that answer on the page when none is named."""
@@ -64,6 +70,8 @@ ON_THE_HUB = (
     "predictions-*.parquet",
 )
 """The files that are downloaded of a run folder on the Hub: all that the commands read, not the weights for PyTorch."""
+
+Labels = Annotated[list[Label], Field(min_length=2)]
 
 
 def predictions_file(split: str) -> str:
@@ -111,6 +119,11 @@ class RunFolder:
         """Whether that model keeps its weights as 8-bit numbers."""
         return self.record.serving_model == ONNX_8BIT
 
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it came with the project itself."""
+        return self.path.parent == PRETRAINED
+
     def files(self) -> list[Path]:
         """Every file, relative to the folder, in order."""
         return sorted(file.relative_to(self.path) for file in self.path.rglob("*") if file.is_file())
@@ -126,21 +139,21 @@ class RunFolder:
             UserError: The folder or one of its files is missing, damaged, or written by a newer version.
         """
         path, origin = _find(Path(path))
-        if not (path / RECORD).is_file():
+        if not os.path.lexists(path / RECORD):
             raise UserError(f"{str(path)!r} is no run folder: {RECORD} is missing")
+        _check_place(path, RECORD)
         record = RunRecord.from_json(read_json(path / RECORD), path)
         for name in serving_files(record):
-            file = path / name
-            if not file.is_file() or record.sha256.get(name) != sha256(file):
-                fault = "not the file that run.json describes" if file.is_file() else "missing"
-                raise UserError(f"run folder {str(path)!r} is damaged: {name} is {fault}; copy it again or train again")
+            _check_place(path, name)
+            if record.sha256.get(name) != sha256(path / name):
+                raise _damaged(path, name, "not the file that run.json describes")
         config = read_json(path / CONFIG)
         return cls(
             path=path,
             config=config,
             record=record,
             labels=_labels(config, path),
-            preprocessing=Preprocessing.from_preprocessor_config(read_json(path / PREPROCESSOR)),
+            preprocessing=Preprocessing.from_preprocessor_config(read_json(path / PREPROCESSOR), path / PREPROCESSOR),
             origin=origin,
         )
 
@@ -158,6 +171,23 @@ def _find(named: Path) -> tuple[Path, HubId | None]:
     elif wanted := HubId.parse(named.as_posix()):
         return download(wanted, ON_THE_HUB)
     raise UserError(f"there is no run folder {str(path)!r}: {hint}")
+
+
+def _check_place(path: Path, name: str) -> None:
+    """Check that a file is one, before it is read, and lies in the run folder."""
+    file = path / name
+    if not file.is_file():
+        raise _damaged(path, name, "no file" if os.path.lexists(file) else "missing")
+    if file.stat().st_size > MAX_MODEL_BYTES:
+        raise _damaged(path, name, "larger than 2 GB")
+    # In the cache of the Hub's library, the folder of a commit holds links to the files of all commits.
+    home = path.parent.parent / "blobs" if path.parent.name == "snapshots" else path
+    if not any(file.resolve().is_relative_to(folder) for folder in (path, home)):
+        raise _damaged(path, name, "a link to a file outside of it")
+
+
+def _damaged(path: Path, name: str, fault: str) -> UserError:
+    return UserError(f"run folder {str(path)!r} is damaged: {name} is {fault}; copy it again or train again")
 
 
 def unique_names(runs: Sequence[RunFolder]) -> list[str]:
@@ -248,10 +278,14 @@ def _replaced_path(output_dir: Path) -> Path:
 
 
 def _labels(config: dict[str, Any], path: Path) -> tuple[str, ...]:
-    if "label_names" in config:  # of timm's networks
-        return tuple(config["label_names"])
-    names = config.get("id2label", {})
-    try:
-        return tuple(names[str(index)] for index in range(len(names)))
-    except KeyError as error:
-        raise UserError(f"{str(path / CONFIG)!r} is damaged: id2label has no class {error}") from None
+    key = "label_names" if "label_names" in config else "id2label"  # the first is of timm's networks
+    names = config.get(key, {})
+    if key == "id2label" and isinstance(names, dict):
+        try:
+            names = [names[str(index)] for index in range(len(names))]
+        except KeyError as error:
+            raise UserError(f"{str(path / CONFIG)!r} is damaged: id2label has no class {error}") from None
+    labels = checked(Labels, names, path / CONFIG, within=(key,))
+    if twice := [name for name, count in Counter(labels).items() if count > 1]:
+        raise UserError(f"{str(path / CONFIG)!r} is damaged: two classes are called {twice[0]!r}")
+    return tuple(labels)

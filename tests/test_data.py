@@ -230,7 +230,7 @@ def test_a_damaged_list_is_named(tmp_path):
 
 
 def test_a_hub_data_set_out_of_reach_is_named_with_the_remedies(monkeypatch):
-    def unreachable(name):
+    def unreachable(name, **options):
         raise ConnectionError(f"Couldn't reach {name!r} on the Hub\nlong explanation")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
@@ -242,6 +242,6 @@ def test_a_hub_data_set_out_of_reach_is_named_with_the_remedies(monkeypatch):
 def test_a_hub_data_set_is_read_like_parquet(tmp_path, monkeypatch):
     folder = write_parquet(tmp_path / "data", splits=("train", "test"), columns=("pixel_values", "label"))
     load = datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: load(str(folder)))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: load(str(folder), **options))
     given = read_dataset("amaye15/stanford-dogs")
     assert len(given["train"]) == len(given["test"]) == 20

@@ -143,21 +143,21 @@ def test_a_third_look_is_for_dogs_that_are_hardly_seen():
 
 
 class Counted:
-    """A session that counts how many photos each of its calls has."""
+    """A network that counts how many photos each of its calls has."""
 
-    def __init__(self, session) -> None:
-        self.session, self.batches = session, []
+    def __init__(self, network) -> None:
+        self.network, self.batches = network, []
 
-    def run(self, names, inputs):
-        self.batches.append(len(inputs["pixel_values"]))
-        return self.session.run(names, inputs)
+    def run(self, names, pixels):
+        self.batches.append(len(pixels))
+        return self.network.run(names, pixels)
 
 
 def predictor_with(run_dir, sure_margin: float | None, seen_score: float | None = None) -> Predictor:
     run = RunFolder.open(run_dir)
     calibration = replace(run.calibration, sure_margin=sure_margin, seen_score=seen_score)
     predictor = Predictor(replace(run, record=replace(run.record, calibration=calibration)))
-    predictor._session = Counted(predictor._session)
+    predictor._network = Counted(predictor._network)
     return predictor
 
 
@@ -180,9 +180,9 @@ def photos() -> list[Image.Image]:
 def test_a_photo_gets_as_many_looks_as_its_answer_needs(sure_margin, seen_score, num_looks, tiny_run, photos):
     predictor = predictor_with(tiny_run, sure_margin, seen_score)
     for ask in (predictor.predict_images, predictor.outputs, predictor.answer_images):
-        predictor._session.batches.clear()
+        predictor._network.batches.clear()
         ask(photos)
-        assert predictor._session.batches == [len(photos)] * num_looks
+        assert predictor._network.batches == [len(photos)] * num_looks
 
 
 def test_photos_are_answered_together_as_they_are_alone(tiny_run, photos):
@@ -190,7 +190,7 @@ def test_photos_are_answered_together_as_they_are_alone(tiny_run, photos):
     leads, seen_score = logits[:, -1] - logits[:, -2], float(np.median(dog_score(logits)))
     predictor = predictor_with(tiny_run, float(np.median(leads)), seen_score)
     together = predictor.predict_images(photos)
-    batches = list(predictor._session.batches)
+    batches = list(predictor._network.batches)
     assert batches[0] == len(photos) > batches[1] >= 1, "some photos are looked at again, some are not"
     outputs = predictor.outputs(photos)
     for number, photo in enumerate(photos):
@@ -209,7 +209,7 @@ def test_a_run_without_heat_maps_takes_one_look(tiny_run, photos, tmp_path):
     run = copy_without_outputs(tiny_run, tmp_path / "run", "heat_map")
     predictor = predictor_with(run, 1e6, 1e6)
     answers = predictor.predict_images(photos)
-    assert predictor._session.batches == [len(photos)]
+    assert predictor._network.batches == [len(photos)]
     assert all(answer.heat_map is None for answer in answers)
     expected = predictor_with(tiny_run, None).predict_images(photos)
     for answer, same in zip(answers, expected, strict=True):

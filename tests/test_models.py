@@ -1,5 +1,7 @@
+import io
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +22,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.hub import upload
 from dogbreeds.training.models.adapters import known_breeds
 from dogbreeds.training.models.build import build_model, model_preprocessing
-from dogbreeds.training.models.checkpoint import base_run_folder, open_checkpoint
+from dogbreeds.training.models.checkpoint import Checkpoint, base_run_folder, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of, features_of
 from dogbreeds.training.models.registry import ARCHITECTURES
 from dogbreeds.training.optim import Schedule, parameter_groups
@@ -286,3 +288,30 @@ def test_schedules(tmp_path):
     assert falling[39] == 1.0 and falling[40] == falling[69] == 0.5 and falling[70] == falling[-1] == 0.25
     still = rates(tmp_path, schedule="plateau", losses=[1 / (epoch + 1) for epoch in range(10)])
     assert still[-1] == 1.0
+
+
+@pytest.mark.parametrize("name", ["config", "processor"])
+def test_no_code_of_a_checkpoint_runs_even_if_somebody_says_yes(name, checkpoints, tmp_path, monkeypatch):
+    """transformers asks on the terminal whether it may, unless it is told not to."""
+    folder, ran = shutil.copytree(checkpoints / "vit_nano", tmp_path / "checkpoint"), tmp_path / "ran"
+    (folder / "strange.py").write_text(
+        f"open({str(ran)!r}, 'w')\n"
+        "from transformers import ViTConfig, ViTImageProcessor\n"
+        "class StrangeConfig(ViTConfig): model_type = 'strange'\n"
+        "class StrangeProcessor(ViTImageProcessor): pass\n"
+    )
+    if name == "config":
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": "strange", "auto_map": {"AutoConfig": "strange.StrangeConfig"}}
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        maps = {"AutoImageProcessor": "strange.StrangeProcessor"}
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps({"image_processor_type": "StrangeProcessor", "auto_map": maps})
+        )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    checkpoint = Checkpoint(str(folder))
+    with pytest.raises(UserError, match=r"not understood|no image classifier") as error:
+        checkpoint.config, checkpoint.input_format  # noqa: B018
+    assert not ran.exists() and "\n" not in str(error.value)

@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 
 from dogbreeds.answers import Answer, answers, answers_of
 from dogbreeds.calibration import Outputs
-from dogbreeds.errors import UserError
+from dogbreeds.dog_probe import DogProbe
 from dogbreeds.images import BadImage, PhotoSource, halved, open_image
 from dogbreeds.looks import Look, combined, first_box, next_box
-from dogbreeds.machine import has_8bit_products, num_cores
 from dogbreeds.photos import batches, photo_digest, read_bytes, read_photos
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
+from dogbreeds.serving.network import Network, NetworkFile
 
 
 @dataclass(frozen=True)
@@ -50,31 +49,17 @@ class Predictor:
             num_threads: Cores for one forward pass; by default all that this process may use.
 
         Raises:
-            UserError: The run folder is missing or damaged, or its model has another number of labels.
+            UserError: The run folder is missing or damaged, or its model can't be used.
         """
         self.run = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or num_cores()
-        # Threads wait for work by spinning, which is faster. They stop when an answer is done, because otherwise they
-        # would take the cores from a second model.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if self.run.is_8bit and not has_8bit_products():
-            # Sums of 8-bit products can overflow there unless ONNX Runtime takes more care.
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        options.log_severity_level = 3  # errors; its warnings are about the graph, not for the user
-        try:
-            self._session = onnxruntime.InferenceSession(self.run.onnx, options, providers=_providers(self.run))
-            outputs = {output.name: output.shape for output in self._session.get_outputs()}
-            num_outputs = outputs["logits"][1]
-            self.output_names = [name for name in ("logits", "features", "heat_map") if name in outputs]
-            """What the model gives; models of older versions and those of some architectures lack some."""
-        except Exception as error:  # ONNX Runtime has no common class for its errors
-            raise UserError(f"{str(self.run.onnx)!r} can't be loaded: {error}") from None
-        if num_outputs != len(self.run.labels):
-            raise UserError(
-                f"run folder {str(self.run.path)!r} is damaged: its model has {num_outputs} outputs, but config.json "
-                f"names {len(self.run.labels)} labels"
-            )
+        file = _network_file(self.run)
+        if file.is_limited:
+            from dogbreeds.serving.trial import try_out
+
+            try_out(file, self.run.record.sha256[self.run.record.serving_model])
+        self._network = Network(file, num_threads=num_threads)
+        self.output_names = self._network.output_names
+        """What the model gives; models of older versions and those of some architectures lack some."""
 
     def predict(self, photo: PhotoSource, *, top_k: int = 5) -> Prediction:
         """Open a photo and answer it.
@@ -177,7 +162,7 @@ class Predictor:
             boxes = {index: first_box(images[index].size, centre) for index, centre in boxes.items()}
         while boxes:
             pixels = np.stack([preprocessing(images[index], box) for index, box in boxes.items()])
-            found = dict(zip(names, self._session.run(names, {"pixel_values": pixels}), strict=True))
+            found = self._network.run(names, pixels)
             for row, (index, box) in enumerate(boxes.items()):
                 looks[index].append(Look(box, **{name: values[row] for name, values in found.items()}))
             nexts = {index: next_box(looks[index], images[index].size, self.run.calibration) for index in boxes}
@@ -190,7 +175,7 @@ class Predictor:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits `(B, C)` of pixels `(B, 3, H, W)`, one look at each, before calibration."""
-        return self._session.run(["logits"], {"pixel_values": pixels})[0]
+        return self._network.run(["logits"], pixels)["logits"]
 
 
 def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -198,11 +183,16 @@ def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) ->
     return left / width, top / height, right / width, bottom / height
 
 
-def _providers(run: RunFolder) -> list[str]:
-    """A GPU where ONNX Runtime's package can use one, else the CPU; 8-bit models are made for CPUs."""
-    cpu = ["CPUExecutionProvider"]
-    on_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and not run.is_8bit
-    return ["CUDAExecutionProvider", *cpu] if on_gpu else cpu
+def _network_file(run: RunFolder) -> NetworkFile:
+    probe = run.calibration.dog_probe
+    return NetworkFile(
+        path=str(run.onnx),
+        size=run.preprocessing.size,
+        num_labels=len(run.labels),
+        num_features=None if probe is None else len(DogProbe.from_text(probe).weights),
+        is_8bit=run.is_8bit,
+        is_limited=not run.is_shipped,
+    )
 
 
 def evidence(heat_maps: np.ndarray, label: int) -> np.ndarray:

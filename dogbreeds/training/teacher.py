@@ -61,7 +61,9 @@ class Teacher:
                 "order; name a run on the same --data and --breeds"
             )
         with loading(str(run.path)):
-            model = AutoModelForImageClassification.from_pretrained(run.path, use_safetensors=True)
+            model = AutoModelForImageClassification.from_pretrained(
+                run.path, use_safetensors=True, trust_remote_code=False
+            )
         self._model = model.to(context.device, memory_format=torch.channels_last).eval()
         self._size, self._temperature = run.preprocessing.size, run.calibration.temperature
         self.flops_per_photo = flops_per_photo(model, self._size)

@@ -17,7 +17,7 @@ import tyro
 SCRIPT = """
 import sys
 from transformers import pipeline
-print(pipeline("image-classification", model=sys.argv[1], top_k=5)(sys.argv[2]))
+print(pipeline("image-classification", model=sys.argv[1], trust_remote_code=False, top_k=5)(sys.argv[2]))
 """
 
 

@@ -31,7 +31,9 @@ def rollout(attentions: tuple[torch.Tensor, ...]) -> torch.Tensor:
 def main(run_dir: Path, photos: Path, num_photos: int = 100) -> None:
     """Print the mean probability of the named breed after the hottest patches are painted over."""
     run = RunFolder.open(run_dir)
-    model = AutoModelForImageClassification.from_pretrained(run_dir, attn_implementation="eager").eval()
+    model = AutoModelForImageClassification.from_pretrained(
+        run_dir, attn_implementation="eager", trust_remote_code=False
+    ).eval()
     patch = model.config.patch_size
     every = sorted(photos.rglob("*.jpg"))
     chosen = every[:: max(1, len(every) // num_photos)][:num_photos]

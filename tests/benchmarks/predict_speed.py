@@ -73,7 +73,7 @@ def make_random_vit_base(path: Path, photos: list[Path]) -> Path:
 def compare(photos: Path, run_dir: Path, num_photos: int, num_rounds: int) -> None:
     """Time both and print."""
     ours = Predictor(run_dir)
-    theirs = pipeline("image-classification", model=str(run_dir), top_k=1)
+    theirs = pipeline("image-classification", model=str(run_dir), trust_remote_code=False, top_k=1)
     every = sorted(path for path in photos.rglob("*.jpg"))
     chosen = every[:: max(1, len(every) // num_photos)][:num_photos]
     for path in chosen[:10]:  # warm up

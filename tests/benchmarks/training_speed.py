@@ -60,7 +60,7 @@ class ExamplesWay:
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         torch.manual_seed(config.run.seed)
         model = AutoModelForImageClassification.from_pretrained(
-            config.model.model, **labels, ignore_mismatched_sizes=True, use_safetensors=True
+            config.model.model, **labels, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
         )
         if config.model.freeze_backbone:
             model.base_model.requires_grad_(False)

@@ -23,7 +23,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from dogbreeds.errors import UserError
-from dogbreeds.files import flush, partial_path, whole_or_absent
+from dogbreeds.files import cache_folder, flush, partial_path, whole_or_absent
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photos import read_photos
 from dogbreeds.preprocessing import Preprocessing
@@ -81,7 +81,7 @@ def open_pixel_cache(
     Raises:
         UserError: There is no room, on the disk or within the limit, or the folder can't be written.
     """
-    folder = options.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogbreeds"
+    folder = options.cache_dir or cache_folder()
     index_of = {digest: index for index, digest in reversed(list(enumerate(digests)))}
     path = folder / _key(preprocessing, index_of)
     try:

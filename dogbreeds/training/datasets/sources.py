@@ -193,7 +193,7 @@ def _read_with_datasets(data: str) -> dict[str, _Labelled]:
     import datasets  # takes a second to import, and a folder of photos does not need it
 
     try:
-        loaded = datasets.load_dataset(data)
+        loaded = datasets.load_dataset(data, trust_remote_code=False)
     except Exception as error:  # the library, the Hub's client and the network each raise their own
         if Path(data).is_dir():
             raise UserError(f"the Parquet files in {data!r} can't be read: {first_line(error)}") from None

@@ -49,7 +49,7 @@ def build_model(
         architecture = ARCHITECTURES[options.model](image_size=image_size)
         architecture.update(architecture_options)
         adapters.set_labels(architecture, names)
-        model = AutoModelForImageClassification.from_config(architecture)
+        model = AutoModelForImageClassification.from_config(architecture, trust_remote_code=False)
     else:
         with loading(checkpoint.source):
             model = _from_checkpoint(checkpoint, options, image_size, names)
@@ -107,7 +107,7 @@ def _from_checkpoint(
     adapters.set_labels(architecture, names)
     architecture.image_size = image_size
     if options.from_scratch:
-        return AutoModelForImageClassification.from_config(architecture)
+        return AutoModelForImageClassification.from_config(architecture, trust_remote_code=False)
     model = _with_weights(checkpoint.source, architecture)
     if checkpoint.input_format.is_bgr:
         adapters.bgr_to_rgb(model)
@@ -131,6 +131,7 @@ def _with_weights(source: str, architecture: PreTrainedConfig) -> PreTrainedMode
         config=architecture,
         ignore_mismatched_sizes=True,  # a classifier of other classes is replaced
         use_safetensors=True,
+        trust_remote_code=False,
         output_loading_info=True,
     )
     new = {*loading_info["missing_keys"], *(entry[0] for entry in loading_info["mismatched_keys"])}
@@ -147,7 +148,7 @@ def _keep_known_breeds(model: PreTrainedModel, checkpoint: Checkpoint, names: Se
     """Initialise the classifier's rows of the breeds that the checkpoint's own classifier knows; their number."""
     source, rows = checkpoint.source, adapters.known_breeds(checkpoint.config.id2label or {}, names)
     original, loading_info = AutoModelForImageClassification.from_pretrained(
-        source, config=checkpoint.config, use_safetensors=True, output_loading_info=True
+        source, config=checkpoint.config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     prefix, classifier = classifier_of(model)
     if not rows or any(name.startswith(prefix) for name in loading_info["missing_keys"]):

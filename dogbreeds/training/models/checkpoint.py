@@ -47,7 +47,7 @@ class Checkpoint:
             UserError: There is no such checkpoint, or transformers can't read it.
         """
         with loading(self.source):
-            return without_teacher(AutoConfig.from_pretrained(self.source))
+            return without_teacher(AutoConfig.from_pretrained(self.source, trust_remote_code=False))
 
     @cached_property
     def input_format(self) -> InputFormat:
@@ -66,7 +66,9 @@ class Checkpoint:
         photos = [np.full((224, 224, 3), colour, np.uint8) for colour in ((0, 0, 0), (255, 255, 255), (255, 0, 0))]
         try:
             # The file is named, because transformers would read the config.json of a run on a network of timm instead.
-            processor = AutoImageProcessor.from_pretrained(self.source, image_processor_filename=PREPROCESSOR)
+            processor = AutoImageProcessor.from_pretrained(
+                self.source, image_processor_filename=PREPROCESSOR, trust_remote_code=False
+            )
             pixels = np.asarray(processor(photos, return_tensors="np")["pixel_values"], np.float64)
             black, white, red = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]
         except Exception as error:  # each processor raises its own
