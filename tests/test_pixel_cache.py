@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import make_photo, make_photo_folder, tiny_config
+from torch.utils.data import DataLoader, Dataset
 
 from dogbreeds.errors import UserError
 from dogbreeds.images import open_image
@@ -40,6 +41,10 @@ def opened(paths, folder, view=VIEW, max_bytes=10**9):
     return open_pixel_cache(view, paths, digests(paths), options, progress=False)
 
 
+def pixels_of(cache):
+    return cache.read(np.arange(len(cache.sizes)))
+
+
 def forbid_decoding(monkeypatch):
     monkeypatch.setattr(pixel_cache, "open_image", lambda *_, **__: pytest.fail("a photo was decoded again"))
 
@@ -49,18 +54,18 @@ def test_it_holds_what_the_view_shows_of_each_photo(photos, tmp_path, monkeypatc
     good = photos[:-1]
     for path, row in zip(good, cache.rows(digests(good)), strict=True):
         image = open_image(path)
-        assert np.array_equal(cache.pixels[row], VIEW.cut(image)) and tuple(cache.sizes[row]) == image.size
+        assert np.array_equal(cache.read([row])[0], VIEW.cut(image)) and tuple(cache.sizes[row]) == image.size
     assert cache.problems == {digests(photos)[-1]: "This photo is incomplete: the file was cut short. Please choose "
                               "another copy."}  # fmt: skip
     forbid_decoding(monkeypatch)
     again = opened(photos[::-1], tmp_path / "cache")  # whatever the order
-    assert np.array_equal(again.pixels, cache.pixels) and again.problems == cache.problems
+    assert np.array_equal(pixels_of(again), pixels_of(cache)) and again.problems == cache.problems
 
 
 def test_another_view_or_other_photos_are_another_cache(photos, tmp_path):
     opened(photos, tmp_path / "cache")
-    assert opened(photos, tmp_path / "cache", Preprocessing(16)).pixels.shape == (20, 16, 16, 3)
-    assert len(opened(photos[:7], tmp_path / "cache").pixels) == 7
+    assert pixels_of(opened(photos, tmp_path / "cache", Preprocessing(16))).shape == (20, 16, 16, 3)
+    assert len(opened(photos[:7], tmp_path / "cache").sizes) == 7
     assert len(list((tmp_path / "cache").glob("*/cache.json"))) == 3
 
 
@@ -80,7 +85,7 @@ def test_a_cache_of_an_earlier_version_still_opens(tmp_path, monkeypatch):
     forbid_decoding(monkeypatch)
     view = Preprocessing(size, "squash", grayscale=True)
     cache = open_pixel_cache(view, [b"", b""], [good, bad], DataOptions(cache_dir=tmp_path), progress=False)
-    assert cache.pixels.tobytes() == pixels and cache.rows([good]).tolist() == [0]
+    assert pixels_of(cache).tobytes() == pixels and cache.rows([good]).tolist() == [0]
     assert cache.sizes.tolist() == [[40, 30]] and cache.problems == {bad: "This photo is incomplete"}
 
 
@@ -94,10 +99,6 @@ def of_other_data(path):
     (path / "cache.json").write_text(json.dumps(record))
 
 
-def zeroed(path):
-    (path / "pixels.bin").write_bytes(bytes((path / "pixels.bin").stat().st_size))
-
-
 def no_record(path):
     (path / "cache.json").unlink()
 
@@ -106,12 +107,105 @@ def torn_record(path):
     (path / "cache.json").write_text((path / "cache.json").read_text()[:-20])
 
 
-@pytest.mark.parametrize("damage", [cut_short, of_other_data, zeroed, no_record, torn_record])
+def rotten_record(path):
+    text = (path / "cache.json").read_text()
+    assert "[56, 48]" in text
+    (path / "cache.json").write_text(text.replace("[56, 48]", "[57, 48]", 1))
+
+
+@pytest.mark.parametrize("damage", [cut_short, of_other_data, no_record, torn_record, rotten_record])
 def test_a_damaged_cache_is_created_again_with_a_message(damage, photos, tmp_path, capsys):
-    before = opened(photos, tmp_path / "cache").pixels.copy()
+    before = opened(photos, tmp_path / "cache")
+    pixels, sizes = pixels_of(before), before.sizes
     damage(next((tmp_path / "cache").glob("*/pixels.bin")).parent)
-    assert np.array_equal(opened(photos, tmp_path / "cache").pixels, before)
+    again = opened(photos, tmp_path / "cache")
+    assert np.array_equal(pixels_of(again), pixels) and np.array_equal(again.sizes, sizes)
     assert "is damaged or cut short: it is created again" in capsys.readouterr().err
+
+
+ROW_BYTES = 24 * 24 * 3
+
+
+def black_out(folder, rows):
+    """What a disk may do, behind the back of every process that has the cache open."""
+    file = next(folder.glob("*/pixels.bin"))
+    content = bytearray(file.read_bytes())
+    for row in rows:
+        content[row * ROW_BYTES : (row + 1) * ROW_BYTES] = bytes(ROW_BYTES)
+    with file.open("r+b") as damaged:
+        damaged.write(content)
+
+
+@pytest.mark.parametrize("rows", [[3], [0, 5, 6, 19], range(20)], ids=len)
+def test_damaged_rows_are_found_where_they_are_read_and_decoded_again(rows, photos, tmp_path, capsys):
+    folder = tmp_path / "cache"
+    before = pixels_of(opened(photos, folder))
+    black_out(folder, rows)
+    cache = opened(photos, folder)
+    order = np.random.default_rng(0).permutation(20)
+    for batch in np.split(order, 5):
+        assert np.array_equal(cache.read(batch), before[batch])
+    told = f"{len(rows)} of 20 photos in the pixel cache {str(next(folder.glob('*/')))!r} were damaged: they were "
+    assert capsys.readouterr().err == told + "decoded again\n"
+    assert np.array_equal(pixels_of(opened(photos, folder)), before)  # on the disk too
+    assert not capsys.readouterr().err
+
+
+def test_what_one_process_has_mended_the_others_see(photos, tmp_path, capfd):
+    """In two data loaders with two workers each, of processes that opened the cache before it was damaged."""
+    folder = tmp_path / "cache"
+    caches = [opened(photos, folder) for _ in range(2)]
+    before = pixels_of(opened(photos, folder))
+    black_out(folder, range(1, 20))
+
+    seen = []
+
+    class Rows(Dataset):
+        def __init__(self, cache):
+            self.cache = cache
+
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, row):
+            return self.cache.read(np.array([row]))[0]
+
+    context = {"num_workers": 2, "multiprocessing_context": "fork"}
+    loaders = [iter(DataLoader(Rows(cache), batch_size=5, **context)) for cache in caches]  # four workers start
+    for batches in zip(*loaders, strict=True):
+        seen.append([batch.numpy() for batch in batches])
+    for rows in zip(*seen, strict=True):
+        assert np.array_equal(np.concatenate(rows), before)
+    for cache in caches:
+        assert np.array_equal(pixels_of(cache), before)
+    assert capfd.readouterr().err.count("were damaged: they were decoded again") == 1
+
+
+def test_a_damaged_row_whose_photo_is_gone_or_another_is_an_error(photos, tmp_path):
+    folder = tmp_path / "cache"
+    cache = opened(photos, folder)
+    row = int(cache.rows(digests(photos[:1]))[0])
+    black_out(folder, [row])
+    photos[0].write_bytes(photos[1].read_bytes())
+    with pytest.raises(UserError, match=r"is damaged, and one of its photos .* \(The file was changed\): mend that"):
+        cache.read(np.array([row]))
+    photos[0].unlink()
+    with pytest.raises(
+        UserError, match=r"one of its photos can't be read any more \(The file can't be read .*mend that"
+    ):
+        cache.read(np.array([row]))
+
+
+def test_a_decoder_that_gives_other_pixels_now_is_believed(photos, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "cache"
+    opened(photos, folder)
+    black_out(folder, [4])
+    monkeypatch.setattr(
+        pixel_cache, "open_image", lambda source, **_: open_image(source).point(lambda value: value ^ 1)
+    )
+    pixels = pixels_of(opened(photos, folder))
+    assert "1 of 20 photos" in capsys.readouterr().err
+    assert np.array_equal(pixels_of(opened(photos, folder)), pixels) and not capsys.readouterr().err
 
 
 def test_an_interrupted_build_leaves_nothing(photos, tmp_path, monkeypatch):
@@ -125,7 +219,7 @@ def test_an_interrupted_build_leaves_nothing(photos, tmp_path, monkeypatch):
         patch.setattr(pixel_cache, "open_image", interrupt)
         opened(photos, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
-    assert len(opened(photos, tmp_path / "cache").pixels) == 20
+    assert len(opened(photos, tmp_path / "cache").sizes) == 20
 
 
 def test_the_least_recently_used_are_removed_to_make_room(photos, tmp_path, capsys):

@@ -55,7 +55,7 @@ class PixelDataset(Dataset[Batch]):
         pixels = torch.empty((len(self), size, size, 3), dtype=torch.uint8, device=device)
         for start in range(0, len(self), 1024):
             rows = self._rows[start : start + 1024]
-            pixels[start : start + len(rows)] = torch.from_numpy(self.cache.pixels[rows]).to(device)
+            pixels[start : start + len(rows)] = torch.from_numpy(self.cache.read(rows)).to(device)
         return TensorDataset(pixels, self._labels.to(device))
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class PixelDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         if self.cache is not None and self._rows is not None:
-            pixels = self.cache.pixels[self._rows[indices]]
+            pixels = self.cache.read(self._rows[indices])
         else:
             opened = (open_image(self.photos.sources[i], at_least=self.preprocessing.decoded_side) for i in indices)
             pixels = np.stack([self.preprocessing.cut(image) for image in opened])
