@@ -218,8 +218,9 @@ def check_output(output_dir: Path, *, overwrite: bool, resume: bool) -> None:
     if overwrite and resume:
         raise UserError("--overwrite and --resume exclude each other: give one of them")
     if resume and not partial.is_dir():
-        is_done = output_dir.exists()
-        found = f"the run {str(output_dir)!r} is complete" if is_done else f"there is no {str(partial)!r}"
+        found = f"there is no {str(partial)!r}"
+        if output_dir.exists():
+            found = f"the run {str(output_dir)!r} is complete; to train it further, name it as --model of another run"
         raise UserError(f"nothing to resume: {found}")
     if overwrite and output_dir.exists() and not (output_dir / RECORD).is_file():
         raise UserError(f"{str(output_dir)!r} is no run folder and is not replaced: give another --output-dir")

@@ -84,6 +84,7 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
     configs = one_for_each_seed(config, seeds)
     from dogbreeds.files import partial_path
     from dogbreeds.run_folder import RECORD, check_output
+    from dogbreeds.training.resume import locked
     from dogbreeds.training.train import train  # takes seconds, which --help and a mistyped option need not wait
 
     if seeds and config.run.resume:  # a series is continued where it was interrupted
@@ -94,7 +95,8 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
             each.replace(resume=partial_path(each.run.output_dir).is_dir()) for each in configs if each not in done
         ]
     for each in configs:  # nothing is trained if one of them can't be
-        check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
+        with locked(each.run.output_dir):
+            check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
     for each in configs:
         train(each)
 

@@ -1,12 +1,17 @@
 import csv
+import hashlib
+import io
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import numpy as np
 import pyarrow.parquet
@@ -28,9 +33,12 @@ from dogbreeds.training.loaders import EpochSampler, PixelDataset, data_loader
 from dogbreeds.training.loop import Loop
 from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.presets import VIT
 from dogbreeds.training.profiling import PHASES, PhaseClock, bottleneck, peak_flops
+from dogbreeds.training.resume import locked
 from dogbreeds.training.saved_states import SavedStates
 from dogbreeds.training.train import finish, fit, set_up, train
+from dogbreeds.training_script import run_training_script
 
 
 def weights(run):
@@ -278,7 +286,10 @@ def test_tensorboard_logs_are_written(photo_folder, tmp_path, tiny_runs_onnx):
 
 
 def test_two_processes_train_one_model(photo_folder, tmp_path):
-    """Through `accelerate launch`, as on several GPUs; two processes with half the batch do what one does."""
+    """Through `accelerate launch`, as on several GPUs; two processes with half the batch do what one does.
+
+    tests/killed_runs.py has what torchrun tells its processes.
+    """
     options = ["--epochs", "2", "--augment", "off", "--image-size", "32", "--model", "vit_nano", "--num-workers", "0"]
     options += ["--data", str(photo_folder), "--learning-rate", "3e-3", "--validation-fraction", "0.2"]
     options += ["--test-fraction", "0.2", "--head-learning-rate", "3e-3"]
@@ -286,7 +297,7 @@ def test_two_processes_train_one_model(photo_folder, tmp_path):
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     run = tmp_path / "two"
     command = [*launch, "train_vit.py", *options, "--batch-size", "4", "--output-dir", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     record = RunFolder.open(run).record
@@ -392,6 +403,102 @@ def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"can't write the checkpoint in .*No space left.*--resume; the one before"):
         checkpoints.wait()
     assert checkpoints.load() == {"epoch": 1}
+
+
+def test_a_checkpoint_of_something_else_is_one_line(photo_folder, tmp_path, capsys):
+    """Whose digest is right: the content was damaged before it was written, or is of another run."""
+    options = {"epochs": 2, "checkpoint_minutes": 0.0}
+    run = fitted(tiny_config(photo_folder, tmp_path / "run", **options))
+    newest, before = sorted(run.saved_states.folder.glob("epoch-*.pt"))[::-1]
+    good = run.saved_states.load()
+    before.unlink()
+
+    def resumed():
+        return set_up(tiny_config(photo_folder, tmp_path / "run", resume=True, **options))
+
+    def with_digest(content):
+        newest.write_bytes(content + hashlib.sha256(content).digest())
+
+    for content in (b"", b"PK\x03\x04 no weights", pickle.dumps([1, 2], protocol=2)):
+        with_digest(content)
+        assert resumed().loop.progress.epoch == 0
+        assert f"the checkpoint {str(newest)!r} is damaged" in capsys.readouterr().err
+    weight = next(name for name, tensor in good["model"].items() if tensor.ndim > 1)
+    moments = good["optimizer"]["state"][0]
+    for changed in (
+        {name: part for name, part in good.items() if name != "progress"},
+        {name: part for name, part in good.items() if name != "schedule"},
+        {**good, "progress": {**good["progress"], "epoch": "second"}},
+        {**good, "progress": {**good["progress"], "epoch": 7}},
+        {**good, "model": {**good["model"], weight: torch.zeros(3, 2)}},
+        {**good, "model": None},
+        {**good, "optimizer": {**good["optimizer"], "param_groups": []}},
+        {
+            **good,
+            "optimizer": {**good["optimizer"], "state": {0: {name: torch.zeros(3, 2) for name in moments}}},
+        },
+    ):
+        content = io.BytesIO()
+        torch.save(changed, content)
+        with_digest(content.getvalue())
+        with pytest.raises(UserError, match=r"the newest checkpoint in .* is none of this run \(.+--overwrite") as told:
+            resumed()
+        assert "\n" not in str(told.value)
+    (run.saved_states.folder / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"the state in .* can't be read: start again with --overwrite"):
+        resumed()
+
+
+def test_one_process_at_a_time_makes_a_run(photo_folder, tmp_path, monkeypatch, capsys):
+    with locked(tmp_path / "run"):
+        for options in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(UserError, match=r"another process is making the run '.*run': wait for it, or give"):
+                train(tiny_config(photo_folder, tmp_path / "run", **options))
+        monkeypatch.setattr(sys, "argv", ["train_vit.py", "--output-dir", str(tmp_path / "run"), "--overwrite"])
+        with pytest.raises(SystemExit, match="2"):
+            run_training_script(VIT, None)
+        told = capsys.readouterr().err
+        assert told.startswith("error: another process is making the run") and told.count("\n") == 1
+        with locked(tmp_path / "another run"):
+            pass
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"can't lock '.*run.lock' \(.*\): give another --output-dir"):
+        train(tiny_config(photo_folder, tmp_path / "file" / "run"))
+
+
+def test_a_lock_is_held_by_one_of_many_and_by_none_that_was_killed(tmp_path):
+    """Though its file is removed and made anew all the time."""
+
+    def hold_often():
+        num_held = 0
+        until = time.monotonic() + 20
+        while num_held < 100 and time.monotonic() < until:
+            with suppress(UserError), locked(tmp_path / "run"):
+                os.close(os.open(tmp_path / "held", os.O_CREAT | os.O_EXCL))  # fails if another one holds it
+                os.unlink(tmp_path / "held")
+                num_held += 1
+        assert num_held == 100
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=hold_often) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+
+    def hold_and_die():
+        with locked(tmp_path / "run"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed = context.Process(target=hold_and_die)
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL and (tmp_path / "run.lock").exists()
+    with locked(tmp_path / "run"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def remove_photos(run):

@@ -34,6 +34,7 @@ class Context:
         GradientState._reset_state()
         self.accelerator = Accelerator(
             mixed_precision=run.mixed_precision or _default_precision(),
+            cpu=not torch.accelerator.is_available(),  # or with torchrun each process would train on its own
             gradient_accumulation_steps=optim.gradient_accumulation_steps,
             log_with="tensorboard" if run.tensorboard else None,
             project_dir=logs,

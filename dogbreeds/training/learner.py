@@ -131,10 +131,18 @@ class Learner:
         return {name: None if part is None else part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`.
+
+        Raises:
+            Exception: Of many kinds, where it is the state of something else.
+        """
         for name, part in self._stateful().items():
             if part is not None:
                 part.load_state_dict(state[name])
+        for parameter, found in self.optimizer.state.items():  # which PyTorch takes as they are
+            for name, tensor in found.items():
+                if isinstance(tensor, torch.Tensor) and tensor.ndim and tensor.shape != parameter.shape:
+                    raise ValueError(f"{name} of shape {tuple(tensor.shape)} for weights {tuple(parameter.shape)}")
 
     def load_best(self, weights: dict[str, torch.Tensor]) -> nn.Module:
         """The network with these weights, as it was before accelerate prepared it; averaged with the start if asked."""

@@ -11,10 +11,11 @@ from threading import Event, current_thread, main_thread
 from typing import NoReturn
 
 import torch
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from dogbreeds.calibration import softmax
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 from dogbreeds.images import BadImage
 from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.context import Context
@@ -32,7 +33,7 @@ LOG_EVERY = 20
 AGREE_EVERY = 20
 """Batches after which several processes ask each other whether to save."""
 
-Row = dict[str, float]
+Row = dict[str, int | float]
 """What history.csv says of an epoch."""
 
 
@@ -258,8 +259,16 @@ class Loop:
 
     def _resume(self, saved_states: SavedStates) -> None:
         if state := saved_states.load():
-            self.progress = Progress(**state.pop("progress"))
-            self._learner.load_state_dict(state)
+            try:
+                self.progress = TypeAdapter(Progress).validate_python(state["progress"])
+                if len(self.progress.history) != self.progress.epoch:
+                    raise ValueError(f"it has {len(self.progress.history)} of {self.progress.epoch} epochs")
+                self._learner.load_state_dict(state)
+            except Exception as error:  # of any kind, for it may hold anything
+                raise UserError(
+                    f"the newest checkpoint in {str(saved_states.folder)!r} is none of this run ({first_line(error)}): "
+                    "start again with --overwrite"
+                ) from None
         batches = f" and {self.progress.batch} batches" if self.progress.batch else ""
         epochs = f"epoch {self.progress.epoch} of {self._config.optim.epochs}"
         self._context.say(f"resuming after {epochs}{batches}")

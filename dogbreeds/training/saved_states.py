@@ -72,7 +72,7 @@ class SavedStates:
     def load(self) -> State | None:
         """The newest state that is whole, on the CPU; None where there is none. What is damaged is reported."""
         for path in reversed(self._states()):
-            state: State | None = _read(path)
+            state = _read(path)
             if state is not None:
                 return state
             print(f"the checkpoint {str(path)!r} is damaged: going on from the one before", file=sys.stderr)
@@ -84,7 +84,7 @@ class SavedStates:
         Raises:
             UserError: They are damaged.
         """
-        best: dict[str, torch.Tensor] | None = _read(self.folder / BEST)
+        best = _read(self.folder / BEST)
         if best is None:
             raise UserError(f"the best weights in {str(self.folder)!r} are damaged: start again with --overwrite")
         return best
@@ -117,7 +117,7 @@ def _write_whole(path: Path, content: State) -> None:
             file.write(digest)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> State | None:
     """What `_write_whole` wrote; None where it is missing or damaged."""
     try:
         written = path.read_bytes()
@@ -126,4 +126,8 @@ def _read(path: Path) -> Any:
     content, digest = written[:-_DIGEST_SIZE], written[-_DIGEST_SIZE:]
     if hashlib.sha256(content).digest() != digest:
         return None
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # of any kind, where the content was damaged before its digest was taken
+        return None
+    return state if isinstance(state, dict) else None

@@ -22,7 +22,7 @@ from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import measured_peak, time_in_words
-from dogbreeds.training.resume import begin_run
+from dogbreeds.training.resume import begin_run, locked
 from dogbreeds.training.run import Run
 from dogbreeds.training.save_run import judge, save_run
 from dogbreeds.training.saved_states import SavedStates
@@ -39,12 +39,14 @@ def train(config: TrainConfig) -> Path:
         The run folder.
 
     Raises:
-        UserError: The user can mend it: data, model, options or the run folder; or the loss is not a number any more.
+        UserError: The user can mend it: data, model, options or the run folder; the loss is not a number any more; or
+            another process is making this run.
         SystemExit: The process got SIGTERM; the state is saved for --resume.
     """
-    run = set_up(config)
-    fit(run)
-    finish(run)
+    with locked(config.run.output_dir):
+        run = set_up(config)
+        fit(run)
+        finish(run)
     return config.run.output_dir
 
 
