@@ -262,6 +262,16 @@ def test_a_killed_run_goes_on_where_it_was(tiny_run, photos, tmp_path, capsys, t
     assert sorted(row["path"] for row in rows) == sorted(there)
 
 
+def test_a_run_killed_at_any_moment_loses_no_row(tiny_run):
+    """See tests/killed_runs.py, which does it more often."""
+    command = [sys.executable, "tests/killed_runs.py", "--index", "--kills", "12", "--photos", "80"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    told = subprocess.run(
+        [*command, "--run-dir", str(tiny_run)], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert told.returncode == 0 and ": rows lost 0, twice 0, different 0" in told.stdout, told.stdout + told.stderr
+
+
 @pytest.mark.parametrize("is_deleted", [False, True])
 def test_files_of_a_killed_run_among_the_photos_are_left_out(tiny_run, photos, is_deleted):
     expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}

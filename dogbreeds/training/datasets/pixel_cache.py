@@ -157,7 +157,7 @@ class PixelCache:
             with suppress(FileNotFoundError):  # another run has removed the cache to make room; here it is still open
                 self._contents.save(self._path)
         self._is_checked[:] = True
-        print(
+        tqdm.write(  # above the progress bar of an epoch
             f"{len(damaged)} of {len(pixels)} photos in the pixel cache {str(self._path)!r} were damaged: they were "
             "decoded again",
             file=sys.stderr,
