@@ -17,18 +17,25 @@ from dogbreeds.run_folder import DEFAULT_RUN
 from dogbreeds.serving.publish import publish_model, publish_space
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from dogbreeds.answers import Answer
+    from dogbreeds.serving.library import Engine
 
 
 def main() -> None:
     """Run the command that the arguments name; the process ends with its exit status."""
+    arguments = sys.argv[1:]
+    if arguments[:2] == ["index", "merge"]:  # a command of its own: its flags are others
+        arguments[:2] = ["index-merge"]
     for stream in (sys.stdout, sys.stderr):  # a file name need not be valid text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
-        commands = (predict, index, calibrate, evaluate, compare, table, doctor, export, publish, breeds)
+        commands = (predict, index, index_merge, calibrate, evaluate, compare, table, doctor, export, publish, breeds)
         status: int | None = tyro.extras.subcommand_cli_from_dict(
             {command.__name__: command for command in commands},
+            args=arguments,
             prog="python -m dogbreeds",
             description="Tell a dog's breed from a photo.",
             config=(OmitSubcommandPrefixes, OmitArgPrefixes),  # publish model --repo-id, not command:model
@@ -79,27 +86,62 @@ def predict(
     return 1 if num_failed else 0
 
 
-def index(folder: Positional[Path], output: Path, top_k: int = 3, run_dir: Path = DEFAULT_RUN) -> int:
+def index(
+    photos: Positional[str],
+    output: str,
+    top_k: int = 3,
+    shard: str | None = None,
+    engine: Literal["cores", "ray"] = "cores",
+    ray_address: str | None = None,
+    run_dir: Path = DEFAULT_RUN,
+) -> int:
     """Name the breed on every photo of a folder and its sub-folders, in a table with one row for each file.
 
     If it is interrupted, the same command continues it. The exit status is 1 if a file could not
-    be read; the table says why.
+    be read; the table says why. `index merge` joins the tables of shards.
 
     Args:
-        folder: The photo library. Hidden files and links to folders are left out.
+        photos: The photo library: a folder, or a list of paths (.txt, or .parquet with a column "path"). It and the
+            output may be fsspec addresses, such as s3://bucket/photos. Hidden files and links to folders are left out.
         output: The table to make, .csv or .parquet.
         top_k: How many breeds to name; no more than the run knows are named.
+        shard: Do a part only, such as 3/64, and name its table after it; which photo is in which part depends on its
+            path alone.
+        engine: What classifies the photos: the cores of this machine, or Ray Data.
+        ray_address: The Ray cluster to use, such as auto; by default Ray is started on this machine.
         run_dir: The run folder that answers, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
     """
     if top_k < 1:
         raise UserError(f"--top-k {top_k}: must be 1 or more")
-    from dogbreeds.serving.library import index_library
-    from dogbreeds.serving.rows import UNREADABLE
+    if ray_address and engine != "ray":
+        raise UserError(f"--ray-address {ray_address!r}: give --engine ray too")
+    from dogbreeds.photo_paths import Shard
+    from dogbreeds.serving.library import index_library, rows_on_all_cores
 
-    counts = index_library(run_dir, folder, output, top_k=top_k, progress=sys.stderr.isatty())
-    named = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
-    print(f"{counts.total():,} files: {named}; the table is {output}")
-    return 1 if counts[UNREADABLE] else 0
+    part = Shard.parse(shard) if shard else None
+    rows_of: Engine = rows_on_all_cores
+    if engine == "ray":
+        from dogbreeds.serving.on_ray import rows_on_ray
+
+        rows_of = partial(rows_on_ray, address=ray_address)
+    counts = index_library(
+        run_dir, photos, output, top_k=top_k, shard=part, engine=rows_of, progress=sys.stderr.isatty()
+    )
+    return _sum_up(counts, f"shard {part} of {output}" if part else output)
+
+
+def index_merge(photos: Positional[str], output: str) -> int:
+    """Join the tables of all shards of `index`, after checking that every photo has a row in them, once.
+
+    What is missing is named. The exit status is that of `index` without shards.
+
+    Args:
+        photos: The folder or list that the shards were given.
+        output: The table to make, .csv or .parquet, as the shards were given it.
+    """
+    from dogbreeds.serving.shards import merge
+
+    return _sum_up(merge(photos, output), output)
 
 
 def calibrate(
@@ -320,6 +362,15 @@ def _sentence(answer: "Answer", num_breeds: int) -> str:
     if answer.verdict == "not_a_dog":
         return f"does not look like one of my {num_breeds} breeds (nearest: {named})"
     return f"a {breed_groups()[answer.group].name}, not sure which: {named}" if answer.group else f"not sure: {named}"
+
+
+def _sum_up(counts: "Counter[str]", table: str) -> int:
+    """Print how many files got each verdict; the exit status."""
+    from dogbreeds.serving.rows import UNREADABLE
+
+    named = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
+    print(f"{counts.total():,} files: {named or 'none'}; the table is {table}")
+    return 1 if counts[UNREADABLE] else 0
 
 
 def _dump(record: dict[str, object]) -> None:

@@ -1,4 +1,7 @@
-"""Writing files and folders so that each is whole or absent, whenever the process ends."""
+"""Writing files and folders so that each is whole or absent, whenever the process ends.
+
+At an fsspec address, they are made on this machine and uploaded when they are whole.
+"""
 
 import hashlib
 import json
@@ -7,9 +10,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
+from dogbreeds.addresses import Address, Place
 from dogbreeds.errors import UserError, first_line
+
+AnyPlace = TypeVar("AnyPlace", Path, Address)
 
 MAX_JSON_BYTES = 16 * 2**20
 """Of a JSON file that is read: more than a run folder needs, and parsed within half a gigabyte whatever it holds."""
@@ -19,8 +26,7 @@ def cache_folder() -> Path:
     """Where files are kept that can be made again, of this project: $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogbreeds"
 
-
-def partial_path(path: Path) -> Path:
+def partial_path(path: AnyPlace) -> AnyPlace:
     """Where the folder or file that will become `path` is made."""
     return path.with_name(path.name + ".partial")
 
@@ -31,7 +37,7 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Place) -> Iterator[Path]:
     """Write a file under a temporary name beside it, which replaces `path` when the block ends.
 
     The content is on the disk before the file gets its name. If the block raises, `path` stays as it was.
@@ -39,6 +45,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Yields:
         The temporary path, to be written and closed within the block.
     """
+    if isinstance(path, Address):
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            path.upload(Path(folder) / path.name)
+        return
     temporary = temporary_path(path)
     try:
         yield temporary
@@ -50,10 +61,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_or_absent(path: Path) -> Iterator[Path]:
+def whole_or_absent(path: Place) -> Iterator[Path]:
     """Fill a new folder under a temporary name beside it, which becomes `path` when the block ends.
 
-    If the block raises, the folder is removed.
+    If the block raises, the folder is removed. At an address, the files are uploaded one after the other.
 
     Yields:
         The temporary folder.
@@ -62,6 +73,12 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         UserError: `path`, or an unfinished one, exists already, or can't be made.
     """
     check_absent(path)
+    if isinstance(path, Address):
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+            for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
+                (path / file.relative_to(folder).as_posix()).upload(file)
+        return
     partial = partial_path(path)
     make_folder(partial)
     try:
@@ -86,7 +103,7 @@ def make_folder(path: Path) -> None:
         raise UserError(f"can't make the folder {str(path)!r}: {error.strerror}") from None
 
 
-def check_absent(path: Path | None, *, option: str = "--output") -> None:
+def check_absent(path: Place | None, *, option: str = "--output") -> None:
     """Refuse an output path that exists, before any work is done.
 
     Args:

@@ -11,9 +11,11 @@ from typing import Any, BinaryIO, Literal, cast
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from dogbreeds.addresses import Address, reason
 from dogbreeds.errors import UserError
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
+"""An `Address` too, which is text; other text is a path."""
 
 MAX_PIXELS = 50_400_000
 """Larger photos are refused before they are decoded. Phones take up to 8192 x 6144 pixels; two copies of that, one of
@@ -74,15 +76,22 @@ def open_image(source: PhotoSource, *, at_least: int | None = None) -> Image.Ima
         return _upright_rgb(source)
     if isinstance(source, bytes):
         return _decode(_identify(io.BytesIO(source)), at_least)
-    path = Path(source)
     try:
-        with path.open("rb") as file:  # read only as far as needed: the first bytes identify a video
+        if isinstance(source, Address):
+            with source.open() as file:
+                return _decode(_identify(file), at_least)
+        with Path(source).open("rb") as file:  # read only as far as needed: the first bytes identify a video
             return _decode(_identify(file if file.seekable() else io.BytesIO(file.read())), at_least)
-    except FileNotFoundError:
-        raise BadImage(f"There is no file {str(path)!r}.", "missing") from None
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise BadImage(f"The file {str(path)!r} can't be read ({why}).", "unreadable") from None
+        raise not_read(source, error) from None
+
+
+def not_read(source: str | os.PathLike[str], error: OSError | ValueError) -> "BadImage":
+    """What a person is told where a photo's file can't be read."""
+    if isinstance(error, FileNotFoundError):
+        return BadImage(f"There is no file {os.fspath(source)!r}.", "missing")
+    why = reason(error) if isinstance(error, OSError) else error
+    return BadImage(f"The file {os.fspath(source)!r} can't be read ({why}).", "unreadable")
 
 
 def halved(image: Image.Image, at_least: int) -> Image.Image:

@@ -1,13 +1,14 @@
 """Photos from files: their bytes, their digests, and one stream that opens many of them on all cores."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from dogbreeds.addresses import FIRST_BYTES, Address, Place, read_beginnings, reason
 from dogbreeds.errors import UserError
-from dogbreeds.images import BadImage
+from dogbreeds.images import BadImage, not_read
 from dogbreeds.machine import on_all_cores
 
 NUM_AHEAD = 64
@@ -18,18 +19,41 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 
-def read_bytes(source: Path | bytes) -> bytes:
+def read_bytes(source: Place | bytes) -> bytes:
     """The content of a photo's file.
 
     Raises:
         BadImage: The file can't be read.
+        UserError: The address can't be reached.
     """
     if isinstance(source, bytes):
         return source
     try:
         return source.read_bytes()
     except OSError as error:
-        raise BadImage(f"The file can't be read ({error.strerror}).", "unreadable") from None
+        raise BadImage(f"The file can't be read ({reason(error)}).", "unreadable") from None
+
+
+def read_ahead(sources: Sequence[Place]) -> list[Path | Address | bytes | BadImage]:
+    """Fetch photos that are not on this machine, all at the same time.
+
+    Returns:
+        For each photo, what `dogbreeds.images.open_image` opens, or why it can't be read.
+
+    Raises:
+        UserError: The addresses can't be reached.
+    """
+    addresses = [source for source in sources if isinstance(source, Address)]
+    contents = iter(read_beginnings(addresses))
+    found: list[Path | Address | bytes | BadImage] = []
+    for source in sources:
+        content = next(contents) if isinstance(source, Address) else source
+        if isinstance(content, OSError):
+            found.append(not_read(source, content))
+        else:  # a larger file is opened where it is: one that is no photo is not read to its end
+            is_larger = isinstance(content, bytes) and len(content) == FIRST_BYTES
+            found.append(source if is_larger else content)
+    return found
 
 
 def photo_files(folder: Path) -> list[Path]:

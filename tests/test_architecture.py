@@ -16,8 +16,9 @@ FLOORS = [
     {"training", "serving"},
     {"model_card"},
     {"run_folder", "study"},
-    {"answers", "breeds", "calibration", "default_runs", "dog_probe", "errors", "files", "hub", "images", "json_types"}
-    | {"latency", "looks", "machine", "metrics", "photos", "predictions", "preprocessing", "record", "split_file"},
+    {"addresses", "answers", "breeds", "calibration", "default_runs", "dog_probe", "errors", "files", "hub", "images"}
+    | {"json_types", "latency", "looks", "machine", "metrics", "photo_paths", "photos", "predictions", "preprocessing"}
+    | {"record", "split_file"},
 ]
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate"}
 

@@ -1,16 +1,25 @@
-"""The rows of an unfinished table, in an SQLite database that survives a kill or a power cut."""
+"""The rows of an unfinished table, in an SQLite database that survives a kill or a power cut.
+
+For a table at an fsspec address, the database is a file on this machine that is copied there every minute.
+"""
 
 import json
 import os
 import sqlite3
+import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from dogbreeds.addresses import Address, Place
 from dogbreeds.errors import UserError
 from dogbreeds.serving.rows import UNREADABLE, Row
+
+COPY_SECONDS = 60
+"""How often a journal is copied to its address: a killed run classifies the photos of these seconds again."""
 
 
 class Journal:
@@ -52,39 +61,100 @@ class Journal:
                 self._connection.execute(insert, (os.fsencode(row["path"]), *map(row.get, self._columns[1:])))
 
 
+class CopiedJournal(Journal):
+    """A journal that is copied to an address now and then, so that another machine can continue it."""
+
+    def __init__(self, connection: sqlite3.Connection, columns: Sequence[str], source: Path, address: Address) -> None:
+        """Use `open_journal` instead."""
+        super().__init__(connection, columns)
+        self._source = source
+        self._address = address
+        self.copy()
+
+    def append(self, rows: list[Row]) -> None:
+        """As `Journal.append`; a process that is killed loses the rows of at most `COPY_SECONDS`."""
+        super().append(rows)
+        if time.monotonic() > self._copied + COPY_SECONDS:
+            self.copy()
+
+    def copy(self) -> None:
+        """Copy all rows to the address.
+
+        Raises:
+            OSError: It can't be written.
+            UserError: It can't be reached.
+        """
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._address.upload(self._source)
+        self._copied = time.monotonic()
+
+
 @contextmanager
-def open_journal(path: Path, columns: Sequence[str], made_from: dict[str, Any]) -> Iterator[Journal]:
+def open_journal(path: Place, columns: Sequence[str], made_from: dict[str, Any]) -> Iterator[Journal]:
     """Open the rows of an interrupted run, or begin new ones.
 
     Args:
-        path: The database.
+        path: The database, or the address of its copy.
         columns: Those of the table, "path" and "verdict" among them.
         made_from: What determines the rows, as values for JSON. Rows of other values are not continued.
 
     Raises:
         UserError: The file is no such database, its rows were made from something else, or another run is writing it.
         sqlite3.Error: The file can't be written.
+        OSError: The address can't be written.
+    """
+    if isinstance(path, Path):
+        with _connect(path, path, columns, made_from) as connection:
+            yield Journal(connection, columns)
+        return
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / path.name
+        if path.exists():
+            path.download(source)
+        with _connect(source, path, columns, made_from) as connection:
+            journal = CopiedJournal(connection, columns, source, path)
+            try:
+                yield journal
+            except BaseException:  # Ctrl-C too
+                with suppress(OSError, UserError):  # the first error says more
+                    journal.copy()
+                raise
+
+
+@contextmanager
+def _connect(
+    path: Path, named: Place, columns: Sequence[str], made_from: dict[str, Any]
+) -> Iterator[sqlite3.Connection]:
+    """Open a database, or make it.
+
+    Args:
+        path: The file.
+        named: What messages call it.
+        columns: Those of the table.
+        made_from: What determines the rows.
     """
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # from the first statement until it is closed
             with _transaction(connection):
-                _create_or_check(connection, path, columns, made_from)
+                _create_or_check(connection, path, named, columns, made_from)
             # With a write-ahead log, a commit need not wait for the disk, and still a power cut damages nothing.
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                message = f"another run is writing {str(path)!r}: wait for it, or give another --output"
+                message = f"another run is writing {str(named)!r}: wait for it, or give another --output"
                 raise UserError(message) from None
             if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                raise _no_journal(path) from None
+                raise _no_journal(path, named) from None
             raise
-        yield Journal(connection, columns)
+        yield connection
 
 
-def journal_files(path: Path) -> list[Path]:
+def journal_files(path: Place) -> list[Place]:
     """The database and the files that SQLite may have beside it, there or not."""
+    if isinstance(path, Address):
+        return [path]
     return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))]
 
 
@@ -96,7 +166,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _create_or_check(
-    connection: sqlite3.Connection, path: Path, columns: Sequence[str], made_from: dict[str, Any]
+    connection: sqlite3.Connection, path: Path, named: Place, columns: Sequence[str], made_from: dict[str, Any]
 ) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
@@ -107,26 +177,39 @@ def _create_or_check(
         connection.execute(f"CREATE TABLE rows (number INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, {others})")
         return
     if tables != {"meta", "rows"}:
-        raise _no_journal(path)
+        raise _no_journal(path, named)
     found = {name: json.loads(value) for name, value in connection.execute("SELECT name, value FROM meta")}
     differing = [name for name in made_from if found.get(name) != made_from[name]]
     if differing:
-        first, others = differing[0], ", ".join(differing[1:])
         raise UserError(
-            f"{str(path)!r} was begun with {first} {found.get(first)!r}, not {made_from[first]!r}"
-            + (f" (also another {others})" if others else "")
-            + ": delete it to start again, or give the original options to continue it"
+            f"{str(named)!r} was begun with {difference(differing, found, made_from)}: delete it to start again, or "
+            "give the original options to continue it"
         )
 
 
-def _no_journal(path: Path) -> UserError:
+def difference(names: Sequence[str], found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """A few words on what two tables were made from.
+
+    Args:
+        names: What differs; at least one.
+        found: What one table was made from.
+        wanted: What the other was.
+    """
+    first, others = names[0], ", ".join(names[1:])
+    words = f"{first} {found.get(first)!r}, not {wanted.get(first)!r}"
+    if first == "list_sha256":
+        words = f"another list, or the list has changed since (its SHA-256 was {found.get(first)}, now {wanted[first]})"
+    return words + (f" (also another {others})" if others else "")
+
+
+def _no_journal(path: Path, named: Place) -> UserError:
     with path.open("rb") as file:
         if file.read(10) == b'{"format":':  # the JSON lines of formats 1 and 2
             return UserError(
-                f"{str(path)!r} was begun by an older version of dogbreeds: delete it to start again, or continue it "
+                f"{str(named)!r} was begun by an older version of dogbreeds: delete it to start again, or continue it "
                 "with that version"
             )
-    return UserError(f"{str(path)!r} is no unfinished table: move it away, or give another --output")
+    return UserError(f"{str(named)!r} is no unfinished table: move it away, or give another --output")
 
 
 def _names(columns: Sequence[str]) -> str:

@@ -1,22 +1,30 @@
 """Photos -> rows of a table -> CSV or Parquet."""
 
 import csv
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from dogbreeds.addresses import Place
 from dogbreeds.answers import Answer
-from dogbreeds.images import BadImage, PhotoSource, open_image
-from dogbreeds.photos import batches, read_photo
+from dogbreeds.images import BadImage, open_image
+from dogbreeds.photos import batches, read_ahead, read_photo
 from dogbreeds.serving.predictor import Predictor
+
+if TYPE_CHECKING:
+    import pyarrow
 
 UNREADABLE = "unreadable"
 """Counted in place of a verdict for a file that could not be read."""
 
 ROW_GROUP = 10_000
 """Rows of a Parquet table that are in memory at a time."""
+
+ORIGIN = "dogbreeds"
+"""The key of a Parquet file's metadata that says what made the table, as JSON."""
 
 Row = dict[str, Any]
 """By column; columns without a value are left out."""
@@ -48,8 +56,8 @@ def answer_columns(answer: Answer | BadImage) -> Row:
     return cells
 
 
-def classify(predictor: Predictor, photos: Mapping[str, PhotoSource], *, top_k: int) -> list[Row]:
-    """Classify photos in one forward pass.
+def classify(predictor: Predictor, photos: Mapping[str, Place], *, top_k: int) -> list[Row]:
+    """Classify photos in one forward pass; those that are not on this machine are fetched at the same time.
 
     Args:
         predictor: The model that answers.
@@ -58,14 +66,20 @@ def classify(predictor: Predictor, photos: Mapping[str, PhotoSource], *, top_k: 
 
     Returns:
         A row for each photo, in order. A photo that can't be read has an "error" in place of an answer.
+
+    Raises:
+        UserError: An address can't be reached.
     """
     open_photo = partial(open_image, at_least=predictor.run.preprocessing.decoded_side)
-    opened = [read_photo(source, open_photo) for source in photos.values()]
+    fetched = read_ahead(list(photos.values()))
+    opened = [source if isinstance(source, BadImage) else read_photo(source, open_photo) for source in fetched]
     answered = predictor.answer_images(opened, top_k=top_k)
     return [{"path": path, **answer_columns(answer)} for path, answer in zip(photos, answered, strict=True)]
 
 
-def write_table(path: Path, rows: Iterable[Row], columns: list[str], suffix: str) -> None:
+def write_table(
+    path: Path, rows: Iterable[Row], columns: Sequence[str], suffix: str, origin: Mapping[str, Any]
+) -> None:
     """Write a table.
 
     Args:
@@ -73,11 +87,12 @@ def write_table(path: Path, rows: Iterable[Row], columns: list[str], suffix: str
         rows: Their paths may be no valid text.
         columns: Those to write.
         suffix: ".parquet" or ".csv", whatever the path ends in.
+        origin: What made the table, as values for JSON; Parquet keeps it.
     """
     # Neither format can hold a path that is no valid text: its bytes are shown instead.
     shown = ({**row, "path": row["path"].encode("utf-8", "backslashreplace").decode("utf-8")} for row in rows)
     if suffix == ".parquet":
-        _write_parquet(path, shown, columns)
+        _write_parquet(path, shown, schema(columns, origin))
     else:
         with path.open("w", newline="", encoding="utf-8") as file:
             write_csv(file, shown, columns)
@@ -105,12 +120,23 @@ def _csv_cell(value: str | float) -> str | Decimal:
     return "'" + value if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _write_parquet(path: Path, rows: Iterable[Row], columns: list[str]) -> None:
+def schema(columns: Sequence[str], origin: Mapping[str, Any]) -> "pyarrow.Schema":
+    """The schema of a Parquet table with these columns.
+
+    Args:
+        columns: Those of the table.
+        origin: What made it, for the metadata of the file.
+    """
+    import pyarrow
+
+    types = {name: pyarrow.float32() if name.startswith("probability") else pyarrow.string() for name in columns}
+    return pyarrow.schema(types, {ORIGIN: json.dumps(origin)})
+
+
+def _write_parquet(path: Path, rows: Iterable[Row], schema: "pyarrow.Schema") -> None:
     import pyarrow
     import pyarrow.parquet
 
-    types = {name: pyarrow.float32() if name.startswith("probability") else pyarrow.string() for name in columns}
-    schema = pyarrow.schema(types)
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for group in batches(rows, ROW_GROUP):
             writer.write_table(pyarrow.Table.from_pylist(group, schema))

@@ -1,0 +1,207 @@
+"""Which photos there are: those in a folder, on this machine or at an fsspec address, or those that a list names."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dogbreeds.addresses import Address, Place, place, reason
+from dogbreeds.errors import UserError, first_line
+from dogbreeds.files import sha256
+
+LISTS = (".txt", ".parquet")
+"""The endings of a list of paths: text with one on each line, or Parquet with a column "path"."""
+
+LIST_BATCH = 10_000
+"""Rows of a Parquet list that are in memory at a time."""
+
+_TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary")
+"""Of Arrow; a name that is no valid text is binary."""
+
+
+@dataclass(frozen=True)
+class PhotoPaths:
+    """The paths of photos, read anew at each iteration."""
+
+    named: str
+    """As the person named the folder or the list."""
+    root: Place
+    """Where relative paths start: the folder, or the folder of the list."""
+    is_list: bool
+    identity: dict[str, Any]
+    """What tells these photos from others: the folder, or the SHA-256 of the list."""
+    paths: Callable[[], Iterator[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        """The paths; those in a folder are relative, with "/", and sorted by name within each folder."""
+        return self.paths()
+
+    def place(self, path: str) -> Place:
+        """Where the photo of a path is. A list may hold addresses and absolute paths."""
+        named = place(path) if self.is_list else Path(path)
+        return named if isinstance(named, Address) or named.is_absolute() else self.root / path
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of the photos; which photo is in which part depends on its path alone."""
+
+    number: int
+    """From 1."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read "3/64".
+
+        Raises:
+            UserError: It is no such text, or there is no such part.
+        """
+        found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+        number, count = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= count:
+            raise UserError(f"--shard {text!r}: must be a number and how many there are, such as 1/64 to 64/64")
+        return cls(number, count)
+
+    def __contains__(self, path: str) -> bool:
+        return shard_number(path_digest(path), self.count) == self.number
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def path_digest(path: str) -> bytes:
+    """16 bytes that stand for a path, as it is written in a table; they stay the same in later versions."""
+    return hashlib.blake2b(path.encode("utf-8", "backslashreplace"), digest_size=16).digest()
+
+
+def shard_number(digest: bytes, count: int) -> int:
+    """Which of this many shards the path of this digest is in, from 1."""
+    return int.from_bytes(digest[:8], "big") % count + 1
+
+
+@contextmanager
+def open_paths(named: str | os.PathLike[str]) -> Iterator[PhotoPaths]:
+    """Find a folder or a list.
+
+    Args:
+        named: A folder or a list in one of the forms of `LISTS`, on this machine or at an address.
+
+    Raises:
+        UserError: There is no such folder or list, or it can't be read.
+    """
+    where = place(named)
+    shown = os.fspath(where)
+    try:
+        if where.is_dir():
+            root = where.resolve() if isinstance(where, Path) else where
+            yield PhotoPaths(shown, root, False, {"folder": os.fspath(root)}, lambda: _walk(root))
+            return
+        exists = where.exists()
+    except OSError as error:
+        raise UserError(f"{shown!r} can't be read ({reason(error)})") from None
+    if where.suffix.lower() not in LISTS:
+        hint = "it is a file; predict answers single photos" if exists else "name the folder with the photos"
+        raise UserError(f"there is no folder {shown!r}: {hint}")
+    if not exists:
+        raise UserError(f"there is no list {shown!r}: name a text or Parquet file of paths")
+    with _on_this_machine(where) as path:
+        listed = _listed_in_parquet(path, shown) if where.suffix.lower() == ".parquet" else _listed_in_text(path)
+        parent = where.parent.resolve() if isinstance(where, Path) else where.parent
+        yield PhotoPaths(shown, parent, True, {"list_sha256": sha256(path)}, listed)
+
+
+@contextmanager
+def _on_this_machine(where: Place) -> Iterator[Path]:
+    """A list, copied here if it is elsewhere: it is read several times."""
+    if isinstance(where, Path):
+        yield where
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / where.name
+        try:
+            where.download(copy)
+        except OSError as error:
+            raise UserError(f"the list {where!r} can't be read ({reason(error)})") from None
+        yield copy
+
+
+def _listed_in_text(path: Path) -> Callable[[], Iterator[str]]:
+    def paths() -> Iterator[str]:
+        with path.open("rb") as file:
+            for line in file:
+                if name := line.rstrip(b"\r\n"):
+                    yield os.fsdecode(name)
+
+    return paths
+
+
+def _listed_in_parquet(path: Path, shown: str) -> Callable[[], Iterator[str]]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            types = {field.name: field.type for field in file.schema_arrow}
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"the list {shown!r} can't be read ({first_line(error)})") from None
+    if str(types.get("path")) not in _TEXT_TYPES:
+        raise UserError(f'the list {shown!r} has no column "path" with text: its columns are {", ".join(types)}')
+
+    def paths() -> Iterator[str]:
+        # Without these options, pyarrow reads all rows of a group, of which there may be a million.
+        with ParquetFile(path, pre_buffer=False, buffer_size=1_000_000) as file:
+            num_read = 0
+            for batch in file.iter_batches(LIST_BATCH, columns=["path"]):
+                for number, name in enumerate(batch.column(0).to_pylist(), num_read + 1):
+                    if not name:
+                        raise UserError(f"the list {shown!r} names no path in row {number:,}: remove the row")
+                    yield os.fsdecode(name)
+                num_read += len(batch)
+
+    return paths
+
+
+def _walk(folder: Place, inside: str = "") -> Iterator[str]:
+    """The path of every file relative to the folder, with "/", sorted by name within each folder.
+
+    Args:
+        folder: Where to start.
+        inside: The sub-folder to list, empty or ending in "/".
+    """
+    try:
+        names = sorted(_names(folder, inside))
+    except OSError as error:
+        if not inside:
+            raise UserError(f"the folder {os.fspath(folder)!r} can't be read ({reason(error)})") from None
+        yield inside.rstrip("/")  # opening it fails for the same reason, so its row has the error
+        return
+    for name in names:
+        if name.endswith("/"):
+            yield from _walk(folder, inside + name)
+        else:
+            yield inside + name
+
+
+def _names(folder: Place, inside: str) -> list[str]:
+    """The names in a folder that are not left out, with "/" after those of folders."""
+    if isinstance(folder, Address):
+        return [name for name in (folder / inside).names() if not name.startswith(".")]
+    with os.scandir(folder / inside) as entries:
+        return [name for entry in entries if (name := _listed_name(entry))]
+
+
+def _listed_name(entry: os.DirEntry[str]) -> str:
+    """The entry's name, with "/" after that of a folder; empty if it is left out."""
+    if entry.name.startswith("."):
+        return ""
+    if entry.is_dir(follow_symlinks=False):
+        return entry.name + "/"
+    if entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path) or not os.path.exists(entry.path):
+        return entry.name  # also a broken link: its row has the error
+    return ""  # a link to a folder, which may lead in a circle, or a pipe or device, which may never end

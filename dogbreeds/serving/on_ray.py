@@ -1,0 +1,144 @@
+"""The engine that classifies photos with Ray Data, on this machine or on a cluster.
+
+Batches of paths go to actors; each opens its photos and runs a model of its own on one core. The rows come back to this
+process, which keeps them as every other engine's.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
+
+import pyarrow
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from dogbreeds.addresses import Place, place
+from dogbreeds.errors import UserError, first_line
+from dogbreeds.machine import num_cores
+from dogbreeds.photos import batches
+from dogbreeds.run_folder import RECORD, RunFolder, serving_files
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.rows import Row, classify, columns
+
+BATCH_SIZE = 8
+"""Photos that an actor decodes and classifies at a time, as without Ray."""
+TASK_SIZE = 64
+"""Photos of one task. Its rows come back together; what Ray does for a task takes a few milliseconds."""
+ROUND_SIZE = 200_000
+"""Photos that Ray is given at a time: the first answers do not wait for the end of a list, and this process has the
+paths of one round in memory."""
+
+
+def rows_on_ray(
+    run: RunFolder, photos: Iterable[tuple[str, Place]], top_k: int, *, address: str | None = None
+) -> Iterator[list[Row]]:
+    """Classify photos with Ray Data; the rows come in the order in which they are done.
+
+    Every machine of the cluster needs this package, and must reach the photos. The model travels with the task.
+
+    Args:
+        run: The run that answers.
+        photos: Each with the text for the column "path", and where it is.
+        top_k: How many breeds to name.
+        address: Of a cluster, for `ray.init`; None starts Ray on this machine, and stops it at the end.
+
+    Raises:
+        UserError: There is no such cluster, Ray failed, or an address can't be reached.
+    """
+    with _one_line_errors(), _started(address):
+        model = ray.put({name: (run.path / name).read_bytes() for name in (RECORD, *serving_files(run.record))})
+        num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        for chunk in batches(photos, ROUND_SIZE):
+            tasks = [
+                pyarrow.table(
+                    {"path": [os.fsencode(path) for path, _ in task], "place": [os.fsencode(at) for _, at in task]}
+                )
+                for task in batches(chunk, TASK_SIZE)
+            ]
+            classified = ray.data.from_arrow(tasks).map_batches(
+                Classifier,
+                fn_constructor_args=(model, top_k),
+                batch_size=None,  # a task's
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(size=min(num_actors, len(tasks))),
+                num_cpus=1,
+            )
+            for block in classified.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                yield [_row(cells) for cells in block.to_pylist()]
+
+
+class Classifier:
+    """What runs in an actor: one ONNX session on one core."""
+
+    def __init__(self, model: "dict[str, bytes] | ray.ObjectRef", top_k: int) -> None:
+        """Load the model.
+
+        Args:
+            model: The content of a run folder's files, or where Ray keeps it.
+            top_k: How many breeds to name.
+        """
+        files = ray.get(model) if isinstance(model, ray.ObjectRef) else model
+        with TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.predictor = Predictor(folder, num_threads=1)
+        self.top_k = top_k
+        types = {name: pyarrow.float64() if "probability" in name else pyarrow.string() for name in columns(top_k)}
+        self.schema = pyarrow.schema({**types, "path": pyarrow.binary()})
+
+    def __call__(self, task: pyarrow.Table) -> pyarrow.Table:
+        """The rows of the photos of a task."""
+        photos = [(os.fsdecode(cells["path"]), place(os.fsdecode(cells["place"]))) for cells in task.to_pylist()]
+        rows = [
+            row
+            for batch in batches(photos, BATCH_SIZE)
+            for row in classify(self.predictor, dict(batch), top_k=self.top_k)
+        ]
+        cells = [{**row, "path": os.fsencode(row["path"])} for row in rows]
+        return pyarrow.Table.from_pylist(cells, self.schema)
+
+
+def _row(cells: Row) -> Row:
+    filled = {name: value for name, value in cells.items() if value is not None}
+    return {**filled, "path": os.fsdecode(cells["path"])}
+
+
+@contextmanager
+def _started(address: str | None) -> Iterator[None]:
+    """Ray, connected or started, with no more words than the other engine has."""
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.init(
+        address=address or "local",
+        num_cpus=None if address else num_cores(),
+        include_dashboard=None if address else False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ray.exceptions.RayError, ConnectionError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):  # of an actor
+                raise UserError(str(cause)) from None
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise UserError(f"Ray stopped ({first_line(error)}): give the same command again to continue") from None
