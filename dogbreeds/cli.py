@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import time
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
+from dogbreeds.addresses import place
 from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.files import check_absent, check_parent
 from dogbreeds.run_folder import DEFAULT_RUN
@@ -34,7 +36,7 @@ def main() -> None:
     with one_line_errors():
         commands = (predict, index, index_merge, calibrate, evaluate, compare, table, doctor, export, publish, breeds)
         status: int | None = tyro.extras.subcommand_cli_from_dict(
-            {command.__name__: command for command in commands},
+            {command.__name__.replace("_", "-"): command for command in commands},
             args=arguments,
             prog="python -m dogbreeds",
             description="Tell a dog's breed from a photo.",
@@ -117,6 +119,7 @@ def index(
         raise UserError(f"--ray-address {ray_address!r}: give --engine ray too")
     from dogbreeds.photo_paths import Shard
     from dogbreeds.serving.library import index_library, rows_on_all_cores
+    from dogbreeds.serving.shards import shard_table
 
     part = Shard.parse(shard) if shard else None
     rows_of: Engine = rows_on_all_cores
@@ -127,7 +130,7 @@ def index(
     counts = index_library(
         run_dir, photos, output, top_k=top_k, shard=part, engine=rows_of, progress=sys.stderr.isatty()
     )
-    return _sum_up(counts, f"shard {part} of {output}" if part else output)
+    return _sum_up(counts, os.fspath(shard_table(place(output), part)) if part else output)
 
 
 def index_merge(photos: Positional[str], output: str) -> int:
@@ -180,7 +183,7 @@ def evaluate(
     data: str,
     run_dir: Path = DEFAULT_RUN,
     split: Literal["train", "validation", "test"] | None = None,
-    output: Path | None = None,
+    output: str | None = None,
     json: bool = False,
 ) -> int:
     """Classify a labelled set and print how good the answers are and what they cost.
@@ -188,28 +191,30 @@ def evaluate(
     The exit status is 1 if a photo could not be read; it is named and not in the figures.
 
     Args:
-        data: A folder of Parquet files, a folder with one sub-folder a breed, Stanford's extracted archives, or a Hub
-            data set.
+        data: A folder of Parquet files, a folder with one sub-folder a breed, Stanford's extracted archives, a Hub
+            data set, an fsspec address of a folder with one sub-folder a breed, or a list of such paths (.txt, or
+            .parquet with a column "path" and perhaps one "label").
         run_dir: The run folder to evaluate, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
         split: The split to use; one that the data does not bring is cut as in training. By default test, else
             validation, else all there is.
-        output: A folder to make with all results: figures (JSON), each breed and both confusion matrices (CSV),
-            and the probabilities of every photo (Parquet).
+        output: A folder to make, here or at an fsspec address, with all results: figures (JSON), each breed and both
+            confusion matrices (CSV), and the probabilities of every photo (Parquet).
         json: Print one JSON object.
     """
     from dogbreeds.research.evaluate import evaluate as evaluate_run
     from dogbreeds.research.evaluate import photos_of
     from dogbreeds.serving.predictor import Predictor
 
-    check_absent(output)
+    folder = place(output) if output else None
+    check_absent(folder)
     predictor = Predictor(run_dir)
     result = evaluate_run(predictor, photos_of(predictor, data, split), progress=sys.stderr.isatty())
     for photo in result.unreadable:
         print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
     for remark in result.remarks:
         print(f"note: {remark}", file=sys.stderr)
-    if output:
-        result.save(output)
+    if folder:
+        result.save(folder)
     if json:
         _dump(result.to_dict())
     else:

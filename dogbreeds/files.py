@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, overload
 
 from dogbreeds.addresses import Address, Place
 from dogbreeds.errors import UserError, first_line
 
-AnyPlace = TypeVar("AnyPlace", Path, Address)
+
+@overload
+def partial_path(path: Path) -> Path: ...
 
 MAX_JSON_BYTES = 16 * 2**20
 """Of a JSON file that is read: more than a run folder needs, and parsed within half a gigabyte whatever it holds."""
@@ -26,7 +28,11 @@ def cache_folder() -> Path:
     """Where files are kept that can be made again, of this project: $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogbreeds"
 
-def partial_path(path: AnyPlace) -> AnyPlace:
+@overload
+def partial_path(path: Address) -> Address: ...
+
+
+def partial_path(path: Place) -> Place:
     """Where the folder or file that will become `path` is made."""
     return path.with_name(path.name + ".partial")
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +37,8 @@ class PhotoPaths:
     identity: dict[str, Any]
     """What tells these photos from others: the folder, or the SHA-256 of the list."""
     paths: Callable[[], Iterator[str]]
+    labels: Callable[[], Iterator[str]] | None = None
+    """The column "label" of a Parquet list."""
 
     def __iter__(self) -> Iterator[str]:
         """The paths; those in a folder are relative, with "/", and sorted by name within each folder."""
@@ -111,9 +114,11 @@ def open_paths(named: str | os.PathLike[str]) -> Iterator[PhotoPaths]:
     if not exists:
         raise UserError(f"there is no list {shown!r}: name a text or Parquet file of paths")
     with _on_this_machine(where) as path:
-        listed = _listed_in_parquet(path, shown) if where.suffix.lower() == ".parquet" else _listed_in_text(path)
         parent = where.parent.resolve() if isinstance(where, Path) else where.parent
-        yield PhotoPaths(shown, parent, True, {"list_sha256": sha256(path)}, listed)
+        columns = {"path": lambda: _lines(path)} if where.suffix.lower() == ".txt" else _text_columns(path, shown)
+        if "path" not in columns:
+            raise UserError(f'the list {shown!r} has no column "path" with text')
+        yield PhotoPaths(shown, parent, True, {"list_sha256": sha256(path)}, columns["path"], columns.get("label"))
 
 
 @contextmanager
@@ -131,40 +136,36 @@ def _on_this_machine(where: Place) -> Iterator[Path]:
         yield copy
 
 
-def _listed_in_text(path: Path) -> Callable[[], Iterator[str]]:
-    def paths() -> Iterator[str]:
-        with path.open("rb") as file:
-            for line in file:
-                if name := line.rstrip(b"\r\n"):
-                    yield os.fsdecode(name)
-
-    return paths
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text list that are not empty."""
+    with path.open("rb") as file:
+        for line in file:
+            if name := line.rstrip(b"\r\n"):
+                yield os.fsdecode(name)
 
 
-def _listed_in_parquet(path: Path, shown: str) -> Callable[[], Iterator[str]]:
+def _text_columns(path: Path, shown: str) -> dict[str, Callable[[], Iterator[str]]]:
+    """The columns of a Parquet file that hold text, each to be read row by row."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-    try:
-        with ParquetFile(path) as file:
-            types = {field.name: field.type for field in file.schema_arrow}
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"the list {shown!r} can't be read ({first_line(error)})") from None
-    if str(types.get("path")) not in _TEXT_TYPES:
-        raise UserError(f'the list {shown!r} has no column "path" with text: its columns are {", ".join(types)}')
-
-    def paths() -> Iterator[str]:
+    def column(name: str) -> Iterator[str]:
         # Without these options, pyarrow reads all rows of a group, of which there may be a million.
         with ParquetFile(path, pre_buffer=False, buffer_size=1_000_000) as file:
             num_read = 0
-            for batch in file.iter_batches(LIST_BATCH, columns=["path"]):
-                for number, name in enumerate(batch.column(0).to_pylist(), num_read + 1):
-                    if not name:
-                        raise UserError(f"the list {shown!r} names no path in row {number:,}: remove the row")
-                    yield os.fsdecode(name)
+            for batch in file.iter_batches(LIST_BATCH, columns=[name]):
+                for number, text in enumerate(batch.column(0).to_pylist(), num_read + 1):
+                    if not text:
+                        raise UserError(f"the list {shown!r} has no {name} in row {number:,}: remove the row")
+                    yield os.fsdecode(text)
                 num_read += len(batch)
 
-    return paths
+    try:
+        with ParquetFile(path) as file:
+            names = [field.name for field in file.schema_arrow if str(field.type) in _TEXT_TYPES]
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"the list {shown!r} can't be read ({first_line(error)})") from None
+    return {name: partial(column, name) for name in names}
 
 
 def _walk(folder: Place, inside: str = "") -> Iterator[str]:

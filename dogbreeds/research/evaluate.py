@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from dogbreeds import metrics
+from dogbreeds.addresses import Place
 from dogbreeds.answers import answer_rates, num_rated
 from dogbreeds.calibration import Outputs, softmax
 from dogbreeds.errors import UserError
@@ -124,7 +124,7 @@ class Evaluation:
             lines.append(f"  {breed.breed}: {breed.recall:.0%} of {breed.n}{mistakes}")
         return "\n".join(lines)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Place) -> None:
         """Write evaluation.json, breeds.csv, both confusion matrices as CSV, and predictions.parquet.
 
         Raises:

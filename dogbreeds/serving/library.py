@@ -1,7 +1,7 @@
 """Photos -> a table with one row for each, in constant memory; an interrupted run is continued.
 
-Rows are kept in an SQLite database, `<output>.partial`. When every photo has its row, the table is written under another
-name and renamed: it is complete or absent.
+Rows are kept in an SQLite database, `<output>.partial`. When every photo has its row, the table is written under
+another name and renamed: it is complete or absent.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dogbreeds.addresses import Address, Place, place, reason
+from dogbreeds.addresses import Place, place, reason
 from dogbreeds.errors import UserError
 from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, temporary_path
 from dogbreeds.machine import num_cores, on_all_cores
@@ -125,9 +125,15 @@ def _check(output: Place) -> None:
 
 def _chosen(paths: PhotoPaths, table: Place, shard: Shard | None) -> Iterator[str]:
     """The paths to classify; what a run writes among the photos of a folder is left out."""
-    own_files = set() if paths.is_list else {table, temporary_path(table), *journal_files(partial_path(table))}
+    own_files: set[Place] = set()
+    if not paths.is_list:
+        own_files = {table, *journal_files(partial_path(table))}
+        if isinstance(table, Path):
+            own_files.add(temporary_path(table))
     return (
-        path for path in paths if (shard is None or path in shard) and not (own_files and paths.place(path) in own_files)
+        path
+        for path in paths
+        if (shard is None or path in shard) and not (own_files and paths.place(path) in own_files)
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
 
@@ -62,29 +63,29 @@ def rows_on_ray(
             ]
             classified = ray.data.from_arrow(tasks).map_batches(
                 Classifier,
-                fn_constructor_args=(model, top_k),
+                fn_constructor_args=([model], top_k),  # in a list: the copy of an actor that was killed fetches it anew
                 batch_size=None,  # a task's
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=min(num_actors, len(tasks))),
                 num_cpus=1,
             )
-            for block in classified.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            blocks = classified.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            for block in cast(Iterable[pyarrow.Table], blocks):
                 yield [_row(cells) for cells in block.to_pylist()]
 
 
 class Classifier:
     """What runs in an actor: one ONNX session on one core."""
 
-    def __init__(self, model: "dict[str, bytes] | ray.ObjectRef", top_k: int) -> None:
+    def __init__(self, model: "list[ray.ObjectRef]", top_k: int) -> None:
         """Load the model.
 
         Args:
-            model: The content of a run folder's files, or where Ray keeps it.
+            model: Where Ray keeps the content of a run folder's files.
             top_k: How many breeds to name.
         """
-        files = ray.get(model) if isinstance(model, ray.ObjectRef) else model
         with TemporaryDirectory() as folder:
-            for name, content in files.items():
+            for name, content in ray.get(model[0]).items():
                 path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
@@ -115,13 +116,12 @@ def _started(address: str | None) -> Iterator[None]:
     """Ray, connected or started, with no more words than the other engine has."""
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    ray.init(
-        address=address or "local",
-        num_cpus=None if address else num_cores(),
-        include_dashboard=None if address else False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    here = {} if address else {"num_cpus": num_cores(), "include_dashboard": False}
+    try:
+        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **here)
+    except Exception as error:  # Ray has no class for it
+        what = f"reached at {address!r}" if address else "started"
+        raise UserError(f"Ray can't be {what} ({first_line(error)})") from None
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -135,7 +135,7 @@ def _started(address: str | None) -> Iterator[None]:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except (ray.exceptions.RayError, ConnectionError, ValueError) as error:
+    except ray.exceptions.RayError as error:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, UserError):  # of an actor

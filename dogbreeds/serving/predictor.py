@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dogbreeds.addresses import Place
 from dogbreeds.answers import Answer, answers, answers_of
 from dogbreeds.calibration import Outputs
 from dogbreeds.dog_probe import DogProbe
@@ -114,7 +115,7 @@ class Predictor:
         return Outputs.concatenate([combined(looks) for looks in self._look(images, needed)])
 
     def read_outputs(
-        self, sources: Iterable[Path | bytes], batch_size: int
+        self, sources: Iterable[Place | bytes], batch_size: int
     ) -> Iterator[tuple[str, Outputs] | BadImage]:
         """Open photos on all cores, and run the network on this many at a time.
 
@@ -122,7 +123,7 @@ class Predictor:
             For each photo, in order, its digest and the `outputs`, one row; or why it can't be read.
         """
 
-        def load(source: Path | bytes) -> tuple[str, Image.Image]:
+        def load(source: Place | bytes) -> tuple[str, Image.Image]:
             content = read_bytes(source)
             return photo_digest(content), open_image(content, at_least=self.run.preprocessing.decoded_side)
 

@@ -93,10 +93,8 @@ def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Cou
 
 def _find_shards(output: Place, photos: str) -> list[Place]:
     """The tables of all shards, in order."""
-    if isinstance(output, Address):
-        names = output.parent.names()
-    else:
-        names = [path.name for path in output.parent.iterdir()]
+    folder = output.parent
+    names = folder.names() if isinstance(folder, Address) else os.listdir(folder)
     pattern = re.compile(re.escape(output.stem) + r"-(\d{5})-of-(\d{5})\.parquet")
     found = {(int(match[1]), int(match[2])) for name in names if (match := pattern.fullmatch(name))}
     counts = sorted({count for _, count in found})
@@ -242,4 +240,6 @@ def _open(table: Place) -> Iterator["ParquetFile"]:
             source = stack.enter_context(table.open()) if isinstance(table, Address) else table
             yield stack.enter_context(ParquetFile(source, pre_buffer=False, buffer_size=1_000_000))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{os.fspath(table)!r} is damaged ({first_line(error)}): remove it, and make it again") from None
+        raise UserError(
+            f"{os.fspath(table)!r} is damaged ({first_line(error)}): remove it, and make it again"
+        ) from None

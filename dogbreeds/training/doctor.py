@@ -13,6 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from dogbreeds.addresses import Place
 from dogbreeds.errors import UserError
 from dogbreeds.files import write_json
 from dogbreeds.images import FORMATS, BadImage, open_header, open_image
@@ -180,7 +181,7 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
     )
 
 
-def _facts(source: Path | bytes, named: Photo, image_size: int) -> _PhotoFacts:
+def _facts(source: Place | bytes, named: Photo, image_size: int) -> _PhotoFacts:
     """Examine one photo.
 
     Raises:

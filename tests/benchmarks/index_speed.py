@@ -63,14 +63,14 @@ def make_library(library: Path, photos: list[Path], size: int) -> None:
             shutil.copy(photo, target)
 
 
-def measured(command: list[str | Path]) -> tuple[float, float]:
+def measured(command: list[str | Path], *, expected_status: int = 0) -> tuple[float, float]:
     """The seconds that a process takes from its start to its end, and its peak resident memory in 10^6 bytes."""
     started = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)  # of this process alone; RUSAGE_CHILDREN is the maximum of all so far
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if process.returncode != expected_status:
         sys.exit(f"{command} ended with exit status {process.returncode}")
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 

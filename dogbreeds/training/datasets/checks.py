@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from dogbreeds.addresses import Place
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
@@ -151,7 +151,7 @@ def _read_headers(sources: PhotoSources, progress: bool) -> tuple[list[str], dic
         longest side of all photos, in pixels.
     """
 
-    def read(source: Path | bytes) -> tuple[str, int]:
+    def read(source: Place | bytes) -> tuple[str, int]:
         content = read_bytes(source)
         return photo_digest(content), max(image_size(content))
 
@@ -171,14 +171,14 @@ def _decode(
         sizes = {digest: (width, height) for digest, (width, height) in rows}
         return {**sizes, **cache.problems}, cache
 
-    def size(source: Path | bytes) -> Size:
+    def size(source: Place | bytes) -> Size:
         return open_image(source, at_least=stored.decoded_side).size
 
     return dict(zip(digests, _read_all(sources, size, "decoding photos", progress), strict=True)), None
 
 
 def _read_all(
-    sources: PhotoSources, read: Callable[[Path | bytes], Result], description: str, progress: bool
+    sources: PhotoSources, read: Callable[[Place | bytes], Result], description: str, progress: bool
 ) -> Iterator[Result | str]:
     """The result for each photo, or why it can't be read."""
     # By index, so that the threads read the photos of a table too, not only the paths.

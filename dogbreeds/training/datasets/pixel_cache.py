@@ -26,6 +26,7 @@ import PIL
 from filelock import FileLock
 from tqdm import tqdm
 
+from dogbreeds.addresses import Place
 from dogbreeds.errors import UserError
 from dogbreeds.files import atomic_write, cache_folder, flush, partial_path, whole_or_absent
 from dogbreeds.images import BadImage, open_image
@@ -166,7 +167,7 @@ class PixelCache:
 
 def open_pixel_cache(
     preprocessing: Preprocessing,
-    sources: Sequence[Path | bytes],
+    sources: Sequence[Place | bytes],
     digests: Sequence[str],
     options: DataOptions,
     *,
@@ -243,7 +244,7 @@ def _decode(source: Path | bytes, preprocessing: Preprocessing) -> tuple[np.ndar
 
 
 def _build(
-    path: Path, preprocessing: Preprocessing, sources: Sequence[Path | bytes], index_of: dict[str, int], progress: bool
+    path: Path, preprocessing: Preprocessing, sources: Sequence[Place | bytes], index_of: dict[str, int], progress: bool
 ) -> None:
     shutil.rmtree(partial_path(path), ignore_errors=True)  # left by a process that was killed
     contents = _Contents(preprocessing.geometry, [], [], [], {})

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from dogbreeds.addresses import Address, Place, place
 from dogbreeds.breeds import all_breeds, label_name
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.hub import announce
+from dogbreeds.photo_paths import LISTS, PhotoPaths, open_paths
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -36,10 +38,10 @@ class TableRow(NamedTuple):
         return image["bytes"] if image["bytes"] is not None else Path(image["path"])
 
 
-class PhotoSources(Sequence[Path | bytes]):
+class PhotoSources(Sequence[Place | bytes]):
     """Where photos are, for `dogbreeds.images.open_image`; a photo in a table is read when it is accessed."""
 
-    def __init__(self, places: Sequence[Path | TableRow]) -> None:
+    def __init__(self, places: Sequence[Place | TableRow]) -> None:
         self.places = places
 
     def __len__(self) -> int:
@@ -88,7 +90,9 @@ def read_dataset(data: str) -> dict[str, Photos]:
 
     Args:
         data: A folder (of Parquet files; with a sub-folder for each breed, or with train/, validation/ and test/ that
-            hold them; or Stanford's extracted Images/ and lists/), else the id of a data set on the Hugging Face Hub.
+            hold them; or Stanford's extracted Images/ and lists/); an fsspec address of a folder with such sub-folders;
+            a text or Parquet file of paths (`dogbreeds.photo_paths`), where a photo's folder or the column "label" is
+            its breed; else the id of a data set on the Hugging Face Hub.
 
     Returns:
         The splits of the data: of "train", "validation" and "test" those that it has; data without splits is "train".
@@ -98,8 +102,10 @@ def read_dataset(data: str) -> dict[str, Photos]:
     Raises:
         UserError: There is no such data, or it holds no labelled photos.
     """
-    folder = Path(data)
-    if folder.is_dir():
+    where, folder = place(data), Path(data)
+    if isinstance(where, Address) or (where.suffix.lower() in LISTS and where.is_file()):
+        labelled = _read_paths(data)
+    elif folder.is_dir():
         if (folder / "Images").is_dir():
             labelled = _read_stanford(folder)
         elif any(folder.rglob("*.parquet")):
@@ -121,7 +127,7 @@ class _Labelled(NamedTuple):
     """The photos of one split, with the labels as they are written in the data."""
 
     ids: Sequence[str]
-    places: Sequence[Path | TableRow]
+    places: Sequence[Place | TableRow]
     texts: Sequence[str]
 
 
@@ -164,6 +170,37 @@ def _read_breed_folders(folder: Path, root: Path) -> _Labelled:
 
 def _folders_in(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _read_paths(data: str) -> dict[str, _Labelled]:
+    """Read a folder at an address, or a list; a path that a list has twice counts once."""
+    with open_paths(data) as photos:
+        if not photos.is_list:
+            return _read_listed_folders(photos)
+        labels = photos.labels() if photos.labels else (PurePosixPath(path).parent.name for path in photos)
+        breed_of: dict[str, str] = {}
+        for path, label in zip(photos, labels, strict=True):
+            if breed_of.setdefault(path, label) != label:
+                raise UserError(f"{data!r} gives {path!r} two labels, {breed_of[path]!r} and {label!r}: keep one")
+        if unlabelled := next((path for path, label in breed_of.items() if not label), None):
+            raise UserError(f'{unlabelled!r} in {data!r} is in no folder: name its breed in a column "label"')
+        places = [photos.place(path) for path in breed_of]
+    return {"train": _Labelled(list(breed_of), places, list(breed_of.values()))}
+
+
+def _read_listed_folders(photos: PhotoPaths) -> dict[str, _Labelled]:
+    """As `_read_folders`, from the paths of the files."""
+    parts = [path.split("/") for path in photos]
+    has_splits = all(folders[0].lower() in SPLIT_NAMES for folders in parts if len(folders) > 1)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for split, *inside in parts if has_splits else (["train", *folders] for folders in parts):
+        if len(inside) > 1:
+            path = "/".join([split, *inside] if has_splits else inside)
+            found.setdefault(SPLIT_NAMES[split.lower()], []).append((path, inside[0]))
+    return {
+        split: _Labelled([path for path, _ in files], [photos.place(path) for path, _ in files], [b for _, b in files])
+        for split, files in found.items()
+    }
 
 
 def _read_stanford(folder: Path) -> dict[str, _Labelled]:
