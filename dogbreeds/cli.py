@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -124,6 +125,8 @@ def index(
     part = Shard.parse(shard) if shard else None
     rows_of: Engine = rows_on_all_cores
     if engine == "ray":
+        if find_spec("ray") is None:
+            raise UserError("--engine ray needs the package Ray: pip install 'ray[data]'")
         from dogbreeds.serving.on_ray import rows_on_ray
 
         rows_of = partial(rows_on_ray, address=ray_address)

@@ -16,7 +16,8 @@ import pytest
 from conftest import BREED_FOLDERS, make_photo, make_photo_folder
 from object_store import BUCKET, ObjectStore, running
 
-from dogbreeds import addresses, photos as photos_module
+from dogbreeds import addresses
+from dogbreeds import photos as photos_module
 from dogbreeds.addresses import Address, place, read_beginnings
 from dogbreeds.cli import main
 from dogbreeds.errors import UserError

@@ -61,7 +61,8 @@ def training_flags() -> set[str]:
 
 def subcommand_flags(words: list[str]) -> set[str]:
     """The flags of the command that these words name, such as `publish space`."""
-    name = f"{words[0]}_{words[1]}" if words[0] == "publish" else words[0]
+    two = "_".join(words[:2])
+    name = two if callable(getattr(cli, two, None)) else words[0]
     assert callable(getattr(cli, name, None)), f"no command {' '.join(words[:2])}"
     return flags_of(getattr(cli, name))
 

@@ -15,7 +15,7 @@ pytest.importorskip("ray", reason="ray is an extra")
 
 @pytest.fixture(autouse=True)
 def fast_start(tmp_path_factory, monkeypatch):
-    """Without a package of pip-audit, which jsonschema imports where it is, and which costs each process of Ray 3 s."""
+    """Without a package that jsonschema imports where it is there: it costs each process of Ray 3 s."""
     folder = tmp_path_factory.mktemp("without")
     (folder / "rfc3987_syntax.py").write_text("raise ImportError")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
@@ -48,7 +48,9 @@ def test_ray_gives_the_same_table_and_continues(tiny_run, photos, tmp_path):
 
 
 KILLED = """
-import os, signal, sysfrom dogbreeds.serving import on_ray
+import os, signal, sys
+from dogbreeds.cli import main
+from dogbreeds.serving import on_ray
 from dogbreeds.serving.journal import Journal
 
 on_ray.TASK_SIZE, append, calls = 4, Journal.append, []

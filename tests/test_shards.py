@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,6 @@ from dogbreeds.cli import main
 from dogbreeds.errors import UserError
 from dogbreeds.photo_paths import Shard
 from dogbreeds.run_folder import RECORD
-from dogbreeds.serving import library
 from dogbreeds.serving.library import index_library
 from dogbreeds.serving.shards import merge
 
@@ -206,7 +204,7 @@ def test_a_full_disk_at_merge_is_one_line(listed, sharded, monkeypatch):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dogbreeds.serving.shards._join", full)
-        with pytest.raises(UserError, match="can't write .*No space left"):
+        with pytest.raises(UserError, match=r"can't write .*No space left"):
             merge(listed, sharded)
     assert not list(sharded.parent.glob("breeds.parquet*"))
 

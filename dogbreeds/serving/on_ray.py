@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor that can be restarted
 
 import pyarrow
 import ray
@@ -74,6 +75,13 @@ def rows_on_ray(
                 yield [_row(cells) for cells in block.to_pylist()]
 
 
+def _row(cells: Row) -> Row:
+    if cells["stop"]:
+        raise UserError(cells["stop"])
+    filled = {name: value for name, value in cells.items() if value is not None}
+    return {**filled, "path": os.fsdecode(cells["path"])}
+
+
 class Classifier:
     """What runs in an actor: one ONNX session on one core."""
 
@@ -92,36 +100,32 @@ class Classifier:
             self.predictor = Predictor(folder, num_threads=1)
         self.top_k = top_k
         types = {name: pyarrow.float64() if "probability" in name else pyarrow.string() for name in columns(top_k)}
-        self.schema = pyarrow.schema({**types, "path": pyarrow.binary()})
+        self.schema = pyarrow.schema({**types, "path": pyarrow.binary(), "stop": pyarrow.string()})
 
     def __call__(self, task: pyarrow.Table) -> pyarrow.Table:
-        """The rows of the photos of a task."""
+        """The rows of the photos of a task, or one row that says why all must stop: Ray would not hand on an error."""
         photos = [(os.fsdecode(cells["path"]), place(os.fsdecode(cells["place"]))) for cells in task.to_pylist()]
-        rows = [
-            row
-            for batch in batches(photos, BATCH_SIZE)
-            for row in classify(self.predictor, dict(batch), top_k=self.top_k)
-        ]
-        cells = [{**row, "path": os.fsencode(row["path"])} for row in rows]
+        cells: list[Row] = []
+        try:
+            for batch in batches(photos, BATCH_SIZE):
+                rows = classify(self.predictor, dict(batch), top_k=self.top_k)
+                cells += [{**row, "path": os.fsencode(row["path"])} for row in rows]
+        except UserError as error:
+            cells.append({"stop": str(error)})
         return pyarrow.Table.from_pylist(cells, self.schema)
-
-
-def _row(cells: Row) -> Row:
-    filled = {name: value for name, value in cells.items() if value is not None}
-    return {**filled, "path": os.fsdecode(cells["path"])}
 
 
 @contextmanager
 def _started(address: str | None) -> Iterator[None]:
     """Ray, connected or started, with no more words than the other engine has."""
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     here = {} if address else {"num_cpus": num_cores(), "include_dashboard": False}
     try:
-        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **here)
+        ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **here)
     except Exception as error:  # Ray has no class for it
         what = f"reached at {address!r}" if address else "started"
         raise UserError(f"Ray can't be {what} ({first_line(error)})") from None
+    for name in ("ray", "ray.data"):  # errors are raised too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -136,9 +140,4 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):  # of an actor
-                raise UserError(str(cause)) from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
         raise UserError(f"Ray stopped ({first_line(error)}): give the same command again to continue") from None

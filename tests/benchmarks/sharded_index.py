@@ -83,9 +83,9 @@ def main(
     num_missing = len(set(paths) - found.keys())
     num_twice = sum(count > 1 for count in found.values())
     print(
-        f"{num_shards} shards of {num_paths:,} paths, {num_photos:,} of them photos, {num_killed} killed: {seconds:.0f} s, "
-        f"merged in {merge_seconds:.0f} s with a peak of {megabytes:.0f} MB; {found.total():,} rows, {num_missing} "
-        f"missing, {num_twice} twice"
+        f"{num_shards} shards of {num_paths:,} paths, {num_photos:,} of them photos, {num_killed} killed: "
+        f"{seconds:.0f} s, merged in {merge_seconds:.0f} s with a peak of {megabytes:.0f} MB; "
+        f"{found.total():,} rows, {num_missing} missing, {num_twice} twice"
     )
     sys.exit(1 if num_missing or num_twice or found.total() != num_paths else 0)
 
