@@ -13,6 +13,7 @@ from dogbreeds.addresses import Place
 from dogbreeds.answers import Answer, answers, answers_of
 from dogbreeds.calibration import Outputs
 from dogbreeds.dog_probe import DogProbe
+from dogbreeds.files import sha256
 from dogbreeds.images import BadImage, PhotoSource, halved, open_image
 from dogbreeds.looks import Look, combined, first_box, next_box
 from dogbreeds.photos import batches, photo_digest, read_bytes, read_photos
@@ -57,7 +58,8 @@ class Predictor:
         if file.is_limited:
             from dogbreeds.serving.trial import try_out
 
-            try_out(file, self.run.record.sha256[self.run.record.serving_model])
+            # A copy that `export` is making has no hash yet.
+            try_out(file, self.run.record.sha256.get(self.run.record.serving_model) or sha256(self.run.onnx))
         self._network = Network(file, num_threads=num_threads)
         self.output_names = self._network.output_names
         """What the model gives; models of older versions and those of some architectures lack some."""
