@@ -17,10 +17,6 @@ from dogbreeds.addresses import Address, Place
 from dogbreeds.errors import UserError, first_line
 
 
-@overload
-def partial_path(path: Path) -> Path: ...
-
-
 MAX_JSON_BYTES = 16 * 2**20
 """Of a JSON file that is read: more than a run folder needs, and parsed within half a gigabyte whatever it holds."""
 
@@ -28,6 +24,10 @@ MAX_JSON_BYTES = 16 * 2**20
 def cache_folder() -> Path:
     """Where files are kept that can be made again, of this project: $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogbreeds"
+
+
+@overload
+def partial_path(path: Path) -> Path: ...
 
 
 @overload
