@@ -16,7 +16,6 @@ from typing import Any, overload
 from dogbreeds.addresses import Address, Place
 from dogbreeds.errors import UserError, first_line
 
-
 MAX_JSON_BYTES = 16 * 2**20
 """Of a JSON file that is read: more than a run folder needs, and parsed within half a gigabyte whatever it holds."""
 

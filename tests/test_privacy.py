@@ -24,6 +24,8 @@ SYSTEM = ("/dev/null", "/dev/shm/")
 FONTS = (".cache/matplotlib", ".config/matplotlib", ".cache/fontconfig", "/var/cache/fontconfig")
 """The lists of a machine's fonts, which matplotlib makes; gradio imports it where it is installed."""
 PIXELS = (".cache/dogbreeds",)
+TRIED = (".cache/dogbreeds/tried-models",)
+"""An empty file for each run that did not come with the project and has been tried out."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Command:
 
 
 COMMANDS = {
-    "predict": Command("-m dogbreeds predict photo.png --run-dir run"),
-    "index": Command("-m dogbreeds index photos --run-dir run --output breeds.csv", ("breeds.csv",)),
-    "compare": Command("-m dogbreeds compare run other_run --output comparison", ("comparison",), FONTS),
+    "predict": Command("-m dogbreeds predict photo.png --run-dir run", (), TRIED),
+    "index": Command("-m dogbreeds index photos --run-dir run --output breeds.csv", ("breeds.csv",), TRIED),
+    "compare": Command("-m dogbreeds compare run other_run --output comparison", ("comparison",), FONTS + TRIED),
     "training": Command(
         f"{ROOT}/train_vit.py --model vit_nano --image-size 32 --epochs 1 --batch-size 8 --num-workers 0 --data photos "
         "--validation-fraction 0.2 --test-fraction 0.2 --output-dir runs/vit",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor that can be restarted
@@ -118,7 +118,7 @@ class Classifier:
 @contextmanager
 def _started(address: str | None) -> Iterator[None]:
     """Ray, connected or started, with no more words than the other engine has."""
-    here = {} if address else {"num_cpus": num_cores(), "include_dashboard": False}
+    here: dict[str, Any] = {} if address else {"num_cpus": num_cores(), "include_dashboard": False}
     try:
         ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **here)
     except Exception as error:  # Ray has no class for it

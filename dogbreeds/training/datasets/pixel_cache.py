@@ -81,7 +81,7 @@ class PixelCache:
         path: Path,
         preprocessing: Preprocessing,
         contents: _Contents,
-        sources: Sequence[Path | bytes],
+        sources: Sequence[Place | bytes],
         index_of: dict[str, int],
     ) -> None:
         """Use `open_pixel_cache` instead.
@@ -223,7 +223,7 @@ def _key(preprocessing: Preprocessing, digests: Iterable[str]) -> str:
 
 
 def _open(
-    path: Path, preprocessing: Preprocessing, sources: Sequence[Path | bytes], index_of: dict[str, int]
+    path: Path, preprocessing: Preprocessing, sources: Sequence[Place | bytes], index_of: dict[str, int]
 ) -> PixelCache | None:
     """The cache; None if it is absent, cut short or of other photos."""
     try:
@@ -237,7 +237,7 @@ def _open(
         return None
 
 
-def _decode(source: Path | bytes, preprocessing: Preprocessing) -> tuple[np.ndarray, tuple[int, int]]:
+def _decode(source: Place | bytes, preprocessing: Preprocessing) -> tuple[np.ndarray, tuple[int, int]]:
     """What a row has of a photo, and the size of the photo."""
     image = open_image(source, at_least=preprocessing.decoded_side)
     return np.ascontiguousarray(preprocessing.cut(image)), image.size
