@@ -139,6 +139,7 @@ def serve_jobs(max_memory: int = MAX_MEMORY) -> None:
     os.dup2(2, 1)  # a library that prints must not spoil the replies
     resource.setrlimit(resource.RLIMIT_DATA, (max_memory, max_memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(5)  # answers go first
     for line in sys.stdin:
         print(json.dumps(_reply(**json.loads(line))), file=replies, flush=True)
 

@@ -397,10 +397,10 @@ def load(
 
 
 def resident(pid: int) -> float:
-    """The memory that a process holds, MB."""
+    """The memory that a process holds, MB; of what it shares with others, its part."""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
                 return int(line.split()[1]) / 1024
     return 0.0  # it has just ended
 

@@ -31,6 +31,8 @@ from dogbreeds.serving.uploads import UploadFolder, private_upload_folder
 
 CACHE_SECONDS = 1200.0
 """Uploads older than this are deleted."""
+ANSWERS_FOR_ADDRESS = 2
+"""Questions of one address that are answered at the same time; with more, others would wait for a whole batch of it."""
 _SWEEP_SECONDS = 60.0
 """Between two searches for such."""
 MAX_SESSIONS = 256
@@ -129,7 +131,7 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> 
     # Read in gradio 6.31.0: it keeps the last 10,000 events and computes statistics of them after each answer, which no
     # option turns off.
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
-    text, answers = page_texts(models), Turns(MAX_BATCH_SIZE)
+    text, answers = page_texts(models), Turns(MAX_BATCH_SIZE, num_for_address=ANSWERS_FOR_ADDRESS)
     page = build_page(models, answers, text)
     # Read in gradio 6.31.0: what `launch` sets and `mount_gradio_app` does not. A page that runs keeps streams alive.
     page.state_session_capacity, page.is_running = MAX_SESSIONS, True

@@ -3,17 +3,31 @@
 gradio writes a components.pyi beside this file when it is imported; nothing needs that file.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gradio as gr
+from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter
 
 from dogbreeds.serving.api import ComparisonJson, PredictionJson
+from dogbreeds.serving.turns import Turns
 
 
-class PhotoInput(gr.Image):
+class _DescribedOnce:
+    """A component whose description does not change. gradio asks for it for each visit, and makes it anew."""
+
+    def api_info(self) -> dict[str, Any]:
+        """The JSON schema of the value."""
+        if not hasattr(self, "_description"):
+            self._description = super().api_info()  # type: ignore[misc]
+        return self._description
+
+
+class PhotoInput(_DescribedOnce, gr.Image):
     """An image component whose value is the place of an upload, which `dogbreeds.serving.uploads.open_copy` opens.
 
     gradio's own `preprocess` skips the EXIF rotation and lets truncated files through.
@@ -26,7 +40,7 @@ class PhotoInput(gr.Image):
         return None if payload is None else _uploaded(payload.path)
 
 
-class PhotoFiles(gr.File):
+class PhotoFiles(_DescribedOnce, gr.File):
     """A file component that gives each file's own name beside its path; gradio's gives a cleaned one."""
 
     is_template = True
@@ -36,7 +50,7 @@ class PhotoFiles(gr.File):
         return _named(payload)
 
 
-class PhotoFolder(gr.UploadButton):
+class PhotoFolder(_DescribedOnce, gr.UploadButton):
     """A button to choose a folder; its files as in `PhotoFiles`."""
 
     is_template = True
@@ -50,29 +64,40 @@ class TypedJson(gr.JSON):
     """A JSON value whose type is published in the description of the endpoints; people don't see it."""
 
     is_template = True
-    json_type: ClassVar[Any]
+    json_schema: ClassVar[dict[str, Any]]
 
     def api_info(self) -> dict[str, Any]:
         """The JSON schema of the value."""
-        return TypeAdapter(self.json_type).json_schema()
+        return self.json_schema
 
 
 class PredictionOutput(TypedJson):
     """The answer of one model."""
 
-    json_type = PredictionJson
+    json_schema = TypeAdapter(PredictionJson).json_schema()
 
 
 class ComparisonOutput(TypedJson):
     """The answers of all models."""
 
-    json_type = ComparisonJson
+    json_schema = TypeAdapter(ComparisonJson).json_schema()
 
 
-def asker(request: gr.Request) -> str:
-    """The address that the gateway found for a request."""
+@asynccontextmanager
+async def turn(answers: Turns, request: gr.Request) -> AsyncIterator[None]:
+    """Wait until it is a question's turn.
+
+    Raises:
+        gradio.Error: Nobody waits for the answer any more.
+    """
     assert request.client is not None
-    return request.client.host
+    async with answers.turn(request.client.host):  # the address that the gateway found
+        # Not documented (read in gradio 6.31.0): it forgets the questions of who went away only before they begin.
+        page, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+        event = page._queue.event_ids_to_events.get(event_id or "") if page else None
+        if event and not event.alive:
+            raise gr.Error("Nobody waits for this answer.", print_exception=False)
+        yield
 
 
 def _uploaded(path: str) -> Path:

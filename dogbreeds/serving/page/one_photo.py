@@ -9,7 +9,7 @@ from PIL import Image
 from dogbreeds.images import BadImage
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
-from dogbreeds.serving.page.components import PhotoInput, asker
+from dogbreeds.serving.page.components import PhotoInput, turn
 from dogbreeds.serving.page.texts import Texts, texts_for
 from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import open_copy
@@ -50,7 +50,7 @@ def one_photo_tab(models: ModelSet, answers: Turns, text: gr.I18n) -> PhotoInput
         texts = texts_for(request.headers.get("accept-language"))
         if upload is None:
             return cards.waiting(texts.waiting), ""
-        async with answers.turn(asker(request)):
+        async with turn(answers, request):
             return await asyncio.to_thread(_shown, upload, model, models, texts)
 
     gr.on(

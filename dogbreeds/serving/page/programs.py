@@ -12,7 +12,7 @@ from dogbreeds.answers import NO_ANSWER
 from dogbreeds.images import BadImage
 from dogbreeds.serving.api import comparison_json, prediction_json
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, asker
+from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, turn
 from dogbreeds.serving.page.texts import ENGLISH, texts_for
 from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import open_copy
@@ -59,7 +59,7 @@ def program_endpoints(models: ModelSet, answers: Turns, photo: PhotoInput) -> No
             probabilities, the look-alikes and the breed group of an unsure answer, and the seconds it took; or why
             there is no answer. A dog of an unknown breed has the breeds that it resembles, without probabilities.
         """
-        async with answers.turn(asker(request)):
+        async with turn(answers, request):
             return await asyncio.to_thread(_predicted, photo, model, models)
 
     async def compare(photo: Path | None, request: gr.Request) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def program_endpoints(models: ModelSet, answers: Turns, photo: PhotoInput) -> No
         Returns:
             The answer of each, and whether they agree.
         """
-        async with answers.turn(asker(request)):
+        async with turn(answers, request):
             return await asyncio.to_thread(_compared, photo, models)
 
     answer = PredictionOutput(visible=False)
