@@ -6,6 +6,7 @@ process, which keeps them as every other engine's.
 
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from dogbreeds.addresses import Place, place
+from dogbreeds.addresses import Place, place, reason
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.machine import num_cores
 from dogbreeds.photos import batches
@@ -118,9 +119,12 @@ class Classifier:
 @contextmanager
 def _started(address: str | None) -> Iterator[None]:
     """Ray, connected or started, with no more words than the other engine has."""
+    if address:
+        _check_answers(address)
     here: dict[str, Any] = {} if address else {"num_cpus": num_cores(), "include_dashboard": False}
     try:
-        ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **here)
+        with _quiet():  # it prints that RAY_BACKEND_LOG_LEVEL is set
+            ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **here)
     except Exception as error:  # Ray has no class for it
         what = f"reached at {address!r}" if address else "started"
         raise UserError(f"Ray can't be {what} ({first_line(error)})") from None
@@ -133,6 +137,29 @@ def _started(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where nothing answers: Ray itself tries for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():  # not "auto"
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise UserError(f"Ray can't be reached at {address!r} ({reason(error)})") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what Ray's native part prints on stderr."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 @contextmanager
