@@ -9,10 +9,12 @@ Needs no GPU, no torch and no network: by default the CNN and the ViT that come 
 import os
 from pathlib import Path
 
-import tyro
-
 from dogbreeds.errors import one_line_errors
-from dogbreeds.run_folder import SHIPPED_RUNS
+
+with one_line_errors():  # of a Ctrl-C or a package that is missing, too
+    import tyro
+
+    from dogbreeds.run_folder import SHIPPED_RUNS
 
 
 def main(
@@ -37,12 +39,12 @@ def main(
     With the environment variable DOGBREEDS_ACCESS_KEY, only who knows that key may ask: people give it as password,
     programs as "Authorization: Bearer KEY".
     """
-    with one_line_errors():
-        from dogbreeds.serving.page.app import Access, serve  # takes seconds, which --help need not wait for
+    from dogbreeds.serving.page.app import Access, serve  # takes seconds, which --help need not wait for
 
-        access = Access(allowed_host, trusted_proxy, os.environ.get("DOGBREEDS_ACCESS_KEY"))
-        serve(run_dir, host, port, access)
+    access = Access(allowed_host, trusted_proxy, os.environ.get("DOGBREEDS_ACCESS_KEY"))
+    serve(run_dir, host, port, access)
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    with one_line_errors():
+        tyro.cli(main, description=__doc__)

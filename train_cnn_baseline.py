@@ -10,8 +10,11 @@ On 12,000 photos cropped to the dog, the preset takes 80 seconds on 2 CPU cores 
 to 84.8 % on 120 breeds (three seeds); dogbreeds/docs/results.md has the command.
 """
 
-from dogbreeds.training.presets import CNN
-from dogbreeds.training_script import run_training_script
+from dogbreeds.errors import one_line_errors
 
 if __name__ == "__main__":
-    run_training_script(CNN, __doc__)
+    with one_line_errors():
+        from dogbreeds.training.presets import CNN
+        from dogbreeds.training_script import run_training_script
+
+        run_training_script(CNN, __doc__)

@@ -11,8 +11,11 @@ minutes on 2 CPU cores and reaches a validation top-1 of 92 to 95 % (two seeds);
 command.
 """
 
-from dogbreeds.training.presets import VIT
-from dogbreeds.training_script import run_training_script
+from dogbreeds.errors import one_line_errors
 
 if __name__ == "__main__":
-    run_training_script(VIT, __doc__)
+    with one_line_errors():
+        from dogbreeds.training.presets import VIT
+        from dogbreeds.training_script import run_training_script
+
+        run_training_script(VIT, __doc__)

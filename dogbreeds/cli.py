@@ -1,6 +1,5 @@
 """The command line: python -m dogbreeds COMMAND. Each command imports what it needs when it runs."""
 
-import io
 import json
 import os
 import sys
@@ -31,9 +30,6 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:2] == ["index", "merge"]:  # a command of its own: its flags are others
         arguments[:2] = ["index-merge"]
-    for stream in (sys.stdout, sys.stderr):  # a file name need not be valid text
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
         commands = (predict, index, index_merge, calibrate, evaluate, compare, table, doctor, export, publish, breeds)
         status: int | None = tyro.extras.subcommand_cli_from_dict(
@@ -85,7 +81,7 @@ def predict(
         elif isinstance(found, BadImage):
             print(f"{path}: {found}", file=sys.stderr)
         else:
-            print(f"{path}: {_sentence(found, len(predictor.run.labels))}", flush=True)
+            print(f"{path}: {_sentence(found, len(predictor.run.labels))}")
     return 1 if num_failed else 0
 
 
@@ -100,8 +96,8 @@ def index(
 ) -> int:
     """Name the breed on every photo of a folder and its sub-folders, in a table with one row for each file.
 
-    If it is interrupted, the same command continues it. The exit status is 1 if a file could not
-    be read; the table says why. `index merge` joins the tables of shards.
+    The same command continues it, if it was interrupted or photos were added; what that needs is kept in OUTPUT.rows.
+    The exit status is 1 if a file could not be read; the table says why. `index merge` joins the tables of shards.
 
     Args:
         photos: The photo library: a folder, or a list of paths (.txt, or .parquet with a column "path"). It and the
@@ -382,4 +378,4 @@ def _sum_up(counts: "Counter[str]", table: str) -> int:
 
 
 def _dump(record: dict[str, object]) -> None:
-    print(json.dumps(record), flush=True)
+    print(json.dumps(record))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
@@ -80,8 +81,8 @@ def open_image(source: PhotoSource, *, at_least: int | None = None) -> Image.Ima
         if isinstance(source, Address):
             with source.open() as file:
                 return _decode(_identify(file), at_least)
-        with Path(source).open("rb") as file:  # read only as far as needed: the first bytes identify a video
-            return _decode(_identify(file if file.seekable() else io.BytesIO(file.read())), at_least)
+        with open_file(Path(source)) as file:  # read only as far as needed: the first bytes identify a video
+            return _decode(_identify(file), at_least)
     except (OSError, ValueError) as error:
         raise not_read(source, error) from None
 
@@ -90,8 +91,30 @@ def not_read(source: str | os.PathLike[str], error: OSError | ValueError) -> "Ba
     """What a person is told where a photo's file can't be read."""
     if isinstance(error, FileNotFoundError):
         return BadImage(f"There is no file {os.fspath(source)!r}.", "missing")
+    if isinstance(error, IsADirectoryError):
+        message = f"{os.fspath(source)!r} is a folder: python -m dogbreeds index answers all photos of a folder."
+        return BadImage(message, "unreadable")
     why = reason(error) if isinstance(error, OSError) else error
     return BadImage(f"The file {os.fspath(source)!r} can't be read ({why}).", "unreadable")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a photo's file, which can be sought. What comes through a pipe that somebody writes is read first.
+
+    Raises:
+        BadImage: It is a device or a socket, which may never end.
+        OSError: It can't be opened.
+        ValueError: The path is no valid one.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # by default, opening waits for somebody who writes
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "rb") as pipe:
+            return io.BytesIO(pipe.read())
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise BadImage(f"{str(path)!r} is a device or a socket, not a file.", "unreadable")
+    return path.open("rb")
 
 
 def halved(image: Image.Image, at_least: int) -> Image.Image:

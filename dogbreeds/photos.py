@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from dogbreeds.addresses import FIRST_BYTES, Address, Place, read_beginnings, reason
 from dogbreeds.errors import UserError
-from dogbreeds.images import BadImage, not_read
+from dogbreeds.images import BadImage, not_read, open_file
 from dogbreeds.machine import on_all_cores
 
 NUM_AHEAD = 64
@@ -29,7 +29,10 @@ def read_bytes(source: Place | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        return source.read_bytes()
+        if isinstance(source, Address):
+            return source.read_bytes()
+        with open_file(source) as file:
+            return file.read()
     except OSError as error:
         raise BadImage(f"The file can't be read ({reason(error)}).", "unreadable") from None
 

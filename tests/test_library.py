@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import resource
@@ -25,7 +26,7 @@ from dogbreeds.serving import rows as rows_module
 from dogbreeds.serving.journal import Journal
 from dogbreeds.serving.library import index_library
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import UNREADABLE
+from dogbreeds.serving.rows import UNREADABLE, write_csv
 
 COLUMNS = ["path", "verdict", "breed", "probability", "breed_2", "probability_2", "group", "error"]
 
@@ -51,7 +52,7 @@ def small_batches(monkeypatch):
 def indexed(tiny_run, photos, output, **options) -> list[dict]:
     """The table's rows, with the apostrophe of CSV as in the file."""
     index_library(tiny_run, photos, output, top_k=2, progress=False, **options)
-    assert list(output.parent.glob(f"{output.name}*")) == [output]
+    assert sorted(output.parent.glob(f"{output.name}*")) == [output, library.kept_rows(output)]
     if output.suffix == ".parquet":
         return pyarrow.parquet.read_table(output).to_pylist()
     return read_csv(output)
@@ -79,9 +80,9 @@ def partial_of(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
-def paths_in(partial: Path) -> list[str]:
-    """The paths of the rows that an interrupted run has kept."""
-    with closing(sqlite3.connect(partial)) as connection:
+def paths_in(rows: Path) -> list[str]:
+    """The paths of the rows that a run has kept."""
+    with closing(sqlite3.connect(rows)) as connection:
         return [os.fsdecode(path) for (path,) in connection.execute("SELECT path FROM rows ORDER BY number")]
 
 
@@ -160,16 +161,34 @@ def test_odd_names_do_no_harm(tiny_run, photos, tmp_path):
     good = (photos / "03.png").read_bytes()
     folder = tmp_path / "odd"
     folder.mkdir()
-    for name in ("=HYPERLINK(0)", "+1", "-1", "@eaDir", "\tx", "\rx", "Hündin 🐕"):
+    for name in ("=HYPERLINK(0)", "+1", "-1", "@eaDir", "\tx", "\rx", "Hündin 🐕", "a=1", " (-1)"):
         (folder / name).write_bytes(good)
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(good)
     (folder / os.fsdecode(b"\xff")).write_bytes(b"")
     names = {row["path"] for row in indexed(tiny_run, folder, tmp_path / "odd.csv")}
-    unformatted = {"Hündin 🐕", "caf\\udce9.png", "\\udcff"}
+    unformatted = {"Hündin 🐕", "a=1", " (-1)", "caf\\udce9.png", "\\udcff"}
     assert names == {"'=HYPERLINK(0)", "'+1", "'-1", "'@eaDir", "'\tx", "'\rx"} | unformatted
     rows = indexed(tiny_run, folder, tmp_path / "odd.parquet")
     assert {row["path"] for row in rows} == {name.removeprefix("'") for name in names}
     assert [row["path"] for row in rows if row["error"]] == ["\\udcff"]
+
+
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠﹢﹣﹦﹫")
+@pytest.mark.parametrize(
+    "before", ["", " ", "\n", "\r", "\t", "\r\n", "  \t", "\u00a0", "\u3000", "\u200b", "\ufeff", "\0"]
+)
+def test_no_cell_is_a_formula(before, sign):
+    file = io.StringIO(newline="")
+    write_csv(file, [{"path": f"{before}{sign}cmd|' /C calc'!A0", "error": f"a{before}{sign}1"}], ["path", "error"])
+    file.seek(0)
+    assert list(csv.reader(file))[1] == [f"'{before}{sign}cmd|' /C calc'!A0", f"a{before}{sign}1"]
+
+
+@pytest.mark.parametrize("first", "\n\r\t")
+def test_no_cell_begins_with_a_line_end_or_a_tab(first):
+    file = io.StringIO(newline="")
+    write_csv(file, [{"path": f"{first}x"}], ["path"])
+    assert file.getvalue().endswith(f'"\'{first}x"\n')
 
 
 def test_names_that_are_no_valid_text_are_kept_distinct(tiny_run, photos, tmp_path, monkeypatch):
@@ -439,12 +458,49 @@ def test_the_command_sums_up(tiny_run, photos, tmp_path, monkeypatch, capsys):
     assert out.startswith("24 files: ") and str(output) in out and UNREADABLE not in out
     assert all(f"{count} {verdict}" in out for verdict, count in counts.items())
     assert "breed_4" in rows[0] and "breed_5" not in rows[0]  # the run knows four
-    output.unlink()
     (photos / "text.txt").write_text("hello")
-    status, out, _ = run_cli(monkeypatch, capsys, photos, "--output", output, "--run-dir", tiny_run)
+    status, out, _ = run_cli(monkeypatch, capsys, photos, "--output", output, "--run-dir", tiny_run, "--top-k", 99)
     assert status == 1 and "25 files: " in out and f"1 {UNREADABLE}" in out
+    library.kept_rows(output).unlink()
     status, out, err = run_cli(monkeypatch, capsys, photos, "--output", output, "--run-dir", tiny_run)
     assert status == 2 and not out and "exists already" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_finished_table_takes_up_new_photos(tiny_run, photos, tmp_path, monkeypatch, suffix):
+    output = tmp_path / f"breeds{suffix}"
+    first = indexed(tiny_run, photos, output)
+    (photos / first[0]["path"]).unlink()
+    shutil.copy(photos / "07.png", photos / "a" / "000-new.png")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 2)  # no second photo is looked at
+        *kept, added = indexed(tiny_run, photos, output)
+    assert kept == first and added["path"] == "a/000-new.png" and added["verdict"]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 1)
+        assert indexed(tiny_run, photos, output) == [*first, added]
+
+
+def test_a_run_that_was_killed_before_its_table_had_its_name_knows_it(tiny_run, photos, tmp_path):
+    output = tmp_path / "breeds.csv"
+    rows = indexed(tiny_run, photos, output)
+    shutil.copy(photos / "03.png", photos / "new.png")
+    killed_run(tiny_run, photos, output, "Journal.add_written", 0, "original(first, *others)")
+    assert read_csv(output) == rows
+    assert len(indexed(tiny_run, photos, output)) == 25
+
+
+def test_a_table_that_somebody_has_changed_is_kept(tiny_run, photos, tmp_path):
+    output = tmp_path / "breeds.csv"
+    indexed(tiny_run, photos, output)
+    corrected = output.read_text() + "corrections of an hour\n"
+    output.write_text(corrected)
+    shutil.copy(photos / "03.png", photos / "new.png")
+    with pytest.raises(UserError, match="was changed since"):
+        index_library(tiny_run, photos, output, top_k=2, progress=False)
+    assert output.read_text() == corrected and len(paths_in(partial_of(output))) == 24
+    output.rename(tmp_path / "corrected.csv")
+    assert len(indexed(tiny_run, photos, output)) == 25
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ PACKAGE = ROOT / "dogbreeds"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = PROJECT["dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
-UNLOCKED = {"torch", "torchvision"}  # which of their builds exists depends on the platform
+UNLOCKED = {"torch", "torchvision", "triton"}  # which of their builds exists depends on the platform
 # By gradio, jinja2 and pydantic, which return their types or hand on their functions.
 BROUGHT_BY_OTHERS = {"gradio-client", "starlette", "markupsafe", "typing-extensions", "pydantic-core"}
 
@@ -61,14 +62,37 @@ def test_every_import_is_declared():
                 assert found & declared, f"{file.name} imports {module}"
 
 
-def test_the_lock_holds_a_version_of_everything_that_is_asked_for():
-    locked = {name(line): Requirement(line) for line in lines(ROOT / ".ci" / "constraints.txt")}
-    assert not UNLOCKED & set(locked)
-    for requirement in map(Requirement, [*BASE, *EXTRAS["serve"], *EXTRAS["train"], *EXTRAS["dev"][1:]]):
-        if requirement.name in UNLOCKED:
-            continue
-        (pin,) = locked[canonicalize_name(requirement.name)].specifier
-        assert pin.operator == "==" and pin.version in requirement.specifier, requirement
+def locked(file: str) -> dict[str, set[tuple[str, ...]]]:
+    """By name, the version and the hashes of each entry: more than one where the version depends on the platform."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for entry in "\n".join(lines(ROOT / file)).replace("\\\n", "").splitlines():
+        requirement, *hashes = entry.split("--hash=")
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64} *", each) for each in hashes), entry
+        (pin,) = Requirement(requirement).specifier
+        assert pin.operator == "=="
+        found.setdefault(name(requirement), set()).add((pin.version, *map(str.strip, hashes)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        (".ci/lock.txt", [*BASE, *EXTRAS["serve"], *EXTRAS["train"], *EXTRAS["dev"][1:]]),
+        ("dogbreeds/serving/lock.txt", [*BASE, *EXTRAS["serve"]]),
+    ],
+)
+def test_the_locks_hold_a_version_and_hashes_of_everything_that_is_asked_for(file, wanted):
+    entries = locked(file)
+    assert not [each for each in entries if each in UNLOCKED or each.startswith(("nvidia-", "cuda-"))]
+    for requirement in map(Requirement, wanted):
+        for version, *_ in entries[canonicalize_name(requirement.name)] if requirement.name not in UNLOCKED else ():
+            assert version in requirement.specifier, requirement
+
+
+def test_a_server_gets_the_versions_that_ci_tests():
+    tested = locked(".ci/lock.txt")
+    for package, entries in locked("dogbreeds/serving/lock.txt").items():
+        assert entries <= tested[package]
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,15 @@ class Journal:
             for row in rows:  # a path is stored as bytes, for it may be no valid text
                 self._connection.execute(insert, (os.fsencode(row["path"]), *map(row.get, self._columns[1:])))
 
+    def has_written(self, sha256: str) -> bool:
+        """Whether a table with this SHA-256 was made from these rows, or from the first of them."""
+        return self._connection.execute("SELECT 1 FROM written WHERE sha256 = ?", (sha256,)).fetchone() is not None
+
+    def add_written(self, sha256: str) -> None:
+        """Remember a table, before it gets its name: whenever the process ends, its table is known."""
+        with _transaction(self._connection):
+            self._connection.execute("INSERT OR IGNORE INTO written VALUES (?)", (sha256,))
+
 
 class CopiedJournal(Journal):
     """A journal that is copied to an address now and then, so that another machine can continue it."""
@@ -175,8 +184,9 @@ def _create_or_check(
         connection.executemany("INSERT INTO meta VALUES (?, ?)", values)
         others = _names(columns[1:])
         connection.execute(f"CREATE TABLE rows (number INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, {others})")
+        connection.execute("CREATE TABLE written (sha256 TEXT PRIMARY KEY)")
         return
-    if tables != {"meta", "rows"}:
+    if tables != {"meta", "rows", "written"}:
         raise _no_journal(path, named)
     found = {name: json.loads(value) for name, value in connection.execute("SELECT name, value FROM meta")}
     differing = [name for name in made_from if found.get(name) != made_from[name]]

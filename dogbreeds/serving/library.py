@@ -1,7 +1,8 @@
-"""Photos -> a table with one row for each, in constant memory; an interrupted run is continued.
+"""Photos -> a table with one row for each, in constant memory; the same command continues it.
 
 Rows are kept in an SQLite database, `<output>.partial`. When every photo has its row, the table is written under
-another name and renamed: it is complete or absent.
+another name and renamed: it is complete or absent. On this machine the rows stay, as `<output>.rows`, so that photos
+that come later get theirs too.
 """
 
 import os
@@ -10,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tqdm import tqdm
 
 from dogbreeds.addresses import Place, place, reason
 from dogbreeds.errors import UserError
-from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, temporary_path
+from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, sha256, temporary_path
 from dogbreeds.machine import num_cores, on_all_cores
 from dogbreeds.photo_paths import PhotoPaths, Shard, open_paths
 from dogbreeds.photos import batches
@@ -68,8 +70,9 @@ def index_library(
     as a formula has an apostrophe before it. Hidden files and folders and links to folders are left out. A folder that
     can't be listed gets a row too. A path that a list names twice gets one row.
 
-    An interrupted run continues: files with a row keep it, even if they are gone; new files get one. Memory does not
-    depend on the number of files, except for the names in the folder that is being listed.
+    A run continues the one before it: files with a row keep it, even if they are gone; new files get one. A finished
+    table is continued too, on this machine and without `shard`, unless somebody has changed it. Memory does not depend
+    on the number of files, except for the names in the folder that is being listed.
 
     Args:
         run_dir: The run folder that answers.
@@ -85,15 +88,15 @@ def index_library(
         How many files got each verdict, and how many are `dogbreeds.serving.rows.UNREADABLE`.
 
     Raises:
-        UserError: There are no photos; the output exists, can't be written, or has another ending; its partial file was
-            made from something else, or another run is writing it; the run folder is damaged; an address can't be
-            reached.
+        UserError: There are no photos; the output is of something else or was changed, can't be written, or has another
+            ending; its partial file was made from something else, or another run is writing it; the run folder is
+            damaged; an address can't be reached.
     """
     output = place(output)
     _check(output)
     table = shard_table(output, shard) if shard else output
     with open_paths(photos) as paths:
-        if shard is None:
+        if shard is None and not _has_rows(table):
             check_absent(table)
         if isinstance(table, Path):
             table = table.parent.resolve() / table.name
@@ -115,12 +118,23 @@ def _check(output: Place) -> None:
         raise UserError(
             f"{os.fspath(output)!r} ends in {output.suffix!r}: give an --output that ends in .csv or .parquet"
         )
-    if output.suffix.lower() == ".parquet":
-        import pyarrow  # noqa: F401  # serving works without it, so report now if it is missing
+    if output.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:  # serving works without it
+        raise UserError(
+            f"{os.fspath(output)!r} needs the package pyarrow: pip install pyarrow, or give a .csv as --output"
+        )
     if isinstance(output, Path):
         check_parent(output)
         if not os.access(output.parent, os.W_OK | os.X_OK):
             raise UserError(f"can't write in the folder {str(output.parent)!r}: give another --output")
+
+
+def kept_rows(table: Path) -> Path:
+    """Where the rows of a finished table stay."""
+    return table.with_name(table.name + ".rows")
+
+
+def _has_rows(table: Place) -> bool:
+    return isinstance(table, Path) and (kept_rows(table).exists() or partial_path(table).exists())
 
 
 def _chosen(paths: PhotoPaths, table: Place, shard: Shard | None) -> Iterator[str]:
@@ -129,7 +143,7 @@ def _chosen(paths: PhotoPaths, table: Place, shard: Shard | None) -> Iterator[st
     if not paths.is_list:
         own_files = {table, *journal_files(partial_path(table))}
         if isinstance(table, Path):
-            own_files.add(temporary_path(table))
+            own_files |= {temporary_path(table), kept_rows(table)}
     return (
         path
         for path in paths
@@ -156,15 +170,24 @@ def _make_table(
     """Classify what has no row yet, and write the table when all have one."""
     partial, names = partial_path(table), columns(made_from["top_k"])
     try:
+        if isinstance(table, Path) and kept_rows(table).exists() and not partial.exists():
+            kept_rows(table).rename(partial)
         with open_journal(partial, names, made_from) as journal:
 
             def rows_of(photos: Iterable[tuple[str, Place]]) -> Iterator[list[Row]]:
                 return engine(run, photos, made_from["top_k"])
 
+            if isinstance(table, Path) and table.exists() and not journal.has_written(sha256(table)):
+                raise UserError(
+                    f"{str(table)!r} was changed since index wrote it: move it away, or give another --output"
+                )
             _add_missing_rows(journal, rows_of, paths, lambda: _chosen(paths, table, shard), progress)
             counts = journal.counts()
             with closing(iter(journal)) as rows, atomic_write(table) as temporary:  # an open query blocks closing
                 write_table(temporary, rows, names, table.suffix.lower(), {**made_from, "counts": counts})
+                journal.add_written(sha256(temporary))
+        if isinstance(table, Path) and shard is None:
+            partial.rename(kept_rows(table))
         for file in journal_files(partial):
             file.unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -25,6 +27,10 @@ ROW_GROUP = 10_000
 
 ORIGIN = "dogbreeds"
 """The key of a Parquet file's metadata that says what made the table, as JSON."""
+
+_FORMULA = re.compile(r"[\t\r\n]|[\s\0\u200b\ufeff]*[=+\-@]")
+"""What a spreadsheet would run as a formula (https://owasp.org/www-community/attacks/CSV_Injection): it may skip space,
+and what can't be seen, before the sign."""
 
 Row = dict[str, Any]
 """By column; columns without a value are left out."""
@@ -116,8 +122,8 @@ def write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None
 def _csv_cell(value: str | float) -> str | Decimal:
     if isinstance(value, float):
         return Decimal(f"{value:.4f}")
-    # A spreadsheet would run it as a formula (https://owasp.org/www-community/attacks/CSV_Injection).
-    return "'" + value if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    # NFKC makes full-width and small signs ordinary ones, which some spreadsheets do as well.
+    return "'" + value if _FORMULA.match(unicodedata.normalize("NFKC", value)) else value
 
 
 def schema(columns: Sequence[str], origin: Mapping[str, Any]) -> "pyarrow.Schema":
