@@ -21,7 +21,7 @@ BASE = PROJECT["dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
 UNLOCKED = {"torch", "torchvision", "triton"}  # which of their builds exists depends on the platform
 # By gradio, jinja2 and pydantic, which return their types or hand on their functions.
-BROUGHT_BY_OTHERS = {"gradio-client", "starlette", "markupsafe", "typing-extensions", "pydantic-core"}
+BROUGHT_BY_OTHERS = {"fastapi", "gradio-client", "starlette", "markupsafe", "typing-extensions", "pydantic-core"}
 
 
 def lines(file: Path) -> list[str]:

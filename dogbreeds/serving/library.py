@@ -186,7 +186,7 @@ def _make_table(
             with closing(iter(journal)) as rows, atomic_write(table) as temporary:  # an open query blocks closing
                 write_table(temporary, rows, names, table.suffix.lower(), {**made_from, "counts": counts})
                 journal.add_written(sha256(temporary))
-        if isinstance(table, Path) and shard is None:
+        if isinstance(table, Path) and isinstance(partial, Path) and shard is None:
             partial.rename(kept_rows(table))
         for file in journal_files(partial):
             file.unlink(missing_ok=True)
