@@ -34,7 +34,7 @@ class Input:
     """One input of an event."""
 
     name: str
-    kind: Literal["photo", "photos", "choice", "state"]
+    kind: Literal["photo", "photos", "choice"]
     choices: tuple[Any, ...] = ()
     default: Any = None
 
@@ -144,8 +144,6 @@ class Questions:
         return [self._value(each, value) for each, value in zip(inputs, filled, strict=True)]
 
     def _value(self, wanted: Input, value: Any) -> Any:
-        if wanted.kind == "state":
-            return None  # gradio keeps it
         if wanted.kind == "choice":
             if value not in wanted.choices:
                 raise Refused(422, f"{wanted.name} must be one of {', '.join(map(repr, wanted.choices))}.")

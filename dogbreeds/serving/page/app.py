@@ -53,7 +53,7 @@ def build_page(models: ModelSet, answers: Turns, text: gr.I18n) -> gr.Blocks:
     with gr.Blocks(title="Dog breeds", analytics_enabled=False) as page:
         gr.HTML(text("heading"))
         photo = one_photo_tab(models, answers, text)
-        many_photos_tab(models, text, CACHE_SECONDS)
+        many_photos_tab(models, text)
         with gr.Accordion(text("about"), open=False):
             gr.Markdown(text("about_all"))
         examples_section(page, models, text)
@@ -159,7 +159,7 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> 
         i18n=text,
         enable_monitoring=False,
         run_history=False,
-        footer_links=["api"],
+        footer_links=[],  # the panel "Use via API" shows requests that this page refuses
         ssr_mode=False,
         show_error=False,
     )

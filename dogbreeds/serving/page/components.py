@@ -6,7 +6,7 @@ gradio writes a components.pyi beside this file when it is imported; nothing nee
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import gradio as gr
 from gradio.context import LocalContext
@@ -16,18 +16,27 @@ from pydantic import TypeAdapter
 from dogbreeds.serving.api import ComparisonJson, PredictionJson
 from dogbreeds.serving.turns import Turns
 
-
-class _DescribedOnce:
-    """A component whose description does not change. gradio asks for it for each visit, and makes it anew."""
-
-    def api_info(self) -> dict[str, Any]:
-        """The JSON schema of the value."""
-        if not hasattr(self, "_description"):
-            self._description = super().api_info()  # type: ignore[misc]
-        return self._description
+Component = TypeVar("Component", bound=type[gr.components.Component])
 
 
-class PhotoInput(_DescribedOnce, gr.Image):
+def _described_once(component: Component) -> Component:
+    """Keep the JSON schema of a component's values: gradio asks for it for each visit, and makes it anew.
+
+    As a decorator, since gradio takes a class for one of its own only if that is its first base.
+    """
+    make = component.api_info
+
+    def api_info(self: Any) -> dict[str, Any]:
+        if not hasattr(self, "_json_schema"):
+            self._json_schema = make(self)
+        return self._json_schema
+
+    component.api_info = api_info  # type: ignore[method-assign]
+    return component
+
+
+@_described_once
+class PhotoInput(gr.Image):
     """An image component whose value is the place of an upload, which `dogbreeds.serving.uploads.open_copy` opens.
 
     gradio's own `preprocess` skips the EXIF rotation and lets truncated files through.
@@ -40,7 +49,8 @@ class PhotoInput(_DescribedOnce, gr.Image):
         return None if payload is None else _uploaded(payload.path)
 
 
-class PhotoFiles(_DescribedOnce, gr.File):
+@_described_once
+class PhotoFiles(gr.File):
     """A file component that gives each file's own name beside its path; gradio's gives a cleaned one."""
 
     is_template = True
@@ -50,7 +60,8 @@ class PhotoFiles(_DescribedOnce, gr.File):
         return _named(payload)
 
 
-class PhotoFolder(_DescribedOnce, gr.UploadButton):
+@_described_once
+class PhotoFolder(gr.UploadButton):
     """A button to choose a folder; its files as in `PhotoFiles`."""
 
     is_template = True

@@ -32,7 +32,5 @@ def _input(component: gr.blocks.Block, name: str) -> Input:
         return Input(name, "photo")
     if isinstance(component, PhotoFiles | PhotoFolder):
         return Input(name, "photos")
-    if isinstance(component, gr.Radio):
-        return Input(name, "choice", tuple(value for _, value in component.choices), component.value)
-    assert isinstance(component, gr.State), f"no rule for the input {name} of the page"
-    return Input(name, "state")
+    assert isinstance(component, gr.Radio), f"no rule for the input {name} of the page"
+    return Input(name, "choice", tuple(value for _, value in component.choices), component.value)

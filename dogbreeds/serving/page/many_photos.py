@@ -2,8 +2,8 @@
 
 import io
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,16 @@ class Row:
     """The answer, or why there is none."""
 
 
-def many_photos_tab(models: ModelSet, text: gr.I18n, keep_seconds: float) -> None:
+def many_photos_tab(models: ModelSet, text: gr.I18n) -> None:
     """Add the tab to the page.
 
     Args:
         models: The first of them answers.
         text: The page's texts.
-        keep_seconds: How long the rows of a visit are kept after their last change.
     """
+    stopped: dict[str | None, bool] = {}
+    """Of each visit whose photos are being answered, whether that shall end. If gradio cancelled it, a progress that is
+    on its way would arrive after the end."""
     with gr.Tab(text("many_photos")):
         with gr.Row():
             files = PhotoFiles(label=text("photos"), file_count="multiple", height=180, elem_id="files", scale=3)
@@ -70,32 +72,35 @@ def many_photos_tab(models: ModelSet, text: gr.I18n, keep_seconds: float) -> Non
             max_height=640,
             elem_id="table",
         )
-        rows = gr.State([], time_to_live=keep_seconds)
 
     def show_many(files: list[tuple[str, Path]], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        yield from _updates(files, models, texts_for(request.headers.get("accept-language")))
+        visit, texts = request.session_hash, texts_for(request.headers.get("accept-language"))
+        stopped[visit] = False
+        try:
+            yield from _updates(files, models, texts, lambda: stopped.get(visit, False))
+        finally:
+            stopped.pop(visit, None)
 
-    def stop_many(rows: list[Row], request: gr.Request) -> tuple[Any, ...]:
-        texts = texts_for(request.headers.get("accept-language"))
-        return *_ready(), *_finished(rows, texts.stopped, texts)
+    def stop_many(request: gr.Request) -> None:
+        if request.session_hash in stopped:
+            stopped[request.session_hash] = True
 
-    runs: list[Any] = [
+    for source in (files, folder):
         source.upload(
             show_many,
             [source],
-            [files, folder, stop, status, download, table, rows],
+            [files, folder, stop, status, download, table],
             api_visibility="private",
             concurrency_limit=MAX_CONCURRENT,
             concurrency_id="many",
             show_progress="hidden",
         )
-        for source in (files, folder)
-    ]
-    outputs = [files, folder, stop, status, download]
-    stop.click(stop_many, [rows], outputs, cancels=runs, api_visibility="private", queue=False)
+    stop.click(stop_many, api_visibility="private", queue=False, show_progress="hidden")
 
 
-def _updates(files: list[tuple[str, Path]], models: ModelSet, texts: Texts) -> Iterator[tuple[Any, ...]]:
+def _updates(
+    files: list[tuple[str, Path]], models: ModelSet, texts: Texts, is_stopped: Callable[[], bool]
+) -> Iterator[tuple[Any, ...]]:
     """What the tab shows while the files are answered: a value for each output of `show_many`."""
     if not files:
         return
@@ -103,20 +108,22 @@ def _updates(files: list[tuple[str, Path]], models: ModelSet, texts: Texts) -> I
         for _, path in files:
             delete_copy(path)
         message = cards.problem(texts.too_many.format(len(files), MAX_FILES), texts)
-        yield *_ready(), message, "", gr.update(visible=False), []
+        yield *_ready(), message, "", gr.update(visible=False)
         return
     rows: list[Row] = []
     drawn_at = 0.0
     running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
-    yield *running, cards.progress(0, len(files), texts), "", gr.skip(), []
+    yield *running, cards.progress(0, len(files), texts), "", gr.skip()
     for batch in answer_many(models.first, files):
         rows += batch
+        if is_stopped():
+            break
         table = gr.skip()
         if time.monotonic() - drawn_at > TABLE_SECONDS:
             table, drawn_at = _table(rows, models.names[0], texts), time.monotonic()
-        kept = [replace(row, thumbnail="") for row in rows]  # photos are not kept while the page is open
-        yield *running, cards.progress(len(rows), len(files), texts), "", table, kept
-    yield *_ready(), *_finished(rows, texts.done, texts), _table(rows, models.names[0], texts), gr.skip()
+        yield *running, cards.progress(len(rows), len(files), texts), "", table
+    sentence = texts.done if len(rows) == len(files) else texts.stopped
+    yield *_ready(), *_finished(rows, sentence, texts), _table(rows, models.names[0], texts)
 
 
 def _ready() -> tuple[Any, Any, Any]:
