@@ -621,6 +621,27 @@ def test_a_question_that_is_none_is_refused_in_a_sentence(server, path, question
     assert server.request("GET", "/robots.txt")[0] == 200
 
 
+def test_a_refusal_waits_for_no_more_than_the_body(tmp_path):
+    async def nobody(*_):
+        raise AssertionError
+
+    gateway = Gateway(
+        nobody, UploadFolder(tmp_path, nobody), Questions([Event(0, "predict", True, ())], tmp_path), Turns(1)
+    )
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/call/predict", "query_string": b"", "client": None}
+    scope["headers"] = [(b"host", b"localhost")]
+    body, sent = [{"type": "http.request", "body": b"{", "more_body": False}], []
+
+    async def receive():
+        return body.pop()  # raises where more is asked for
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(gateway(scope, receive, send))
+    assert sent[0]["status"] == 422
+
+
 @pytest.mark.parametrize(
     "path", ["queue/data?session_hash=" + "x" * 65, "queue/data?session_hash=..%2F", "upload_progress?upload_id=%00"]
 )

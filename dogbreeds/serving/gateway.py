@@ -174,11 +174,13 @@ class Gateway:
         scope["client"] = (address, 0)
         respond: ASGIApp | None = self._refusal(scope, headers, address)
         if respond is None:
+            body = _Body(receive)
             try:
-                respond, receive = await self._responder(scope, headers, address, receive)
+                respond, receive = await self._responder(scope, headers, address, body)
             except Refused as refused:
                 respond = _refuse(refused.status, str(refused))
-                await _read_rest(receive)
+                if not body.is_complete:
+                    await _read_rest(body)
         # gradio allows any origin to read its replies. Requests that come this far are of the page's own origin, which
         # needs no permission.
         del headers["origin"]
@@ -271,6 +273,19 @@ def _is_foreign(headers: Headers) -> bool:
 async def _event_stream(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
     async for event in events:
         yield f"data: {json.dumps(event)}\n\n"
+
+
+class _Body:
+    """A `receive` that knows whether the body has come to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_complete = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.is_complete = not message.get("more_body", False)
+        return message
 
 
 async def _read_rest(receive: Receive) -> None:
