@@ -196,7 +196,10 @@ def test_photos_are_answered_together_as_they_are_alone(tiny_run, photos):
     for number, photo in enumerate(photos):
         (alone,) = predictor.predict_images([photo])
         answer = together[number]
-        assert (alone.verdict, alone.region) == (answer.verdict, pytest.approx(answer.region))
+        assert (alone.verdict, alone.region) == (
+            answer.verdict,
+            pytest.approx(answer.region, abs=1e-3),
+        )  # of the heat map, which is level to 1e-4
         assert alone.probabilities == pytest.approx(answer.probabilities, abs=1e-5)
         assert alone.heat_map == pytest.approx(answer.heat_map, abs=1e-4)
         assert predictor.outputs([photo]).features[0] == pytest.approx(outputs.features[number], abs=1e-4)

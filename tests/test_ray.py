@@ -1,4 +1,4 @@
-"""index --engine ray, on a Ray that really runs on this machine."""
+"""index --engine ray, on a Ray that really runs on this machine; with RAY=1 alone, since each test starts Ray anew."""
 
 import os
 import signal
@@ -11,6 +11,9 @@ import pytest
 from conftest import ROOT, make_photo_folder
 
 pytest.importorskip("ray", reason="ray is an extra")
+pytestmark = pytest.mark.skipif(
+    "RAY" not in os.environ, reason="starts Ray for each test: RAY=1 pytest tests/test_ray.py"
+)
 
 
 @pytest.fixture(autouse=True)
