@@ -204,7 +204,9 @@ def test_photos_are_answered_together_as_they_are_alone(tiny_run, photos):
         if alone.region == pytest.approx(answer.region):  # else the look was cut elsewhere, by less than a pixel
             num_same += 1
             assert alone.heat_map == pytest.approx(answer.heat_map, abs=5e-3)
-        assert predictor.outputs([photo]).features[0] == pytest.approx(outputs.features[number], abs=5e-3)  # by CPU: ONNX Runtime takes other kernels for a batch
+        assert predictor.outputs([photo]).features[0] == pytest.approx(
+            outputs.features[number], abs=5e-3
+        )  # by CPU: ONNX Runtime takes other kernels for a batch
         assert all(0 <= share <= 1 + 1e-9 for share in answer.region)
     assert num_same > len(photos) / 2
     wide = predictor_with(tiny_run, 0.0).predict_images(photos)[2]
