@@ -39,6 +39,10 @@ class Look:
     """`(C, h, w)`."""
 
 
+PLACES_PER_PIXEL = 64
+"""Where a closer look may begin."""
+
+
 def first_box(size: tuple[int, int], centre: Box) -> Box:
     """Where the first look goes.
 
@@ -71,7 +75,9 @@ def closer_box(look: Look, size: tuple[int, int], spreads: float) -> Box:
         centre.append(float(share @ places))
         spread.append(float(np.sqrt(share @ (places - centre[-1]) ** 2)))
     side = float(np.clip(spreads * max(spread), MIN_SIDE * min(size), min(size)))
-    x, y = (float(np.clip(c - side / 2, 0, whole - side)) for c, whole in zip(centre, size, strict=True))
+    # Rounded, or the last digits of a heat map, which differ from batch to batch, would decide how pixels are rounded.
+    corner = [round((c - side / 2) * PLACES_PER_PIXEL) / PLACES_PER_PIXEL for c in centre]
+    x, y = (float(np.clip(low, 0, whole - side)) for low, whole in zip(corner, size, strict=True))
     return x, y, x + side, y + side
 
 
