@@ -179,7 +179,7 @@ class Gateway:
                 respond, receive = await self._responder(scope, headers, address, body)
             except Refused as refused:
                 respond = _refuse(refused.status, str(refused))
-                if not body.is_complete:
+                if not body.is_complete and refused.status != 408:  # nobody waits for who is too slow
                     await _read_rest(body)
         # gradio allows any origin to read its replies. Requests that come this far are of the page's own origin, which
         # needs no permission.
