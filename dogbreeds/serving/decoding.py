@@ -39,12 +39,13 @@ class Decoder:
             num_processes: Photos that are decoded at a time.
         """
         self._at_least = at_least
-        self._idle = [_DecodingProcess() for _ in range(num_processes)]
+        self._processes = [_DecodingProcess() for _ in range(num_processes)]
+        self._idle = list(self._processes)
         self._turns, self._large = Turns(num_processes, num_for_address=1), Turns(1)
 
     async def start(self) -> None:
         """Start the processes, so that the first photo need not wait for them."""
-        await asyncio.gather(*(process.start() for process in self._idle))
+        await asyncio.gather(*(process.start() for process in self._processes))
 
     async def copy(self, source: Path, place: Path, address: str) -> Path:
         """Write a photo's copy, as `store_copy` does.
@@ -79,8 +80,8 @@ class Decoder:
                 self._idle.append(process)
 
     async def close(self) -> None:
-        """Stop the processes."""
-        for process in self._idle:
+        """Stop the processes, those at work too."""
+        for process in self._processes:
             await process.stop()
 
 
