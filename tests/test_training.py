@@ -285,33 +285,6 @@ def test_tensorboard_logs_are_written(photo_folder, tmp_path, tiny_runs_onnx):
     assert list((run / "logs").rglob("events.out.tfevents.*"))
 
 
-def test_two_processes_train_one_model(photo_folder, tmp_path):
-    """Through `accelerate launch`, as on several GPUs; two processes with half the batch do what one does.
-
-    tests/killed_runs.py has what torchrun tells its processes.
-    """
-    options = ["--epochs", "2", "--augment", "off", "--image-size", "32", "--model", "vit_nano", "--num-workers", "0"]
-    options += ["--data", str(photo_folder), "--learning-rate", "3e-3", "--validation-fraction", "0.2"]
-    options += ["--test-fraction", "0.2", "--head-learning-rate", "3e-3"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    run = tmp_path / "two"
-    command = [*launch, "train_vit.py", *options, "--batch-size", "4", "--output-dir", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr[-3000:]
-    record = RunFolder.open(run).record
-    assert record.hardware.startswith("2 x")
-    assert record.figures["validation"]["n"] == record.data.num_validation
-
-    one = fitted(TrainConfig.from_dict({**record.config, "batch_size": 8, "output_dir": str(tmp_path / "one")}))
-    assert record.data.split_hash == one.splits.split_hash
-    assert record.data.num_train % 8 == 0  # or the last batch would differ
-    assert record.best_epoch == 2  # so that its weights are the last
-    for name, tensor in one.learner.trained_model.state_dict().items():
-        torch.testing.assert_close(weights(run)[name], tensor, atol=1e-4, rtol=1e-3)
-
-
 def test_the_run_says_what_its_time_went_on(photo_folder, tmp_path, capsys):
     run = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=2, measure_peak=True))
     record, progress = run.time_record(), run.loop.progress

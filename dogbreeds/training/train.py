@@ -8,6 +8,8 @@ finish(run)             best weights: predictions, calibration, ONNX, run folder
 from collections.abc import Callable
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
+
 from dogbreeds.files import partial_path
 from dogbreeds.photos import photo_files
 from dogbreeds.run_folder import STATE, check_output
@@ -107,7 +109,9 @@ def fit(run: Run, after_epoch: Callable[[Row], None] | None = None) -> None:
 def finish(run: Run) -> None:
     """Judge, calibrate and export the best weights, and complete the run folder."""
     assert run.saved_states, "a run that saves nothing has no best weights"
-    model = run.learner.load_best(run.saved_states.load_best())
+    best = run.saved_states.load_best() if run.context.is_main else None
+    [best] = broadcast_object_list([best])  # other machines need not see the run folder
+    model = run.learner.load_best(best)
     logits = judge(model, run.inputs, run.context)
     if run.context.is_main:
         save_run(run, logits)
