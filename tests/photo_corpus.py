@@ -1,6 +1,7 @@
 """Files that people may send as a photo, and the expected result of each: the right picture, or one sentence.
 
     PYTHONPATH=. python tests/photo_corpus.py               # all of them; --only bomb: those with that in the label
+    PYTHONPATH=. python tests/photo_corpus.py --files DIR   # those of a folder, such as Pillow's Tests/images
 
 Every format that Pillow writes in every mode, turned in every way, cut short, damaged, enormous or no photo at all.
 Each file is tried in a process of its own, as bytes and under its name, through `open_image`, as an upload and
@@ -171,6 +172,12 @@ def corpus() -> Iterator[PhotoFile]:
     for part in (formats, cut_short, flipped, no_photos, names, shapes, frames, depths, colours, facts, bombs, giants):
         for file in part():
             yield PhotoFile(f"{part.__name__}: {file.label}", file.make, file.expected, file.name)
+
+
+def of_others(folder: Path) -> Iterator[PhotoFile]:
+    """All files of a folder; what they show is not known."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        yield PhotoFile(f"{folder.name}: {path.relative_to(folder)}", path.read_bytes, EITHER, path.name)
 
 
 def formats(orientations: Sequence[int] = range(1, 9), modes: Sequence[str] = ()) -> Iterator[PhotoFile]:
@@ -799,12 +806,14 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="files whose label contains this")
-    only = parser.parse_args().only
+    parser.add_argument("--files", nargs="*", type=Path, metavar="DIR", help="try the files of these folders instead")
+    options = parser.parse_args()
+    files = itertools.chain(*map(of_others, options.files)) if options.files else corpus()
     ways = ways_in(Predictor(num_threads=1).predict)  # a forked process has none of the threads
     rows: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
     slowest, largest = (0.0, ""), (0.0, "")
-    for file in corpus():
-        if only not in file.label:
+    for file in files:
+        if options.only not in file.label:
             continue
         row = tried_alone(file, ways)
         rows[file.label.split(":")[0]].append(row)

@@ -22,7 +22,7 @@ from dogbreeds.research.evaluate import evaluate, photos_of
 from dogbreeds.research.serving_copy import export_serving_copy
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.training.quantize import quantize_onnx
+from dogbreeds.training.quantize import MAX_WEIGHT, quantize_onnx
 
 PHOTOS = [make_photo(label, 100 + label, size) for label, size in enumerate([(56, 48), (90, 40), (33, 71), (60, 60)])]
 
@@ -80,6 +80,9 @@ def test_the_weights_are_8_bit_and_tell_nothing_of_the_machine(int8_copy, tiny_r
     # Of the last layer, what acts on the class token alone is no product of matrices; it is float32.
     in_layers = (config["num_hidden_layers"] - 1) * (4 * width * width + 2 * width * mlp_width) + 3 * width * width
     assert in_layers <= num_8bit < 1.05 * in_layers  # and the zeros of their scales
+    matrices = [onnx.numpy_helper.to_array(tensor) for tensor in weights if tensor.data_type == onnx.TensorProto.INT8]
+    assert max(np.abs(matrix.astype(int)).max() for matrix in matrices) == MAX_WEIGHT
+    assert 2 * 255 * MAX_WEIGHT < 2**15  # the sum that any x86 CPU can hold
     content = RunFolder.open(int8_copy).onnx.read_bytes()
     for secret in ("site-packages", str(ROOT), "/tmp", str(tiny_run)):
         assert secret.encode() not in content

@@ -168,15 +168,21 @@ def _distance(said: dict[str, float], probabilities: dict[str, float]) -> float:
 
 
 @contextmanager
-def running_page(folder: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """app.py with the shipped models; its host and port, and its process.
+def running_page(
+    folder: Path, runs: Sequence[Path] = SHIPPED_RUNS, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """app.py with its host and port, and its process.
 
     Args:
         folder: For uploads.
+        runs: The models that answer.
         environment: What its environment holds besides this one's.
     """
     environment["GRADIO_TEMP_DIR"] = str(folder)
-    with served_page([sys.executable, "app.py"], environment=environment, quiet=True) as (address, process):
+    with served_page([sys.executable, "app.py", "--run-dir", *runs], environment=environment, quiet=True) as (
+        address,
+        process,
+    ):
         yield address.removeprefix("http://"), process
 
 
@@ -417,12 +423,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--photos", type=int, default=24)
     parser.add_argument("--attacks", action="store_true")
+    parser.add_argument(
+        "--run-dir", nargs="+", type=Path, default=SHIPPED_RUNS, help="the models; by default, all shipped"
+    )
     options = parser.parse_args()
-    predictors = [Predictor(run) for run in SHIPPED_RUNS]
+    predictors = [Predictor(run) for run in options.run_dir]
     models = [predictor.run.name for predictor in predictors]
     samples = make_samples(predictors, options.photos)
     with tempfile.TemporaryDirectory() as folder:
-        with running_page(Path(folder)) as (host, process):
+        with running_page(Path(folder), options.run_dir) as (host, process):
             with attacked(host) if options.attacks else nullcontext() as done:
                 report = load(host, samples, models, users=options.users, seconds=options.seconds, pid=process.pid)
             print(report)
