@@ -77,7 +77,7 @@ class DataRecord:
     fingerprint: Text
     """SHA-256 of the data, however it is split."""
     split_hash: Text
-    """SHA-256 of the photos and labels of each split."""
+    """SHA-256 of the photos and labels of each split, also of those that were then not trained on."""
 
 
 @dataclass(frozen=True)

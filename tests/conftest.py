@@ -44,6 +44,12 @@ def make_photo(label: int, seed: int, size: tuple[int, int] = (56, 48)) -> Image
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
+def scene(seed: int, size: tuple[int, int] = (80, 60)) -> Image.Image:
+    """A picture like no other: a few soft patches of colour."""
+    patches = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
+
+
 def make_photo_folder(folder: Path, num_photos: int = 10, num_breeds: int = 4) -> Path:
     """One sub-folder a breed."""
     for label, name in enumerate(BREED_FOLDERS[:num_breeds]):

@@ -271,6 +271,9 @@ def test_runs_that_can_not_be_told_apart_are_refused(tiny_run, names, tmp_path):
     seeds = [run_like(tiny_run, tmp_path / f"vit{seed}", invented(names, 2, seed), seed=seed) for seed in (0, 1)]
     with pytest.raises(UserError, match="all runs are of one recipe, 'vit'"):
         compare(seeds, show_photos=False)
+    other_split = run_like(tiny_run, tmp_path / "split", invented(names, 2), seed=0, split_seed=1)
+    with pytest.raises(UserError, match="differ in the seed alone"):
+        compare([seeds[0], other_split], show_photos=False)
     again = run_like(tiny_run, tmp_path / "again", invented(names, 2), seed=0)
     other = run_like(tiny_run, tmp_path / "other", invented(names, 2), seed=0, model="other")
     with pytest.raises(UserError, match="'vit0' and 'again' have the same options and seed"):
@@ -590,7 +593,7 @@ def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypat
     run_training_script(preset, None)
     runs = [RunFolder.open(tmp_path / f"vit-seed{seed}") for seed in (3, 5)]
     assert [run.record.config["seed"] for run in runs] == [3, 5]
-    assert runs[0].record.data.split_hash != runs[1].record.data.split_hash
+    assert runs[0].record.data.split_hash == runs[1].record.data.split_hash, "on the same photos"
     for argument, words in (("3,x", "whole numbers"), ("3,3", "twice"), ("7,3", "exists already")):
         monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", argument])
         with pytest.raises(SystemExit) as stop:

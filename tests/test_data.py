@@ -3,10 +3,11 @@ import shutil
 import datasets
 import numpy as np
 import pytest
-from conftest import BREED_FOLDERS, make_photo, make_photo_folder, tiny_config
+from conftest import BREED_FOLDERS, make_photo, make_photo_folder, scene, tiny_config
 from scipy.io import savemat
 
 from dogbreeds.errors import UserError
+from dogbreeds.training.datasets import checks
 from dogbreeds.training.datasets.sources import read_dataset
 from dogbreeds.training.datasets.splits import load_data
 
@@ -103,8 +104,9 @@ def test_splits_are_stratified_disjoint_and_seeded(photo_folder, tmp_path):
     parts = [contents(photos) for photos in (splits.train, splits.validation, splits.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 40
     assert splits_of(photo_folder, tmp_path).split_hash == splits.split_hash
-    other = splits_of(photo_folder, tmp_path, seed=1)
+    other = splits_of(photo_folder, tmp_path, split_seed=1)
     assert other.split_hash != splits.split_hash and other.fingerprint == splits.fingerprint
+    assert splits_of(photo_folder, tmp_path, seed=1).split_hash == splits.split_hash, "it decides the training alone"
 
 
 def test_splits_do_not_depend_on_names_or_order(photo_folder, tmp_path):
@@ -162,6 +164,65 @@ def test_copies_stay_on_one_side(tmp_path):
     assert all(photo.reason.startswith("the same photo as test/") for photo in splits.left_out)
     assert not contents(splits.test) & (contents(splits.train) | contents(splits.validation))
     assert train.exists() and test.exists()
+
+
+def make_scenes(folder, num_scenes, retakes):
+    """Pictures like no others of the four breeds, each several times: compressed and scaled otherwise."""
+    for label, name in enumerate(BREED_FOLDERS):
+        (folder / name).mkdir(parents=True)
+        for number in range(num_scenes):
+            for retake in retakes:
+                photo = scene(100 * label + number, (80 - retake, 60 - retake))
+                photo.save(folder / name / f"{number}-{retake}.jpg", quality=95 - retake)
+    return folder
+
+
+def shown_on(photos):
+    """The scenes of these photos."""
+    return {id_.rpartition("-")[0] for id_ in photos.ids}
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_photos_that_look_the_same_stay_on_one_side(tmp_path, cache):
+    folder = make_scenes(tmp_path / "data", num_scenes=10, retakes=range(4))
+    for split_seed in range(3):
+        splits = splits_of(folder, tmp_path, split_seed=split_seed, cache=cache)
+        parts = [shown_on(photos) for photos in (splits.train, splits.validation, splits.test)]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 40
+        assert len(splits.train) + len(splits.validation) + len(splits.test) == 160 and not splits.left_out
+        assert 8 < len(splits.validation) < 60, "about a fifth, for whole groups are drawn"
+    older = splits_of(folder, tmp_path, near_duplicates="ignore", cache=cache)
+    assert np.bincount(older.validation.labels).tolist() == [8] * 4
+    assert shown_on(older.validation) & shown_on(older.train)
+
+
+def test_photos_that_look_like_one_held_out_by_the_data_are_not_trained_on(tmp_path):
+    make_scenes(tmp_path / "data" / "train", num_scenes=5, retakes=[0])
+    make_scenes(tmp_path / "data" / "test", num_scenes=1, retakes=[1])
+    splits = splits_of(tmp_path / "data", tmp_path)
+    assert len(splits.test) == 4 and len(splits.train) + len(splits.validation) == 16
+    reasons = [f"nearly the same photo as {id_}" for id_ in splits.test.ids]
+    assert sorted(photo.reason for photo in splits.left_out) == sorted(reasons)
+    plain = splits_of(tmp_path / "data", tmp_path, near_duplicates="ignore")
+    assert len(plain.train) + len(plain.validation) == 20 and not plain.left_out
+
+
+def test_near_duplicates_are_looked_for_once(tmp_path, monkeypatch):
+    folder = make_scenes(tmp_path / "data", num_scenes=10, retakes=range(2))
+    first = splits_of(folder, tmp_path, cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(checks, "find_near_duplicates", lambda *_, **__: pytest.fail("they were found before"))
+    assert splits_of(folder, tmp_path, cache_dir=tmp_path / "cache").split_hash == first.split_hash
+    (file,) = (tmp_path / "cache").glob("*/near-duplicates.json")
+    file.write_text(file.read_text().replace("[[", "[[["))
+    monkeypatch.undo()
+    assert splits_of(folder, tmp_path, cache_dir=tmp_path / "cache").split_hash == first.split_hash
+
+
+def test_photos_that_all_look_the_same_can_not_be_split(tmp_path):
+    folder = make_scenes(tmp_path / "data", num_scenes=1, retakes=range(10))
+    with pytest.raises(UserError, match=r"none is left to train on|that look different"):
+        splits_of(folder, tmp_path)
+    assert len(splits_of(folder, tmp_path, near_duplicates="ignore").train) == 24
 
 
 def test_what_is_missing_is_named(tmp_path, photo_folder):

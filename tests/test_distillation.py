@@ -200,8 +200,8 @@ def test_a_start_whose_classifier_knows_all_breeds_can_be_averaged_with(tmp_path
 
 
 def test_photos_of_the_teacher_are_not_held_out_and_not_forgotten(photo_folder, tiny_run, tmp_path):
-    with pytest.raises(UserError, match="was trained on photos that are held out here: give the --seed"):
-        set_up(tiny_config(photo_folder, tmp_path / "run", teacher=str(tiny_run), seed=1), saves=False)
+    with pytest.raises(UserError, match="was trained on photos that are held out here: give the --split-seed"):
+        set_up(tiny_config(photo_folder, tmp_path / "run", teacher=str(tiny_run), split_seed=1), saves=False)
     elsewhere = tiny_config(other_photos(tmp_path / "other", 4), tmp_path / "run", teacher=str(tiny_run), seed=1)
     base = set_up(elsewhere, saves=False).base
     assert base.record is None and base.trained_on == load_trained_on(tiny_run / "splits.parquet")

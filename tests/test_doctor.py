@@ -7,19 +7,14 @@ import sys
 import datasets
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, scene
 from PIL import Image
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.doctor import examine, near_duplicates
+from dogbreeds.training.datasets.near_duplicates import near_duplicates
+from dogbreeds.training.doctor import examine
 
 BREEDS = ("beagle", "pug")
-
-
-def scene(seed: int, size: tuple[int, int] = (80, 60)) -> Image.Image:
-    """A picture like no other: a few soft patches of colour."""
-    patches = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture

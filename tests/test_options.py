@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.options import GROUPS, OPTIONS, TrainConfig, resolve
+from dogbreeds.training.config_file import read_config_file
+from dogbreeds.training.options import GROUPS, OPTIONS, TrainConfig, recorded_options, resolve
 from dogbreeds.training.presets import CNN, VIT
 from dogbreeds.training_script import run_training_script
 
@@ -29,6 +30,17 @@ def test_a_config_comes_back_from_json_and_options_of_other_versions_are_left_ou
     stored = json.loads(json.dumps(config.to_dict()))
     assert TrainConfig.from_dict({**stored, "of_tomorrow": 1}).to_dict() == config.to_dict()
     assert config.replace(epochs=7).optim.epochs == 7 and config.replace(epochs=7).replace(epochs=5) == config
+
+
+def test_the_seed_of_older_versions_decided_the_split_too(tmp_path):
+    (tmp_path / "old.toml").write_text("seed = 3\n")
+    assert read_config_file(tmp_path / "old.toml") == {"seed": 3, "split_seed": 3}
+    (tmp_path / "new.toml").write_text("seed = 3\nsplit_seed = 1\n")
+    assert read_config_file(tmp_path / "new.toml") == {"seed": 3, "split_seed": 1}
+    new = TrainConfig.from_options(**REQUIRED, seed=3).to_dict()
+    old = {name: value for name, value in new.items() if name not in ("split_seed", "near_duplicates")}
+    assert recorded_options(new) == new and new["split_seed"] == 0
+    assert recorded_options(old) == {**new, "split_seed": 3, "near_duplicates": "ignore"}
 
 
 @pytest.mark.parametrize(

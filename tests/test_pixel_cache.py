@@ -288,7 +288,7 @@ def test_seeds_share_a_cache(photo_folder, tmp_path, monkeypatch):
     config = tiny_config(photo_folder, tmp_path / "run", augment="off")
     first = load_data(config, progress=False)
     forbid_decoding(monkeypatch)
-    second = load_data(tiny_config(photo_folder, tmp_path / "run", augment="off", seed=1), progress=False)
+    second = load_data(tiny_config(photo_folder, tmp_path / "run", augment="off", split_seed=1), progress=False)
     assert first.split_hash != second.split_hash and first.fingerprint == second.fingerprint
 
 

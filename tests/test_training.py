@@ -605,8 +605,8 @@ def test_a_run_that_can_not_start_leaves_nothing_behind(photo_folder, tmp_path):
 
 
 def test_a_run_that_has_seen_the_held_out_photos_is_no_start(photo_folder, tiny_run, tmp_path, capsys, tiny_runs_onnx):
-    with pytest.raises(UserError, match=r"trained on photos that are held out here: give the --seed \(0\)"):
-        train(tiny_config(photo_folder, tmp_path / "run", model=str(tiny_run), seed=1))
+    with pytest.raises(UserError, match=r"trained on photos that are held out here: give the --split-seed \(0\)"):
+        train(tiny_config(photo_folder, tmp_path / "run", model=str(tiny_run), split_seed=1))
     assert not list(tmp_path.iterdir())
     train(tiny_config(photo_folder, tmp_path / "run", model=str(tiny_run), epochs=1, grayscale=True))
     told = f"note: {str(tiny_run)!r} was trained with grayscale False, this run with True\n"

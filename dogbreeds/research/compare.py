@@ -33,7 +33,7 @@ from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, w
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.breed_metrics import compute_figures
-from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
 """What computes the figures of a comparison."""
@@ -41,7 +41,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
 SIGNIFICANT = 0.05
 """A p-value below this is called a real difference."""
 
-NOT_THE_RECIPE = {*FREE_OPTIONS, "seed"}
+NOT_THE_RECIPE = {*FREE_OPTIONS, "seed", "split_seed", "near_duplicates"}
 """Options in which two runs of the same recipe may differ."""
 
 
@@ -348,6 +348,12 @@ def _in_common(predictions: Sequence[Predictions], remarks: list[str]) -> list[P
     ]
 
 
+def _seeds(run: RunFolder) -> tuple[int, int]:
+    """What the runs of one recipe differ in: the seed of the split, and that of the training."""
+    options = recorded_options(run.record.config)
+    return options["split_seed"], options["seed"]
+
+
 def _grouped(
     runs: Sequence[RunFolder], names: Sequence[str], recipes: Sequence[str], predictions: Sequence[Predictions]
 ) -> list[list[int]]:
@@ -356,11 +362,11 @@ def _grouped(
         raise UserError(
             f"all runs are of one recipe, {recipes[0]!r}, and differ in the seed alone: name runs of another one too"
         )
-    keys = [(recipe, run.record.config["seed"]) for recipe, run in zip(recipes, runs, strict=True)]
+    keys = [(recipe, *_seeds(run)) for recipe, run in zip(recipes, runs, strict=True)]
     for index, key in enumerate(keys):
         if key in keys[:index]:
             twice = names[keys.index(key)]
-            raise UserError(f"{twice!r} and {names[index]!r} have the same options and seed: name one of them")
+            raise UserError(f"{twice!r} and {names[index]!r} have the same options and seeds: name one of them")
     sets: dict[tuple[str, ...], list[int]] = {}
     for index, given in enumerate(predictions):
         sets.setdefault((*given.digests, *map(str, given.labels)), []).append(index)
@@ -370,9 +376,9 @@ def _grouped(
         if len({len(mine) for mine in of_recipe}) > 1:
             raise UserError(_why_not_grouped(members, names, predictions))
         for mine in of_recipe:
-            mine.sort(key=lambda index: runs[index].record.config["seed"])
+            mine.sort(key=lambda index: _seeds(runs[index]))
         groups += [list(group) for group in zip(*of_recipe, strict=True)]
-    return sorted(groups, key=lambda group: runs[group[0]].record.config["seed"])
+    return sorted(groups, key=lambda group: _seeds(runs[group[0]]))
 
 
 def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: Sequence[Predictions]) -> str:
@@ -387,7 +393,7 @@ def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: 
     return (
         f"the runs {names[here]!r} and {names[other]!r} were evaluated on different photos ({num_shared} of "
         f"{len(predictions[here])} and {len(predictions[other])} in common): train them on the same data with the same "
-        "seed, use --common for the photos that all share, or --data for another labelled set"
+        "--split-seed, use --common for the photos that all share, or --data for another labelled set"
     )
 
 

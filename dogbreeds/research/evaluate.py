@@ -31,7 +31,7 @@ from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.datasets.checks import LeftOut, concatenated
 from dogbreeds.training.datasets.sources import Photos, read_dataset
 from dogbreeds.training.datasets.splits import load_data
-from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.options import TrainConfig, recorded_options
 
 BATCH_SIZE = 32
 
@@ -377,7 +377,7 @@ def splits_of(run: RunFolder, data: str, names: Sequence[str]) -> dict[str, Phot
 
 def _split_again(run: RunFolder, data: str) -> dict[str, Photos]:
     # Each photo is read once or twice here: not enough to fill the disk with a pixel cache.
-    config = TrainConfig.from_dict(run.record.config).replace(data=data, cache="off")
+    config = TrainConfig.from_dict(recorded_options(run.record.config)).replace(data=data, cache="off")
     splits = load_data(config, progress=False)
     if splits.split_hash != run.record.data.split_hash:
         raise OtherData(f"it is not the data that the run {run.name!r} was trained on")

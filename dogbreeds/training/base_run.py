@@ -11,7 +11,7 @@ from dogbreeds.split_file import SPLITS, load_trained_on
 from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.models.checkpoint import base_run_folder
-from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.options import TrainConfig, recorded_options
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ def _without_held_out(name: str, folder: Path, context: Context, splits: Splits)
     held_out = {digest for split in splits.held_out for digest in splits[split].digests.tolist()}
     # A run of a version that did not store its split has the hashes alone.
     another_split = not stored and same_data and record.data.split_hash != splits.split_hash
+    then = recorded_options(record.config)
     if another_split or not held_out.isdisjoint(trained_on):
         raise UserError(
-            f"the run {name!r} was trained on photos that are held out here: give the --seed "
-            f"({record.config['seed']}), --validation-fraction and --test-fraction that it was trained with"
-            + ("" if same_data else ", and the same --data and --breeds")
+            f"the run {name!r} was trained on photos that are held out here: give the --split-seed "
+            f"({then['split_seed']}), --near-duplicates ({then['near_duplicates']}), --validation-fraction and "
+            "--test-fraction that it was trained with" + ("" if same_data else ", and the same --data and --breeds")
         )
     if not stored and not same_data:
         context.say(f"note: {name!r} does not say which photos it was trained on; some may be held out here")

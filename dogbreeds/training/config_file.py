@@ -45,6 +45,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
         if name not in OPTIONS:
             raise UserError(f"{where} has an unknown option {key!r}: {nearest_option(name)}")
         values[name] = _checked(name, value, where)
+    if "seed" in values:  # which decided the split too, before that had a seed of its own
+        values.setdefault("split_seed", values["seed"])
     return values
 
 

@@ -9,8 +9,6 @@ from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from dogbreeds.addresses import Place
@@ -18,6 +16,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.files import write_json
 from dogbreeds.images import FORMATS, BadImage, open_header, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
+from dogbreeds.training.datasets.near_duplicates import DECODED_SIDE, near_duplicates, shrunk, sketch
 from dogbreeds.training.datasets.sources import read_dataset
 
 KINDS = {
@@ -40,14 +39,6 @@ KINDS = {
 NUM_EXAMPLES = 3
 """Findings of each kind that are printed; the JSON file has all."""
 
-_SKETCH_SIDE = 9
-_MAX_BITS = 8
-"""Near duplicates differ in at most this many of 128 bits, which say where a sketch gets brighter to the right or
-downwards, ..."""
-_MAX_LEVELS = 10.0
-"""... and by at most this many of 255 levels, in the mean over their sketches."""
-_BLOCK = 64
-"""Sketches that are compared with all others at a time; limits the memory if all of them are the same."""
 _MAX_TINT = 3
 """Levels by which the channels of a photo without colour may differ, because of lossy compression."""
 
@@ -131,7 +122,7 @@ class _PhotoFacts:
     """The SHA-256 of the file; empty if it can't be read."""
     is_grey: bool = False
     sketch: np.ndarray | None = None
-    """`(_SKETCH_SIDE, _SKETCH_SIDE)` uint8, grey; None if the photo can't be decoded."""
+    """Of `dogbreeds.training.datasets.near_duplicates`; None if the photo can't be decoded."""
 
 
 def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diagnosis:
@@ -191,7 +182,7 @@ def _facts(source: Place | bytes, named: Photo, image_size: int) -> _PhotoFacts:
     digest = photo_digest(content)
     try:
         header = open_header(content)
-        photo = open_image(content, at_least=4 * _SKETCH_SIDE)
+        photo = open_image(content, at_least=DECODED_SIDE)
     except BadImage as error:
         return _PhotoFacts({"cut_short" if error.problem == "cut_short" else "unreadable": str(error)}, digest)
     faults = {}
@@ -204,9 +195,8 @@ def _facts(source: Place | bytes, named: Photo, image_size: int) -> _PhotoFacts:
         faults["animated"] = f"{getattr(header, 'n_frames', 2)} pictures"
     if min(header.size) < image_size:
         faults["tiny"] = f"{header.width} x {header.height} pixels"
-    small = photo.resize((_SKETCH_SIDE, _SKETCH_SIDE), Image.Resampling.BOX)
-    is_grey = np.ptp(np.asarray(small), axis=2).max() <= _MAX_TINT
-    return _PhotoFacts(faults, digest, bool(is_grey), np.asarray(small.convert("L")))
+    is_grey = np.ptp(np.asarray(shrunk(photo)), axis=2).max() <= _MAX_TINT
+    return _PhotoFacts(faults, digest, bool(is_grey), sketch(photo))
 
 
 @cache
@@ -251,38 +241,3 @@ def _group(kind: str, photos: list[Photo]) -> Finding:
         breeds = ", ".join(sorted({photo.breed for photo in photos}))
         return Finding(f"{kind}_in_two_breeds", tuple(photos), breeds)
     return Finding(f"{kind}_in_two_splits" if len({p.split for p in photos}) > 1 else kind, tuple(photos))
-
-
-def near_duplicates(sketches: np.ndarray) -> list[np.ndarray]:
-    """Find pictures that look the same.
-
-    Args:
-        sketches: `(N, side, side)` uint8: each picture scaled down to a few grey pixels.
-
-    Returns:
-        The indices of each group of two or more, ascending.
-    """
-    levels = sketches.astype(np.int16)
-    across, down = np.diff(levels, axis=2)[:, :-1] > 0, np.diff(levels, axis=1)[:, :, :-1] > 0
-    bits = np.concatenate([across.reshape(len(levels), -1), down.reshape(len(levels), -1)], axis=1)
-    signs = np.where(bits, np.float32(1), np.float32(-1))  # their product is the number of equal less different bits
-    group = np.arange(len(levels))  # for each picture, the first one of its group
-    for start in range(0, len(levels), _BLOCK):
-        products = signs[start : start + _BLOCK] @ signs[start:].T
-        first, second = start + np.argwhere(products >= bits.shape[1] - 2 * _MAX_BITS).T
-        is_new = group[first] != group[second]
-        first, second = first[is_new], second[is_new]
-        is_close = np.abs(levels[first] - levels[second]).mean(axis=(1, 2)) <= _MAX_LEVELS
-        group = _joined(group, first[is_close], second[is_close]) if is_close.any() else group
-    order = np.argsort(group, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    return [members for members in groups if len(members) > 1]
-
-
-def _joined(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The groups after the groups of each of these pairs are joined."""
-    size = len(group)
-    ends = np.concatenate([np.arange(size), first]), np.concatenate([group, second])
-    _, labels = connected_components(coo_array((np.ones(len(ends[0]), np.int8), ends), (size, size)), directed=False)
-    _, first_of_label = np.unique(labels, return_index=True)
-    return first_of_label[labels]

@@ -88,11 +88,16 @@ class DataOptions:
     breeds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B,..."), AfterValidator(_listed)] = ()
     """Use only these breeds, separated by commas. All by default."""
     images_per_breed: Annotated[int, Field(ge=3)] | None = None
-    """Use at most this many photos of each breed, over all splits, drawn with the seed."""
+    """Use at most this many photos of each breed, over all splits, drawn with --split-seed."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training photos held out for validation where the data has no validation split."""
     test_fraction: Share = 0.1
     """Share of the photos held out for test where the data has no test split; 0 for none."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides which photos are held out; nothing else does."""
+    near_duplicates: Literal["together", "ignore"] = "together"
+    """Keep photos that look the same on one side of the split, or split as if each were a photo of its own, as runs of
+    older versions did. Where the data brings its splits, photos that look like one held out are not trained on."""
     other_photos: Path | None = None
     """A folder of photos without a dog, cats above all. The "is there a dog?" of the run's answers is fitted on them
     and on the validation photos; nothing else learns from them."""
@@ -228,7 +233,7 @@ class RunOptions:
     output_dir: Annotated[Path, AfterValidator(_is_a_name)]
     """The run folder to make."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Decides the split, the order of the photos, the augmentation and the new weights."""
+    """Decides all that is random in training: the order of the photos, their views and the new weights."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Arithmetic of the forward and backward pass; by default what `accelerate launch` says (no, unless configured);
     started without it, bf16 on a GPU that has it, else no."""
@@ -509,3 +514,13 @@ def _as_typed(value: Any) -> str:
 
 OPTIONS: dict[str, Option] = {option.name: option for option in _options()}
 """Every option by its name."""
+
+
+def recorded_options(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run or a study as they were written, with those that an older version did not have.
+
+    These have their defaults, but for the split: the seed decided it, and it took no notice of near duplicates.
+    """
+    defaults = {name: option.default for name, option in OPTIONS.items() if option.default is not dataclasses.MISSING}
+    then = {"split_seed": recorded.get("seed"), "near_duplicates": "ignore"}
+    return {**to_jsonable_python(defaults), **then, **recorded}

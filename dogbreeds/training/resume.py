@@ -15,7 +15,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.files import partial_path, read_json, write_json
 from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits
-from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
     if config.run.resume:
         state = partial / run_folder.STATE
         try:
-            then = read_json(state / "config.json")
+            then = recorded_options(read_json(state / "config.json"))
         except UserError:
             raise UserError(f"the state in {str(state)!r} can't be read: start again with --overwrite") from None
         for name, now in json.loads(json.dumps(identity)).items():

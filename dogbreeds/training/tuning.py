@@ -25,7 +25,7 @@ from dogbreeds.training.inputs import Features
 from dogbreeds.training.loop import Diverged, Row
 from dogbreeds.training.models.build import build_model
 from dogbreeds.training.models.registry import ARCHITECTURES, is_plain_cnn
-from dogbreeds.training.options import FREE_OPTIONS, TrainConfig
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
 from dogbreeds.training.train import fit, set_up
 
 _CLASSIFIER: dict[str, FloatDistribution] = {
@@ -156,6 +156,7 @@ def _begin_or_continue(
             study.enqueue_trial(given)
             study.set_user_attr(IDENTITY, identity)  # last, so that a study without it is begun again
         then = study.user_attrs[IDENTITY]
+    then = {name: value for name, value in recorded_options(then).items() if name in then or name in identity}
     for key in {**then, **identity}:
         if (before := then.get(key)) != (now := identity.get(key)):
             raise UserError(

@@ -12,6 +12,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
 from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.training.datasets.near_duplicates import find_near_duplicates
 from dogbreeds.training.datasets.pixel_cache import PixelCache, open_pixel_cache
 from dogbreeds.training.datasets.sources import Photos, PhotoSources
 from dogbreeds.training.options import DataOptions, TrainConfig
@@ -39,11 +40,16 @@ class CheckedPhotos(Photos):
     """`(N,)`: the SHA-256 of each photo's file, in hexadecimal."""
     sizes: np.ndarray
     """`(N, 2)` int: width and height of each decoded photo, upright, in pixels."""
+    groups: np.ndarray
+    """`(N,)` int: photos that look the same (`dogbreeds.training.datasets.near_duplicates`) have the same number, all
+    others have one of their own."""
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Self:
         """These photos, in this order, with the same classes."""
         index = np.asarray(indices, dtype=np.int64)
-        return replace(super().select(index), digests=self.digests[index], sizes=self.sizes[index])
+        return replace(
+            super().select(index), digests=self.digests[index], sizes=self.sizes[index], groups=self.groups[index]
+        )
 
 
 @dataclass(frozen=True)
@@ -111,9 +117,29 @@ def check_photos(splits: dict[str, Photos], config: TrainConfig, *, progress: bo
 
     kept = np.array(list(used.values()), dtype=np.int64)
     used_sizes = np.array([sizes[digest] for digest in used], dtype=np.int64).reshape(-1, 2)
-    checked = CheckedPhotos(**vars(photos.select(kept)), digests=np.array(list(used)), sizes=used_sizes)
+    selected, kept_digests = photos.select(kept), list(used)
+    groups = _groups(selected.sources, kept_digests, cache, config.data, progress)
+    checked = CheckedPhotos(**vars(selected), digests=np.array(kept_digests), sizes=used_sizes, groups=groups)
     parts = {split: checked.select(np.flatnonzero(split_of[kept] == index)) for index, split in enumerate(present)}
     return CheckedData(parts, (*unreadable, *copies), stored, cache)
+
+
+def _groups(
+    sources: PhotoSources, digests: list[str], cache: PixelCache | None, options: DataOptions, progress: bool
+) -> np.ndarray:
+    """See `CheckedPhotos.groups`; with `--near-duplicates ignore` every photo has a group of its own."""
+    groups = np.arange(len(digests))
+    if options.near_duplicates == "ignore":
+        return groups
+
+    def find() -> list[list[str]]:
+        return find_near_duplicates(sources, digests, progress=progress)
+
+    index_of = {digest: index for index, digest in enumerate(digests)}
+    for alike in cache.near_duplicates(find) if cache else find():
+        members = [index_of[digest] for digest in alike]
+        groups[members] = min(members)
+    return groups
 
 
 def stored_preprocessing(preprocessing: Preprocessing, random_views: bool, longest_side: int) -> Preprocessing:

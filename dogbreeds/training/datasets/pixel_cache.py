@@ -3,6 +3,7 @@
     <folder>/<key>/pixels.bin    uint8 (N, size, size, 3), memory-mapped
     <folder>/<key>/cache.json    its contents: the preprocessing, the digest, size and checksum of each photo, and a
                                  checksum of all that
+    <folder>/<key>/near-duplicates.json   the digests of photos that look the same, once a run has asked for them
 
 The key is a hash of the photos' digests and the preprocessing. A cache is written under another name and then renamed,
 so it is complete or absent. What a disk damages later is found when it is first read, and decoded again. Imports no
@@ -15,7 +16,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from dogbreeds.training.options import DataOptions
 
 FORMAT = 2
 """Increased when what is stored of a photo changes."""
+NEAR_DUPLICATES = "near-duplicates.json"
 _opened: set[Path] = set()
 """Caches that this process uses, and therefore does not remove."""
 
@@ -126,6 +128,25 @@ class PixelCache:
             return self.read(rows)
         self._is_checked[rows] = True
         return pixels
+
+    def near_duplicates(self, find: Callable[[], list[list[str]]]) -> list[list[str]]:
+        """The digests of each group of photos that look the same; found once, and then kept beside the pixels.
+
+        Args:
+            find: Compares all photos, which takes a while.
+        """
+        path = self._path / NEAR_DUPLICATES
+        with FileLock(self._path.parent / "lock"):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                stored = json.loads(path.read_text(encoding="utf-8"))
+                if zlib.crc32(json.dumps(stored["groups"]).encode()) == stored["checksum"]:
+                    groups: list[list[str]] = stored["groups"]
+                    return groups
+            groups = find()
+            record = {"groups": groups, "checksum": zlib.crc32(json.dumps(groups).encode())}
+            with suppress(OSError), atomic_write(path) as temporary:  # without room it is found again the next time
+                temporary.write_text(json.dumps(record), encoding="utf-8")
+        return groups
 
     def _mend(self, pixels: np.memmap) -> None:
         """Find all damaged rows, so that their number is said once, and decode their photos again."""

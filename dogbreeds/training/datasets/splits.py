@@ -10,7 +10,7 @@ from dogbreeds.breeds import parse_breeds
 from dogbreeds.errors import UserError
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import DataRecord
-from dogbreeds.training.datasets.checks import CheckedPhotos, LeftOut, check_photos
+from dogbreeds.training.datasets.checks import SPLITS, CheckedPhotos, LeftOut, check_photos
 from dogbreeds.training.datasets.pixel_cache import PixelCache
 from dogbreeds.training.datasets.sources import Photos, read_dataset
 from dogbreeds.training.options import DataOptions, TrainConfig
@@ -27,7 +27,8 @@ class Splits:
     fingerprint: str
     """Hash of the photos' contents and labels, whatever their ids, order and split."""
     split_hash: str
-    """Hash of the contents and labels of the photos in each split."""
+    """Hash of the contents and labels of the photos in each split. Both are of all photos, also of those that are then
+    not trained on."""
     stored_preprocessing: Preprocessing
     """The preprocessing whose result training stores of each photo: `dogbreeds.training.datasets.checks`."""
     cache: PixelCache | None
@@ -73,12 +74,13 @@ class Splits:
 def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     """Read the data of a run and cut the splits that it does not have.
 
-    The cut is stratified by breed and depends on the photos' contents and the seed alone, not on names or order.
-    Photos with the same content are used once; of those in two splits of the data, test keeps them before validation
-    and validation before training. So the splits are disjoint by content, which is asserted.
+    The cut is stratified by breed and depends on the photos' contents and the split's seed alone, not on names or
+    order. Photos that look the same are on one side of it. Photos with the same content are used once; of those in two
+    splits of the data, test keeps them before validation and validation before training, as of those that look the
+    same. So the splits are disjoint by content, which is asserted.
 
     Args:
-        config: The run's options; of these, the ones about data, preprocessing and the seed are used.
+        config: The run's options; of these, the ones about data, preprocessing and random views are used.
         progress: Show a progress bar while the photos are checked.
 
     Raises:
@@ -91,11 +93,13 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     if options.breeds:
         photos = _of_breeds(photos, options)
     checked = check_photos(photos, config, progress=progress)
-    parts = _cut(checked.splits, options, config.run.seed)
+    parts = _cut(checked.splits, options)
     fingerprint, split_hash = _hashes(parts)
+    parts, alike = _without_near_duplicates(parts)
+    _check_each_breed_is_trained(parts, options)
     train, validation, test = parts["train"], parts["validation"], parts.get("test")
     stored, cache = checked.stored_preprocessing, checked.cache
-    return Splits(train, validation, test, checked.left_out, fingerprint, split_hash, stored, cache)
+    return Splits(train, validation, test, (*checked.left_out, *alike), fingerprint, split_hash, stored, cache)
 
 
 def with_part_of_training(splits: Splits, fraction: float, seed: int) -> Splits:
@@ -115,7 +119,7 @@ def _of_breeds(splits: dict[str, Photos], options: DataOptions) -> dict[str, Pho
     return {split: photos.of_classes(wanted) for split, photos in splits.items()}
 
 
-def _cut(splits: dict[str, CheckedPhotos], options: DataOptions, seed: int) -> dict[str, CheckedPhotos]:
+def _cut(splits: dict[str, CheckedPhotos], options: DataOptions) -> dict[str, CheckedPhotos]:
     """Cut validation and test photos from the training photos, unless the data has them."""
     if "train" not in splits:
         raise UserError(f"{options.data!r} has no training photos, only {' and '.join(splits)}")
@@ -123,7 +127,7 @@ def _cut(splits: dict[str, CheckedPhotos], options: DataOptions, seed: int) -> d
     if len(breeds) < 2:
         raise UserError(f"{options.data!r} holds {len(breeds)} breed(s): at least two are needed to tell them apart")
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(options.split_seed)
     parts = dict(splits)
     if options.images_per_breed is not None:
         for split, counts in _allot(splits, options.images_per_breed).items():
@@ -134,13 +138,36 @@ def _cut(splits: dict[str, CheckedPhotos], options: DataOptions, seed: int) -> d
         if split == "validation" and "test" in parts and "test" not in splits:
             fraction /= 1 - options.test_fraction  # both are shares of the photos before any cut
         parts[split], parts["train"] = _draw(parts["train"], rng, fraction=fraction)
-
-    for photos in parts.values():
-        untrained = np.setdiff1d(photos.labels, parts["train"].labels)
-        if len(untrained):
-            name = photos.names[untrained[0]]
-            raise UserError(f"{options.data!r} has too few photos of {name!r}: none is left to train on")
     return {split: photos.of_classes(breeds) for split, photos in parts.items()}
+
+
+def _without_near_duplicates(parts: dict[str, CheckedPhotos]) -> tuple[dict[str, CheckedPhotos], list[LeftOut]]:
+    """Of photos that look the same, those in the split that keeps them: data that brings its splits may have others."""
+    kept_by: dict[int, str] = {}
+    kept, left_out = {}, []
+    for split in (split for split in SPLITS if split in parts):
+        photos = parts[split]
+        groups = photos.groups.tolist()
+        alike = [index for index, group in enumerate(groups) if group in kept_by]
+        left_out += [LeftOut(photos.ids[i], f"nearly the same photo as {kept_by[groups[i]]}") for i in alike]
+        kept[split] = photos.select(np.setdiff1d(np.arange(len(photos)), alike))
+        for id_, group in zip(kept[split].ids, kept[split].groups.tolist(), strict=True):
+            kept_by.setdefault(group, id_)
+    return kept, left_out
+
+
+def _check_each_breed_is_trained(parts: dict[str, CheckedPhotos], options: DataOptions) -> None:
+    names, labels = parts["train"].names, [photos.labels for photos in parts.values()]
+    untrained = np.setdiff1d(np.concatenate(labels), parts["train"].labels)
+    if len(untrained):
+        name = names[untrained[0]]
+        raise UserError(f"{options.data!r} has too few photos of {name!r}: none is left to train on")
+    for split, photos in parts.items():
+        if not len(photos):
+            raise UserError(
+                f"{options.data!r} has no {split} photos that look different from the others: add photos, or give "
+                "--near-duplicates ignore"
+            )
 
 
 def _allot(splits: dict[str, CheckedPhotos], images_per_breed: int) -> dict[str, np.ndarray]:
@@ -161,6 +188,8 @@ def _draw(
 ) -> tuple[CheckedPhotos, CheckedPhotos]:
     """Draw `counts[label]` photos of each class, or if there are no counts, a share of each and at least one.
 
+    A share has all photos that look the same, or none of them.
+
     Returns:
         The photos drawn, and the rest.
     """
@@ -169,6 +198,9 @@ def _draw(
         members = rng.permutation(np.flatnonzero(photos.labels == label))
         count = counts[label] if len(counts) else max(1, round(fraction * len(members)))
         is_drawn[members[:count]] = True
+    if not len(counts):
+        _, first, group = np.unique(photos.groups, return_index=True, return_inverse=True)
+        is_drawn = is_drawn[first[group]]
     return photos.select(np.flatnonzero(is_drawn)), photos.select(np.flatnonzero(~is_drawn))
 
 

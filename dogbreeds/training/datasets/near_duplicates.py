@@ -1,0 +1,99 @@
+"""Photos that look the same: other sizes, formats or compressions of one picture, or shots of one moment.
+
+Mirrored, turned and cropped copies are not found. A photo is compared as a sketch of a few grey pixels, whatever the
+model sees of it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from dogbreeds.addresses import Place
+from dogbreeds.images import open_image
+from dogbreeds.photos import read_photos
+
+_SKETCH_SIDE = 9
+DECODED_SIDE = 4 * _SKETCH_SIDE
+"""Pixels that a photo must have at least when it is sketched: JPEG files are decoded no larger, which is quick."""
+_MAX_BITS = 8
+"""Near duplicates differ in at most this many of 128 bits, which say where a sketch gets brighter to the right or
+downwards, ..."""
+_MAX_LEVELS = 10.0
+"""... and by at most this many of 255 levels, in the mean over their sketches."""
+_BLOCK = 64
+"""Sketches that are compared with all others at a time; limits the memory if all of them are the same."""
+
+
+def find_near_duplicates(
+    sources: Sequence[Place | bytes], digests: Sequence[str], *, progress: bool = False
+) -> list[list[str]]:
+    """Decode photos and find those that look the same.
+
+    Args:
+        sources: The photos, all of which can be decoded.
+        digests: The SHA-256 of each photo's file, no two the same.
+        progress: Show a progress bar.
+
+    Returns:
+        The digests of each group of two or more.
+    """
+
+    def read(index: int) -> np.ndarray:
+        return sketch(open_image(sources[index], at_least=DECODED_SIDE))
+
+    photos = read_photos(range(len(sources)), read)
+    bar = tqdm(photos, "finding near duplicates", len(sources), unit="photo", disable=not progress)
+    found = [(digest, each) for digest, each in zip(digests, bar, strict=True) if isinstance(each, np.ndarray)]
+    if not found:
+        return []
+    groups = near_duplicates(np.stack([each for _, each in found]))
+    return [[found[member][0] for member in members] for members in groups]
+
+
+def shrunk(photo: Image.Image) -> Image.Image:
+    """The photo as a few pixels."""
+    return photo.resize((_SKETCH_SIDE, _SKETCH_SIDE), Image.Resampling.BOX)
+
+
+def sketch(photo: Image.Image) -> np.ndarray:
+    """The photo as a few grey pixels, `(_SKETCH_SIDE, _SKETCH_SIDE)` uint8."""
+    return np.asarray(shrunk(photo).convert("L"))
+
+
+def near_duplicates(sketches: np.ndarray) -> list[np.ndarray]:
+    """Find pictures that look the same.
+
+    Args:
+        sketches: `(N, side, side)` uint8: each picture scaled down to a few grey pixels.
+
+    Returns:
+        The indices of each group of two or more, ascending.
+    """
+    levels = sketches.astype(np.int16)
+    across, down = np.diff(levels, axis=2)[:, :-1] > 0, np.diff(levels, axis=1)[:, :, :-1] > 0
+    bits = np.concatenate([across.reshape(len(levels), -1), down.reshape(len(levels), -1)], axis=1)
+    signs = np.where(bits, np.float32(1), np.float32(-1))  # their product is the number of equal less different bits
+    group = np.arange(len(levels))  # for each picture, the first one of its group
+    for start in range(0, len(levels), _BLOCK):
+        products = signs[start : start + _BLOCK] @ signs[start:].T
+        first, second = start + np.argwhere(products >= bits.shape[1] - 2 * _MAX_BITS).T
+        is_new = group[first] != group[second]
+        first, second = first[is_new], second[is_new]
+        is_close = np.abs(levels[first] - levels[second]).mean(axis=(1, 2)) <= _MAX_LEVELS
+        group = _joined(group, first[is_close], second[is_close]) if is_close.any() else group
+    order = np.argsort(group, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    return [members for members in groups if len(members) > 1]
+
+
+def _joined(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The groups after the groups of each of these pairs are joined."""
+    size = len(group)
+    ends = np.concatenate([np.arange(size), first]), np.concatenate([group, second])
+    _, labels = connected_components(coo_array((np.ones(len(ends[0]), np.int8), ends), (size, size)), directed=False)
+    _, first_of_label = np.unique(labels, return_index=True)
+    return first_of_label[labels]
