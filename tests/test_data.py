@@ -124,6 +124,29 @@ def test_fewer_breeds_and_photos(photo_folder, tmp_path):
     assert counts == [[3] * 3, [1] * 3, [1] * 3]
 
 
+def test_fewer_photos_to_train_on_leave_the_others_as_they_are(photo_folder, tmp_path):
+    whole = splits_of(photo_folder, tmp_path)
+    before = set()
+    for options, count in (
+        ({"train_images_per_breed": 1}, 1),
+        ({"train_fraction": 0.35}, 2),
+        ({"train_images_per_breed": 4}, 4),
+        ({"train_fraction": 0.9}, 5),
+        ({"train_images_per_breed": 90}, 6),
+    ):
+        part = splits_of(photo_folder, tmp_path, **options)
+        assert np.bincount(part.train.labels).tolist() == [count] * 4
+        assert part.validation.ids == whole.validation.ids and part.test.ids == whole.test.ids
+        assert part.split_hash == whole.split_hash and part.to_record().num_train == 4 * count
+        assert before < set(part.train.ids) <= set(whole.train.ids)
+        before = set(part.train.ids)
+    other = splits_of(photo_folder, tmp_path, train_images_per_breed=2, seed=1)
+    assert other.train.ids != splits_of(photo_folder, tmp_path, train_images_per_breed=2).train.ids
+    assert other.validation.ids == whole.validation.ids
+    with pytest.raises(UserError, match="--train-fraction and --train-images-per-breed exclude each other"):
+        splits_of(photo_folder, tmp_path, train_images_per_breed=2, train_fraction=0.5)
+
+
 @pytest.mark.parametrize("images_per_breed", [3, 5, 8, 100])
 def test_fewer_photos_of_given_splits(tmp_path, images_per_breed):
     for number, split in enumerate(("train", "validation", "test")):

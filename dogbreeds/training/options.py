@@ -98,6 +98,11 @@ class DataOptions:
     near_duplicates: Literal["together", "ignore"] = "together"
     """Keep photos that look the same on one side of the split, or split as if each were a photo of its own, as runs of
     older versions did. Where the data brings its splits, photos that look like one held out are not trained on."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Train on this share of the training photos of each breed, drawn with --seed. A larger share holds a smaller one;
+    validation and test photos stay as they are."""
+    train_images_per_breed: Count | None = None
+    """Train on at most this many photos of each breed, likewise."""
     other_photos: Path | None = None
     """A folder of photos without a dog, cats above all. The "is there a dog?" of the run's answers is fitted on them
     and on the validation photos; nothing else learns from them."""
@@ -296,6 +301,8 @@ class TrainConfig:
         """
         if self.data.validation_fraction + self.data.test_fraction >= 1:
             raise UserError(f"--test-fraction {self.data.test_fraction}: must be small enough to leave photos to train")
+        if self.data.train_fraction < 1 and self.data.train_images_per_breed is not None:
+            raise UserError("--train-fraction and --train-images-per-breed exclude each other: leave one of them out")
         if self.augment.augmentation and self.augment.augment == "off":
             raise UserError(
                 f"--augment off leaves nothing of --augmentation {self.augment.augmentation}: leave one of them out"

@@ -80,7 +80,7 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     same. So the splits are disjoint by content, which is asserted.
 
     Args:
-        config: The run's options; of these, the ones about data, preprocessing and random views are used.
+        config: The run's options; of these, the ones about data, preprocessing, random views and the seed are used.
         progress: Show a progress bar while the photos are checked.
 
     Raises:
@@ -99,7 +99,13 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     _check_each_breed_is_trained(parts, options)
     train, validation, test = parts["train"], parts["validation"], parts.get("test")
     stored, cache = checked.stored_preprocessing, checked.cache
-    return Splits(train, validation, test, (*checked.left_out, *alike), fingerprint, split_hash, stored, cache)
+    splits = Splits(train, validation, test, (*checked.left_out, *alike), fingerprint, split_hash, stored, cache)
+    if options.train_images_per_breed is not None:
+        counts = np.full(len(train.names), options.train_images_per_breed)
+        return replace(splits, train=_draw(train, np.random.default_rng(config.run.seed), counts=counts)[0])
+    if options.train_fraction < 1:
+        return with_part_of_training(splits, options.train_fraction, config.run.seed)
+    return splits
 
 
 def with_part_of_training(splits: Splits, fraction: float, seed: int) -> Splits:
