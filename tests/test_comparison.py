@@ -522,6 +522,9 @@ def with_splits(run, folder, recorded=True):
     return folder
 
 
+UNKNOWN = "{} does not say which photos it was trained on, so some of these may be among them"
+
+
 def test_photos_of_the_training_are_counted(tiny_run, second_run, photo_folder, tmp_path, monkeypatch, capsys):
     run, older = with_splits(tiny_run, tmp_path / "tiny"), with_splits(tiny_run, tmp_path / "older", recorded=False)
     data = tmp_path / "photos"
@@ -532,7 +535,7 @@ def test_photos_of_the_training_are_counted(tiny_run, second_run, photo_folder, 
             file.unlink()
     make_photo(0, 77).save(data / "n02085620-Chihuahua" / "new.png")
 
-    def evaluated(run):
+    def evaluated(run, data=data):
         arguments = ["evaluate", "--data", str(data), "--run-dir", str(run), "--json"]
         monkeypatch.setattr(sys, "argv", ["dogbreeds", *arguments])
         with pytest.raises(SystemExit):
@@ -544,7 +547,10 @@ def test_photos_of_the_training_are_counted(tiny_run, second_run, photo_folder, 
     words = "tiny was trained on 24 of these 25 photos"
     counted, notes = evaluated(run)
     assert counted == 24 and f"note: {words}" in notes
-    assert evaluated(older) == (None, ""), "an older run does not know"
+    assert evaluated(older) == (None, "note: " + UNKNOWN.format("older"))
+    linked = tmp_path / "linked"
+    linked.symlink_to(data, target_is_directory=True)
+    assert evaluated(run, linked) == (counted, notes), "the content counts, not the path"
     other = with_splits(second_run, tmp_path / "second")
     assert any(words in remark for remark in compare([run, other], data=str(data), progress=False).remarks)
     for file in data.rglob("*.png"):

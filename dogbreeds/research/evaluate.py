@@ -273,10 +273,10 @@ def num_trained_on(run: RunFolder, digests: Sequence[str]) -> int | None:
 def training_remarks(run: RunFolder, digests: Sequence[str]) -> list[str]:
     """What flatters a run: that it was trained on some of the photos that it is evaluated on, or calibrated on them.
 
-    Runs of older versions recorded the photos that they held out, but not those that they were trained on: so nothing
-    is known where none of these photos was held out.
+    All goes by the photos' content, wherever they are. Runs of older versions recorded the photos that they held out,
+    but not those that they were trained on: so nothing is known where none of these photos was held out.
     """
-    trained_on = num_trained_on(run, digests)
+    trained_on, unknown = num_trained_on(run, digests), False
     if trained_on is not None:
         found = f"was trained on {trained_on:,} of these {len(digests):,} photos"
     else:
@@ -286,8 +286,10 @@ def training_remarks(run: RunFolder, digests: Sequence[str]) -> list[str]:
         found = (
             f"held out only {num_held_out:,} of these {len(digests):,} photos; it was probably trained on the others"
         )
-        trained_on = num_held_out and len(digests) - num_held_out
+        trained_on, unknown = num_held_out and len(digests) - num_held_out, not num_held_out
     remarks = []
+    if unknown:
+        remarks = [f"{run.name} does not say which photos it was trained on, so some of these may be among them"]
     if trained_on:
         remarks = [f"{run.name} {found}, which flatters it: --split validation or test evaluates it on those held out"]
     if fitted := num_fitted_on(run, digests):
