@@ -259,6 +259,9 @@ def compare(
         progress=sys.stderr.isatty(),
     )
     write_report(comparison, output)
+    print(f"what differs ({' | '.join(entry.recipe for entry in comparison.main.entries)}):")
+    for each in comparison.what_differs:
+        print(f"  {each}")
     print(output / "comparison.html")
 
 

@@ -128,7 +128,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 1
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    bins = confidence_bins(confidence, num_bins)
     n = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):
         return {
@@ -136,6 +136,11 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 1
             "confidence": np.bincount(bins, weights=confidence, minlength=num_bins) / n,
             "accuracy": np.bincount(bins, weights=right, minlength=num_bins) / n,
         }
+
+
+def confidence_bins(confidence: np.ndarray, num_bins: int = 15) -> np.ndarray:
+    """The bin of each answer, `(N,)` from 0 on: bins of equal width by the probability of the most probable class."""
+    return np.minimum((confidence * num_bins).astype(int), num_bins - 1)
 
 
 def wilson_interval(num_right: int, num: int) -> tuple[float, float]:

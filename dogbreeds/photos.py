@@ -14,6 +14,9 @@ from dogbreeds.machine import on_all_cores
 NUM_AHEAD = 64
 """Photos that are opened ahead of the one in use."""
 
+SIDE_FILES = ("thumbs.db", "desktop.ini")
+"""Files that Windows puts into folders of photos, in lower case; those of macOS are hidden."""
+
 Source = TypeVar("Source")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -60,12 +63,12 @@ def read_ahead(sources: Sequence[Place]) -> list[Path | Address | bytes | BadIma
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """Every file in a folder and its sub-folders, sorted, but for hidden ones.
+    """Every file in a folder and its sub-folders, sorted, but for hidden ones and `SIDE_FILES`.
 
     Raises:
         UserError: There is no such folder, or it holds no files.
     """
-    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path.name.lower() not in SIDE_FILES)
     if not files:
         fault = "holds no photos" if folder.is_dir() else "is no folder"
         raise UserError(f"{str(folder)!r} {fault}: name the folder with the photos")

@@ -82,10 +82,9 @@ def _command_line(preset: Mapping[str, Any]) -> Any:
 
 def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
     configs = one_for_each_seed(config, seeds)
+    _check_inputs(config)
     from dogbreeds.files import partial_path
     from dogbreeds.run_folder import RECORD, check_output
-    from dogbreeds.training.resume import locked
-    from dogbreeds.training.train import train  # takes seconds, which --help and a mistyped option need not wait
 
     if seeds and config.run.resume:  # a series is continued where it was interrupted
         done = [each for each in configs if (each.run.output_dir / RECORD).is_file()]
@@ -94,11 +93,28 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
         configs = [
             each.replace(resume=partial_path(each.run.output_dir).is_dir()) for each in configs if each not in done
         ]
+    for each in configs:
+        check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
+    from dogbreeds.training.resume import locked  # these take seconds, which a mistake need not wait
+    from dogbreeds.training.train import train
+
     for each in configs:  # nothing is trained if one of them can't be
         with locked(each.run.output_dir):
             check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
     for each in configs:
         train(each)
+
+
+def _check_inputs(config: "TrainConfig") -> None:
+    """Refuse what can be refused before PyTorch is imported."""
+    from dogbreeds.photos import photo_files
+    from dogbreeds.training.datasets.sources import check_is_there
+
+    config.check_options_apply()
+    check_is_there(config.data.data)
+    for folder in (config.data.other_photos, config.data.other_dogs):
+        if folder is not None:
+            photo_files(folder)
 
 
 def _tune(config: "TrainConfig", num_trials: int, fraction: float | None, seeds: tuple[str, ...]) -> None:
@@ -108,6 +124,7 @@ def _tune(config: "TrainConfig", num_trials: int, fraction: float | None, seeds:
             raise UserError(f"--tune and {flag} exclude each other: leave {flag} out; a study is continued by itself")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--tune trains in one process: instead of accelerate launch, start the command several times")
+    _check_inputs(config)
     from dogbreeds.study import BEST, REPORT, study_folder
     from dogbreeds.training.tuning import tune
 

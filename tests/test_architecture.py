@@ -113,6 +113,24 @@ def test_evaluate_of_a_folder_never_imports_torch(photo_folder, tiny_run):
     assert not loaded & {"torch", "torchvision", "transformers", "accelerate", "gradio"}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "0"],
+        ["--data", "nowhere"],
+        ["--data", "nowhere", "--tune", "3"],
+        ["--data", "dogbreeds", "--other-photos", "nowhere"],
+        ["--data", "dogbreeds", "--output-dir", "tests"],
+    ],
+)
+def test_nothing_heavy_is_imported_for_a_mistake(arguments):
+    loaded = modules_after(
+        f"import sys, runpy; sys.argv = ['train_vit.py', *{arguments!r}]\n"
+        "try: runpy.run_path('train_vit.py', run_name='__main__')\nexcept SystemExit as stop: assert stop.code == 2"
+    )
+    assert not loaded & HEAVY
+
+
 def test_nothing_heavy_is_imported_for_help():
     for script in ("train_vit.py", "train_cnn_baseline.py", "app.py"):
         loaded = modules_after(

@@ -24,6 +24,7 @@ from dogbreeds.predictions import Predictions
 from dogbreeds.research.compare import compare, order_by_similarity
 from dogbreeds.research.evaluate import photos_of
 from dogbreeds.research.report import write_report
+from dogbreeds.research.what_differs import what_differs
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_splits, save_splits
@@ -200,8 +201,43 @@ def test_runs_that_differ_in_the_seed_are_one_recipe(tiny_run, names, tmp_path):
     write_report(comparison, tmp_path / "report")
     page = (tmp_path / "report" / "comparison.html").read_text()
     assert (gaps > 0).all()
-    gap = f"{100 * gaps.mean():.1f} ± {100 * gaps.std(ddof=1):.1f} points"
-    assert f"Over 3 seeds vit is right more often than cnn by {gap}, with 3 of 3 seeds." in page
+    gap = f"{100 * gaps.mean():.1f} points (standard deviation {100 * gaps.std(ddof=1):.1f})"
+    verdict = f"Over 3 seeds vit is right more often than cnn by {gap}, with 3 of 3 seeds."
+    assert verdict in page
+    text = (tmp_path / "report" / "comparison.md").read_text()
+    assert text.index("## What differs") < text.index("| model | vit | cnn |") < text.index("Over 3 seeds")
+
+
+def test_what_two_recipes_differ_in_is_named(tiny_run, names, tmp_path, monkeypatch, capsys):
+    record = json.loads((tiny_run / "run.json").read_text())
+    options = {"keep_known_breeds": True, "freeze_backbone": True, "label_smoothing": 0.1, "num_workers": 9}
+    one = run_like(tiny_run, tmp_path / "one", invented(names, 2))
+    two = run_like(tiny_run, tmp_path / "two", invented(names, 1), **options, seed=1, split_seed=2)
+    for name in ("split_seed", "near_duplicates", "train_fraction"):  # which an older version did not have
+        del record["config"][name]
+    record["command"] += " --config runs/vit.study/best.toml"
+    record["data"]["num_train"] = 1234
+    record["config"]["seed"] = 7
+    older = shutil.copytree(one, tmp_path / "older")
+    (older / "run.json").write_text(json.dumps(record))
+    found = what_differs([[RunFolder.open(run)] for run in (one, two, older)])
+    assert {each.what: each.values for each in found} == {
+        "freeze backbone": ("no", "yes", "no"),
+        "keep known breeds": ("no", "yes", "no"),
+        "near duplicates": ("together", "together", "ignore"),
+        "label smoothing": ("0", "0.1", "0"),
+        "random views": ("yes", "no", "yes"),
+        "tuning (options from a file)": ("none", "none", "runs/vit.study/best.toml"),
+        "photos trained on": ("24", "24", "1,234"),
+        "seeds": ("0", "1", "7"),
+        "split seeds": ("0", "2", "7"),
+    }
+    arguments = ["compare", str(one), str(two), "--output", str(tmp_path / "report"), "--without-photos"]
+    monkeypatch.setattr(sys, "argv", ["dogbreeds", *arguments])
+    monkeypatch.setattr("dogbreeds.research.report.write_report", lambda comparison, folder: None)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().out.startswith("what differs (one | two):\n  freeze backbone: no | yes\n")
 
 
 def test_seeds_on_the_same_photos_are_paired_seed_by_seed(tiny_run, names, tmp_path):

@@ -7,6 +7,7 @@ from conftest import BREED_FOLDERS, make_photo, make_photo_folder, scene, tiny_c
 from scipy.io import savemat
 
 from dogbreeds.errors import UserError
+from dogbreeds.photos import photo_files
 from dogbreeds.training.datasets import checks
 from dogbreeds.training.datasets.sources import read_dataset
 from dogbreeds.training.datasets.splits import load_data
@@ -177,6 +178,15 @@ def test_unreadable_photos_are_left_out_counted_and_named(tmp_path):
         (folder / BREED_FOLDERS[1] / f"notes{number}.txt").write_bytes(b"no photo")
     with pytest.raises(UserError, match=r"3 of 163 photos .* can't be read, more than 1%"):
         splits_of(folder, tmp_path)
+
+
+def test_files_of_the_system_are_no_photos(tmp_path):
+    folder = make_photo_folder(tmp_path / "data")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (folder / BREED_FOLDERS[0] / name).write_bytes(b"no photo")
+    splits = splits_of(folder, tmp_path)  # 3 of 43 would be more than may be unreadable
+    assert not splits.left_out and len(splits.train) == 24
+    assert len(photo_files(folder)) == 40
 
 
 def test_copies_stay_on_one_side(tmp_path):

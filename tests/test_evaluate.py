@@ -96,7 +96,17 @@ def test_each_rate_has_its_interval(tiny_run, new_photos, tmp_path, monkeypatch,
         low, high = metrics.wilson_interval(round(20 * rate), 20)
         assert lines[shown] == f"{rate:.1%} ({100 * low:.1f}-{100 * high:.1f})"
         assert found["intervals"][name] == pytest.approx([low, high])
-    assert lines["macro recall"] == f"{found['figures']['macro_recall']:.1%}", "no share of photos"
+    for shown, name in (("macro recall", "macro_recall"), ("ECE", "ece"), ("macro F1", "macro_f1")):
+        value, (low, high) = found["figures"][name], found["intervals"][name]
+        assert lines[shown] == f"{value:.1%} ({100 * low:.1f}-{100 * high:.1f})" and low <= value <= high
+    low, high = found["intervals"]["log_loss"]
+    assert lines["log-loss"] == f"{found['figures']['log_loss']:.3f} ({low:.3f}-{high:.3f})"
+    assert lines["over breeds"] == "2 of 4" and found["absent_breeds"] == ["Shih-Tzu", "Golden retriever"]
+    assert any("left out of the macro figures" in line and "Shih-Tzu, Golden" in line for line in printed)
+    expected, most = found["ece_by_chance"]
+    assert 0 < expected < most and lines["by chance"].startswith(f"{expected:.1%} if every")
+    names = set(found["figures"]) - {"n"}
+    assert set(found["intervals"]) == names, "every figure has one"
     figures = json.loads(run_evaluate(monkeypatch, capsys, tiny_run, new_photos[0], "--json").out)
     assert figures["intervals"] == found["intervals"]
 

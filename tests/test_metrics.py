@@ -6,6 +6,7 @@ from sklearn import metrics as reference
 
 from dogbreeds import metrics
 from dogbreeds.calibration import CONFIDENT_ACCURACY, DOG_PASS_RATE, Calibration, Outputs, dog_score, softmax
+from dogbreeds.research.significance import calibration_error_by_chance, figure_intervals
 from dogbreeds.training.breed_metrics import BreedMetrics
 
 
@@ -141,3 +142,40 @@ def test_a_perfect_validation_does_not_ask_for_certainty():
 def test_calibration_travels():
     calibration = Calibration(1.5, 2.5, 0.7)
     assert Calibration(**vars(calibration)) == calibration
+
+
+def test_every_figure_has_an_interval_that_other_photos_confirm():
+    """Of 20 sets of photos about 95 % have the figure of very many photos in their interval."""
+
+    def drawn(rng, num):
+        labels = rng.integers(0, 5, num)
+        logits = rng.normal(0, 1, (num, 5))
+        logits[np.arange(num), labels] += 1.5
+        return softmax(logits), labels, softmax(2 * logits)
+
+    truth = metrics.summary(*drawn(np.random.default_rng(0), 100_000))
+    names = ("macro_precision", "macro_recall", "macro_f1", "cross_entropy", "log_loss", "brier", "ece_uncalibrated")
+    inside = dict.fromkeys(names, 0)
+    for seed in range(20):
+        intervals = figure_intervals(*drawn(np.random.default_rng(seed + 1), 400))
+        for name in names:
+            inside[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
+    assert all(count >= 16 for count in inside.values()), inside
+    probabilities, labels, uncalibrated = drawn(np.random.default_rng(9), 400)
+    figures = metrics.summary(probabilities, labels, uncalibrated)
+    found = figure_intervals(probabilities, labels, uncalibrated)
+    assert set(found) == set(figures) - {"n", "top1", "top3", "top5"}
+    assert all(low <= figures[name] <= high for name, (low, high) in found.items())
+
+
+def test_the_calibration_error_that_chance_makes():
+    rng = np.random.default_rng(0)
+    probabilities = softmax(rng.normal(0, 2, (300, 4)))
+    labels = (rng.random((200, 300, 1)) > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=2)
+    errors = [metrics.expected_calibration_error(probabilities, drawn) for drawn in labels]
+    mean, most = calibration_error_by_chance(probabilities)
+    assert mean == pytest.approx(np.mean(errors), abs=0.003) and most == pytest.approx(
+        np.quantile(errors, 0.95), abs=0.006
+    )
+    few, _ = calibration_error_by_chance(probabilities[:30])
+    assert few > 2 * mean, "the fewer photos, the more chance"

@@ -182,6 +182,20 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
         assert [row["epoch"] for row in history(tmp_path / "stopped")] == ["1", "2", "3"]
 
 
+def test_a_run_goes_on_to_more_epochs(photo_folder, tmp_path, capsys):
+    short = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=2))
+    capsys.readouterr()
+    longer = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=4, resume=True))
+    said = capsys.readouterr().out
+    assert "the run goes on to 4 epochs instead of 2\nnote: from here the learning rate is that of a run of 4" in said
+    assert longer.loop.progress.history[:2] == short.loop.progress.history
+    at_once = fitted(tiny_config(photo_folder, tmp_path / "at once", epochs=4))
+    rates = [[row["learning_rate"] for row in run.loop.progress.history[2:]] for run in (longer, at_once)]
+    assert rates[0] == rates[1] and rates[0][0] > 0
+    with pytest.raises(UserError, match="can't resume with another epochs: it was 4, now it is 3"):
+        fitted(tiny_config(photo_folder, tmp_path / "run", epochs=3, resume=True))
+
+
 def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, monkeypatch, tiny_runs_onnx):
     run = train(tiny_config(photo_folder, tmp_path / "run", epochs=1))
     with pytest.raises(UserError, match="--overwrite"):
@@ -305,6 +319,7 @@ def test_the_run_says_what_its_time_went_on(photo_folder, tmp_path, capsys):
 @pytest.mark.parametrize("phase", PHASES)
 def test_the_bottleneck_is_what_takes_longest(phase):
     words = bottleneck({name: 3.0 if name == phase else 1.0 for name in PHASES})
+    assert "hold out fewer" not in words and "--validation-fraction" not in words
     assert "38% of the time" in words and (phase == "forward and backward" or "arithmetic" not in words)
     assert len({bottleneck({name: 3.0 if name == p else 1.0 for name in PHASES}) for p in PHASES}) == len(PHASES)
 

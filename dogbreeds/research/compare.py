@@ -27,9 +27,17 @@ from dogbreeds.errors import UserError
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
 from dogbreeds.predictions import Predictions
-from dogbreeds.research.evaluate import classify, fixed_cost, photos_of, training_remarks
+from dogbreeds.research.evaluate import classify, fixed_cost, photos_of, rate_intervals, training_remarks
 from dogbreeds.research.photo_finder import PhotoFinder
-from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar, wilson_interval
+from dogbreeds.research.significance import (
+    bootstrap_interval,
+    calibration_error_by_chance,
+    figure_intervals,
+    holm,
+    mcnemar,
+    wilson_interval,
+)
+from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.breed_metrics import compute_figures
@@ -56,6 +64,10 @@ class Entry:
     predictions: Predictions
     figures: dict[str, float]
     """`dogbreeds.metrics.summary`, and `top1_low` and `top1_high`, the 95 % interval of top-1."""
+    intervals: dict[str, tuple[float, float]]
+    """The 95 % interval of each figure, as of `dogbreeds.research.evaluate.Evaluation`."""
+    ece_by_chance: tuple[float, float]
+    """`dogbreeds.research.significance.calibration_error_by_chance`."""
     breeds: tuple[metrics.BreedFigures, ...]
     cost: dict[str, Any]
     """`dogbreeds.research.evaluate.fixed_cost`; `training_seconds`, including those of the run that it started from;
@@ -141,6 +153,8 @@ class Group:
                     "recipe": entry.recipe,
                     "seed": entry.seed,
                     "figures": entry.figures,
+                    "intervals": entry.intervals,
+                    "ece_by_chance": entry.ece_by_chance,
                     "cost": entry.cost,
                     "breeds": [dataclasses.asdict(breed) for breed in entry.breeds],
                     "history": list(entry.history),
@@ -167,6 +181,8 @@ class Comparison:
     photos: PhotoFinder
     latency_photos: str
     """A description of the photos that were timed: those of the runs, or a generated one."""
+    what_differs: tuple[Difference, ...]
+    """What the recipes differ in, before anyone reads which is better."""
     remarks: tuple[str, ...]
     """What a reader must know about the choice of photos: what was left out, and why the figures may be too good."""
     command: str
@@ -202,6 +218,8 @@ class Comparison:
         return {
             "split": self.split,
             "data": self.data,
+            "recipes": [entry.recipe for entry in self.main.entries],
+            "what_differs": {each.what: list(each.values) for each in self.what_differs},
             "remarks": list(self.remarks),
             "versions": self.versions,
             "hardware": self.hardware,
@@ -259,6 +277,7 @@ def compare(
     recipes = _recipe_names(runs, names)
     groups = _grouped(runs, names, recipes, predictions)
     costs, latency_photos = _costs(predictors, finder, predictions[0])
+    of_recipe = [[run for run, other in zip(runs, recipes, strict=True) if other == recipes[i]] for i in groups[0]]
     entries = [_entry(*of_run) for of_run in zip(names, recipes, predictors, predictions, costs, strict=True)]
     return Comparison(
         split=split,
@@ -266,6 +285,7 @@ def compare(
         groups=tuple(_group([entries[i] for i in members]) for members in groups),
         photos=finder,
         latency_photos=latency_photos,
+        what_differs=tuple(what_differs(of_recipe)),
         remarks=tuple(dict.fromkeys(remarks)),
         command=command,
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -473,7 +493,9 @@ def _entry(name: str, recipe: str, predictor: Predictor, predictions: Prediction
     run = predictor.run
     uncalibrated = predictions.uncalibrated(run.calibration.temperature)
     low, high = wilson_interval(int(predictions.right.sum()), len(predictions))
-    figures = compute_figures(predictions.probabilities, predictions.labels, uncalibrated)
+    scored = predictions.probabilities, predictions.labels, uncalibrated
+    figures = compute_figures(*scored)
+    intervals = {**rate_intervals(figures), **figure_intervals(*scored)}
     figures |= {"top1_low": low, "top1_high": high}
     breeds = metrics.breed_figures(predictions.probabilities, predictions.labels, predictions.names)
     try:
@@ -481,7 +503,8 @@ def _entry(name: str, recipe: str, predictor: Predictor, predictions: Prediction
             history = tuple({key: float(value) for key, value in row.items()} for row in csv.DictReader(file))
     except (OSError, ValueError) as error:
         raise UserError(f"run folder {str(run.path)!r} is damaged: {HISTORY} can't be read ({error})") from None
-    return Entry(name, recipe, predictor, predictions, figures, tuple(breeds), cost, history)
+    by_chance = calibration_error_by_chance(predictions.probabilities)
+    return Entry(name, recipe, predictor, predictions, figures, intervals, by_chance, tuple(breeds), cost, history)
 
 
 def _group(entries: Sequence[Entry]) -> Group:

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,6 +23,7 @@ from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
 from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
 from dogbreeds.predictions import Predictions
+from dogbreeds.research.significance import calibration_error_by_chance, figure_intervals
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.calibrate import num_fitted_on
 from dogbreeds.serving.predictor import Predictor
@@ -44,11 +45,13 @@ SUMMARY = (
     ("top-1", "{top1}"),
     ("top-3", "{top3}"),
     ("top-5", "{top5}"),
-    ("macro precision", "{macro_precision:.1%}"),
-    ("macro recall", "{macro_recall:.1%}"),
-    ("macro F1", "{macro_f1:.1%}"),
-    ("ECE", "{ece:.1%}"),
-    ("  uncalibrated", "{ece_uncalibrated:.1%}"),
+    ("macro precision", "{macro_precision}"),
+    ("macro recall", "{macro_recall}"),
+    ("macro F1", "{macro_f1}"),
+    ("  over breeds", "{num_breeds}"),
+    ("ECE", "{ece}"),
+    ("  by chance", "{by_chance}"),
+    ("  uncalibrated", "{ece_uncalibrated}"),
     ("top-1 confident", "{top1_confident}"),
     ("confident", "{share_confident}"),
     ("unsure", "{share_unsure}"),
@@ -57,10 +60,10 @@ SUMMARY = (
     ("  group right", "{group_right}"),
     ("unknown breed", "{share_unknown_breed}"),
     ("not a dog", "{share_not_a_dog}"),
-    ("cross-entropy", "{cross_entropy:.3f}"),
-    ("log-loss", "{log_loss:.3f}"),
-    ("Brier score", "{brier:.3f}"),
-    ("  uncalibrated", "{brier_uncalibrated:.3f}"),
+    ("cross-entropy", "{cross_entropy}"),
+    ("log-loss", "{log_loss}"),
+    ("Brier score", "{brier}"),
+    ("  uncalibrated", "{brier_uncalibrated}"),
     ("seconds", "{seconds:.1f} ({photos_per_second:.0f} photos a second)"),
     ("ms a photo", "{median:.1f} median, {p95:.1f} p95"),
     ("parameters", "{num_parameters:,}, of which trained {num_trained_parameters:,}"),
@@ -68,7 +71,7 @@ SUMMARY = (
     ("GFLOPs a photo", "{gigaflops_per_photo:.2f}"),
     ("hardware", "{hardware}"),
 )
-"""The lines of the printed summary, rates with their 95 % intervals. One whose figure an evaluation does not have is
+"""The lines of the printed summary, figures with their 95 % intervals. One whose figure an evaluation does not have is
 left out."""
 
 
@@ -91,22 +94,37 @@ class Evaluation:
     """How many of the photos the run was trained on; None for runs of older versions, which did not record it."""
     remarks: tuple[str, ...]
     """Why the figures may be too good, and what the run can't answer."""
+    intervals: dict[str, tuple[float, float]]
+    """The 95 % interval of each figure: of rates `dogbreeds.metrics.wilson_interval`, of the others
+    `dogbreeds.research.significance.figure_intervals`."""
+    ece_by_chance: tuple[float, float]
+    """`dogbreeds.research.significance.calibration_error_by_chance` of the calibrated probabilities."""
 
     @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % interval (`dogbreeds.metrics.wilson_interval`) of each rate in the figures."""
-        rated = num_rated(self.figures)
-        return {name: metrics.wilson_interval(round(self.figures[name] * num), num) for name, num in rated.items()}
+    def absent_breeds(self) -> tuple[str, ...]:
+        """The breeds of the model that have no photos here, which the macro figures leave out."""
+        present = {breed.breed for breed in self.breeds}
+        return tuple(name for name in self.predictions.names if name not in present)
 
     def to_dict(self) -> dict[str, Any]:
         """Figures, their intervals and cost, as plain values for JSON."""
         counts = {"num_unreadable": len(self.unreadable), "num_trained_on": self.num_trained_on}
-        return {**self.figures, "intervals": self.intervals, **self.cost, **counts}
+        return {**self.figures, **self._certainty(), **self.cost, **counts}
+
+    def _certainty(self) -> dict[str, Any]:
+        return {
+            "intervals": self.intervals,
+            "ece_by_chance": self.ece_by_chance,
+            "absent_breeds": list(self.absent_breeds),
+        }
 
     def __str__(self) -> str:
         rated = num_rated(self.figures)
         rates = {name: metrics.share_with_interval(self.figures[name], num) for name, num in rated.items()}
-        values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures, **rates}
+        others = {name: self._with_interval(name) for name in self.intervals if name not in rated}
+        values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures, **others, **rates}
+        values["num_breeds"] = f"{len(self.breeds)} of {len(self.predictions.names)}"
+        values["by_chance"] = "{:.1%} if every probability were right, at most {:.1%}".format(*self.ece_by_chance)
         if self.unreadable:
             values["n"] = f"{values['n']} of {values['n'] + len(self.unreadable)}"
         if self.cost["flops_per_photo"]:
@@ -122,7 +140,21 @@ class Evaluation:
             others = ", ".join(f"{other.breed} {other.count}" for other in breed.mistaken_for if other.count)
             mistakes = f"; mistaken for {others}" if others else ""
             lines.append(f"  {breed.breed}: {breed.recall:.0%} of {breed.n}{mistakes}")
+        if absent := self.absent_breeds:
+            more = f" and {len(absent) - NUM_CONFUSED:,} more" if len(absent) > NUM_CONFUSED else ""
+            lines.append(
+                f"\nwithout photos here, so left out of the macro figures, and never the wrong label: "
+                f"{', '.join(absent[:NUM_CONFUSED])}{more}"
+            )
+        lines.append("\nin brackets: 95 % intervals, for other photos of this kind")
         return "\n".join(lines)
+
+    def _with_interval(self, name: str) -> str:
+        """A figure that is no share of the photos, with its interval: in per cent, or as a number."""
+        value, (low, high) = self.figures[name], self.intervals[name]
+        if name.startswith(("macro", "ece")):
+            return f"{value:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+        return f"{value:.3f} ({low:.3f}-{high:.3f})"
 
     def save(self, folder: Place) -> None:
         """Write evaluation.json, breeds.csv, both confusion matrices as CSV, and predictions.parquet.
@@ -133,7 +165,7 @@ class Evaluation:
         unreadable = [dataclasses.asdict(photo) for photo in self.unreadable]
         record = {
             "figures": self.figures,
-            "intervals": self.intervals,
+            **self._certainty(),
             "cost": self.cost,
             "num_trained_on": self.num_trained_on,
             "unreadable": unreadable,
@@ -180,8 +212,9 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
     run = predictor.run
     answers = classify(predictor, photos, progress=progress)
     predictions = answers.predictions(run)
+    scored = predictions.probabilities, predictions.labels, softmax(answers.outputs.logits)
     figures = {
-        **compute_figures(predictions.probabilities, predictions.labels, softmax(answers.outputs.logits)),
+        **compute_figures(*scored),
         **answer_rates(answers.outputs, answers.labels, run.calibration, run.labels),
     }
     return Evaluation(
@@ -198,7 +231,15 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
         answers.unreadable,
         num_trained_on(run, predictions.digests),
         (*training_remarks(run, predictions.digests), *missing_answers(run)),
+        {**rate_intervals(figures), **figure_intervals(*scored)},
+        calibration_error_by_chance(predictions.probabilities),
     )
+
+
+def rate_intervals(figures: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """The 95 % interval (`dogbreeds.metrics.wilson_interval`) of each rate in the figures."""
+    rated = num_rated(figures)
+    return {name: metrics.wilson_interval(round(figures[name] * num), num) for name, num in rated.items()}
 
 
 def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Classified:

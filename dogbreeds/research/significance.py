@@ -1,10 +1,15 @@
 """Whether a difference between two models is more than chance, with the tests of SciPy."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from dogbreeds import metrics
+
 NUM_RESAMPLES = 10_000
+NUM_DRAWS = 1_000
+"""Of figures that take longer to compute than a mean."""
 CONFIDENCE = 0.95
 
 
@@ -69,3 +74,95 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def figure_intervals(
+    probabilities: np.ndarray, labels: np.ndarray, uncalibrated: np.ndarray
+) -> dict[str, tuple[float, float]]:
+    """The 95 % interval of every figure of `dogbreeds.metrics.summary` that is no share of the photos.
+
+    The photos are drawn again 1,000 times, with a fixed seed, and the spread of a figure over the draws is laid around
+    the figure itself (the bootstrap, as in `bootstrap_interval`): a drawn set holds photos twice, which makes its
+    calibration error larger and its macro figures smaller than those of a set of new photos.
+
+    Args:
+        probabilities: `(N, C)`, calibrated.
+        labels: `(N,)`, integers in 0..C-1.
+        uncalibrated: `(N, C)`.
+    """
+    photos = _Photos.of(probabilities, labels, uncalibrated)
+    rng, num = np.random.default_rng(0), len(labels)
+    draws = [photos.figures(rng.integers(0, num, num)) for _ in range(NUM_DRAWS)]
+    intervals = {}
+    for name, value in photos.figures(np.arange(num)).items():
+        drawn = np.array([figures[name] for figures in draws])
+        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) - drawn.mean() + value
+        most = 1.0 if name.startswith(("macro", "ece")) else np.inf
+        intervals[name] = (float(max(0.0, low)), float(min(most, high)))
+    return intervals
+
+
+def calibration_error_by_chance(probabilities: np.ndarray, num_bins: int = 15) -> tuple[float, float]:
+    """The calibration error that answers with these probabilities show though all of them are what they say.
+
+    It is above 0, for of few photos in a bin never exactly the expected share is right. Labels are drawn from the
+    probabilities 1,000 times (consistency resampling, Broecker & Smith 2007, https://doi.org/10.1175/WAF993.1).
+
+    Args:
+        probabilities: `(N, C)`.
+        num_bins: As of `dogbreeds.metrics.expected_calibration_error`.
+
+    Returns:
+        The mean, and what 95 % of the draws do not exceed.
+    """
+    confidence = probabilities.max(axis=1)
+    bins, rng = metrics.confidence_bins(confidence, num_bins), np.random.default_rng(0)
+    errors = [
+        _calibration_error(bins, (rng.random(len(confidence)) < confidence) - confidence, num_bins)
+        for _ in range(NUM_DRAWS)
+    ]
+    return float(np.mean(errors)), float(np.quantile(errors, CONFIDENCE))
+
+
+def _calibration_error(bins: np.ndarray, gaps: np.ndarray, num_bins: int = 15) -> float:
+    """`dogbreeds.metrics.expected_calibration_error`, from each photo's bin and its right (1 or 0) less confidence."""
+    return float(np.abs(np.bincount(bins, weights=gaps, minlength=num_bins)).sum() / len(bins))
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """Of each photo what the figures are made of, `(N,)` each."""
+
+    labels: np.ndarray
+    predicted: np.ndarray
+    losses: dict[str, np.ndarray]
+    """By figure, what it is the mean of."""
+    calibration: dict[str, tuple[np.ndarray, np.ndarray]]
+    """By figure the bins, and right (1 or 0) less confidence."""
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray, labels: np.ndarray, uncalibrated: np.ndarray) -> "_Photos":
+        rows = np.arange(len(labels))
+        losses, calibration = {}, {}
+        for suffix, given in (("", probabilities), ("_uncalibrated", uncalibrated)):
+            of_the_label, confidence = given[rows, labels], given.max(axis=1)
+            losses["log_loss" if not suffix else "cross_entropy"] = -np.log(of_the_label.clip(1e-15))
+            losses[f"brier{suffix}"] = (given**2).sum(axis=1) - 2 * of_the_label + 1
+            right = given.argmax(axis=1) == labels
+            calibration[f"ece{suffix}"] = metrics.confidence_bins(confidence), right - confidence
+        return cls(labels, probabilities.argmax(axis=1), losses, calibration)
+
+    def figures(self, drawn: np.ndarray) -> dict[str, float]:
+        """The figures of these photos, of which some may occur several times."""
+        labels, predicted = self.labels[drawn], self.predicted[drawn]
+        num_classes = int(max(self.labels.max(), self.predicted.max())) + 1
+        num, given = (np.bincount(each, minlength=num_classes) for each in (labels, predicted))
+        right = np.bincount(labels[labels == predicted], minlength=num_classes)
+        present = num > 0
+        return {
+            "macro_precision": float((right / given.clip(1))[present].mean()),
+            "macro_recall": float((right / num.clip(1))[present].mean()),
+            "macro_f1": float((2 * right / (num + given).clip(1))[present].mean()),
+            **{name: float(each[drawn].mean()) for name, each in self.losses.items()},
+            **{name: _calibration_error(bins[drawn], gaps[drawn]) for name, (bins, gaps) in self.calibration.items()},
+        }

@@ -110,6 +110,7 @@ def bottleneck(seconds: dict[str, float]) -> str:
         "forward and backward": f"the network's arithmetic takes {share}: more or faster hardware, --mixed-precision "
         "bf16, or a smaller model",
         "optimiser": f"the optimiser takes {share}: raise --batch-size",
-        "evaluation": f"validation takes {share}: hold out fewer photos (--validation-fraction)",
+        "evaluation": f"validation takes {share}, once an epoch: faster hardware or a smaller model; fewer photos held "
+        "out would only make the figures less certain",
         "saving": f"saving takes {share}: write to a faster disk (--output-dir)",
     }[largest]

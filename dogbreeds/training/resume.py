@@ -56,7 +56,7 @@ def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
     """The folder in which a run is made, until it is complete.
 
     A new run's is made by the main process, once data and model were found to be good; a resumed run's must be of the
-    same options, photos and number of processes.
+    same options, photos and number of processes, but for more epochs.
 
     Raises:
         UserError: The folder can't be made, or the run to resume was begun with something else.
@@ -80,13 +80,37 @@ def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
             then = recorded_options(read_json(state / "config.json"))
         except UserError:
             raise UserError(f"the state in {str(state)!r} can't be read: start again with --overwrite") from None
+        num_epochs = then["epochs"]
+        then["epochs"] = max(num_epochs, config.optim.epochs)
         for name, now in json.loads(json.dumps(identity)).items():
             if now != then.get(name):
                 raise UserError(
                     f"can't resume with another {name}: it was {then.get(name)!r}, now it is {now!r}; give it as it "
                     "was, or start again with --overwrite"
                 )
+        if config.optim.epochs != num_epochs:
+            _prolong(num_epochs, config, context, state / "config.json", identity)
     return partial
+
+
+def _prolong(num_epochs: int, config: TrainConfig, context: Context, file: Path, identity: dict[str, Any]) -> None:
+    """Note that the run has more epochs from now on, and say what that does to it.
+
+    Args:
+        num_epochs: What it had.
+        config: Now.
+        context: The process.
+        file: What the run was begun with.
+        identity: What it goes on with.
+    """
+    context.say(f"the run goes on to {config.optim.epochs} epochs instead of {num_epochs}")
+    if config.optim.schedule == "cosine" or config.optim.warmup_fraction:
+        context.say(
+            f"note: from here the learning rate is that of a run of {config.optim.epochs} epochs; the epochs before "
+            f"had that of one of {num_epochs}, so the result is not what {config.optim.epochs} epochs at once give"
+        )
+    if context.is_main:
+        write_json(file, identity)
 
 
 def _identity(config: TrainConfig, context: Context, splits: Splits) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dogbreeds.breeds import all_breeds, label_name
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.hub import announce
 from dogbreeds.photo_paths import LISTS, PhotoPaths, open_paths
+from dogbreeds.photos import SIDE_FILES
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -102,8 +103,9 @@ def read_dataset(data: str) -> dict[str, Photos]:
     Raises:
         UserError: There is no such data, or it holds no labelled photos.
     """
+    check_is_there(data)
     where, folder = place(data), Path(data)
-    if isinstance(where, Address) or (where.suffix.lower() in LISTS and where.is_file()):
+    if isinstance(where, Address) or where.is_file():
         labelled = _read_paths(data)
     elif folder.is_dir():
         if (folder / "Images").is_dir():
@@ -112,8 +114,6 @@ def read_dataset(data: str) -> dict[str, Photos]:
             labelled = _read_with_datasets(data)
         else:
             labelled = _read_folders(folder)
-    elif folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", data):
-        raise UserError(f"there is no data folder {data!r}: check --data")
     else:
         announce(data)
         labelled = _read_with_datasets(data)
@@ -121,6 +121,19 @@ def read_dataset(data: str) -> dict[str, Photos]:
     if not labelled:
         raise UserError(f"{data!r} holds no labelled photos: it needs one sub-folder of photos for each breed")
     return _with_common_classes(labelled)
+
+
+def check_is_there(data: str) -> None:
+    """Refuse data that can be on no machine; what is elsewhere is not asked for.
+
+    Raises:
+        UserError: There is no such folder or list, and the name is none of a data set on the Hugging Face Hub.
+    """
+    where = place(data)
+    if isinstance(where, Address) or where.is_dir() or (where.suffix.lower() in LISTS and where.is_file()):
+        return
+    if where.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", data):
+        raise UserError(f"there is no data folder {data!r}: check --data")
 
 
 class _Labelled(NamedTuple):
@@ -162,8 +175,9 @@ def _read_folders(folder: Path) -> dict[str, _Labelled]:
 
 
 def _read_breed_folders(folder: Path, root: Path) -> _Labelled:
-    # Every file counts as a photo: one that is not is then left out by name, instead of ignored.
-    paths = [path for breed in _folders_in(folder) for path in sorted(breed.rglob("[!.]*")) if path.is_file()]
+    # Every other file counts as a photo: one that is not is then left out by name, instead of ignored.
+    files = (path for breed in _folders_in(folder) for path in sorted(breed.rglob("[!.]*")) if path.is_file())
+    paths = [path for path in files if path.name.lower() not in SIDE_FILES]
     breeds = [path.relative_to(folder).parts[0] for path in paths]
     return _Labelled([path.relative_to(root).as_posix() for path in paths], paths, breeds)
 
@@ -194,7 +208,7 @@ def _read_listed_folders(photos: PhotoPaths) -> dict[str, _Labelled]:
     has_splits = all(folders[0].lower() in SPLIT_NAMES for folders in parts if len(folders) > 1)
     found: dict[str, list[tuple[str, str]]] = {}
     for split, *inside in parts if has_splits else (["train", *folders] for folders in parts):
-        if len(inside) > 1:
+        if len(inside) > 1 and inside[-1].lower() not in SIDE_FILES:
             path = "/".join([split, *inside] if has_splits else inside)
             found.setdefault(SPLIT_NAMES[split.lower()], []).append((path, inside[0]))
     return {

@@ -1,0 +1,93 @@
+"""What the recipes of a comparison differ in: without it, nobody knows what a difference in accuracy is due to."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dogbreeds.errors import UserError
+from dogbreeds.run_folder import RunFolder
+from dogbreeds.training.options import FREE_OPTIONS, OPTIONS, TrainConfig, recorded_options
+
+_TOLD_OTHERWISE = {*FREE_OPTIONS, "data", "seed", "split_seed", "augment", "mixed_precision"}
+"""Options that have no line of their own: they do not change the result, or a line says what came of them."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which not all recipes are the same."""
+
+    what: str
+    values: tuple[str, ...]
+    """Of each recipe, in the order of the comparison."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {' | '.join(self.values)}"
+
+
+def what_differs(recipes: Sequence[Sequence[RunFolder]]) -> list[Difference]:
+    """What the recipes differ in, in the order of the options.
+
+    Args:
+        recipes: For each recipe its runs, which differ in their seeds alone.
+    """
+    facts = [_facts(runs) for runs in recipes]
+    names = dict.fromkeys(name for each in facts for name in each)
+    rows = (Difference(name, tuple(each.get(name, "-") for each in facts)) for name in names)
+    return [row for row in rows if len(set(row.values)) > 1]
+
+
+def _facts(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Everything about a recipe that may explain its figures, in words."""
+    record = runs[0].record
+    options = recorded_options(record.config)
+    words = shlex.split(record.command)
+    facts = {"started from": record.base_run.command if record.base_run else "the model alone"}
+    facts |= {
+        name.replace("_", " "): _in_words(options[name])
+        for name in OPTIONS
+        if name not in _TOLD_OTHERWISE and name in options
+    }
+    return {
+        **facts,
+        "random views": _random_views(record.config),
+        "weights trained": f"{record.num_trained_parameters:,} of {record.num_parameters:,}",
+        "tuning (options from a file)": _after(words, "--config"),
+        "photos trained on": _each(runs, lambda run: f"{run.record.data.num_train:,}"),
+        "split (SHA-256)": _each(runs, lambda run: run.record.data.split_hash[:16]),
+        "seeds": _each(runs, lambda run: run.record.config["seed"]),
+        "split seeds": _each(runs, lambda run: recorded_options(run.record.config)["split_seed"]),
+        "arithmetic in training": record.mixed_precision,
+        "arithmetic in serving": record.precision or "float32",
+        "calibration": "python -m dogbreeds calibrate" if record.calibration_command else "of the training",
+    }
+
+
+def _each(runs: Sequence[RunFolder], fact: Any) -> str:
+    """What a fact of the runs is, each value once."""
+    return ", ".join(dict.fromkeys(str(fact(run)) for run in runs))
+
+
+def _random_views(config: dict[str, Any]) -> str:
+    try:
+        return _in_words(TrainConfig.from_dict(config).random_views)
+    except UserError:  # an option that this version does not know
+        return "unknown"
+
+
+def _after(words: Sequence[str], flag: str) -> str:
+    """The value of a flag in a command line."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == flag or word.startswith(f"{flag}="):
+            return following if word == flag else word.partition("=")[2]
+    return "none"
+
+
+def _in_words(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "all"
+    return f"{value:g}" if isinstance(value, float) else str(value)
