@@ -181,8 +181,6 @@ class Comparison:
     photos: PhotoFinder
     latency_photos: str
     """A description of the photos that were timed: those of the runs, or a generated one."""
-    what_differs: tuple[Difference, ...]
-    """What the recipes differ in, before anyone reads which is better."""
     remarks: tuple[str, ...]
     """What a reader must know about the choice of photos: what was left out, and why the figures may be too good."""
     command: str
@@ -196,6 +194,13 @@ class Comparison:
     def main(self) -> Group:
         """The photos that the report shows in detail."""
         return self.groups[0]
+
+    @property
+    def what_differs(self) -> list[Difference]:
+        """What the recipes differ in, before anyone reads which is better."""
+        entries = [entry for group in self.groups for entry in group.entries]
+        recipes = [entry.recipe for entry in self.main.entries]
+        return what_differs([[entry.run for entry in entries if entry.recipe == recipe] for recipe in recipes])
 
     def over_seeds(self, recipe: str) -> dict[str, tuple[float, float]]:
         """The mean and standard deviation (n - 1) of a recipe's figures over its seeds."""
@@ -277,7 +282,6 @@ def compare(
     recipes = _recipe_names(runs, names)
     groups = _grouped(runs, names, recipes, predictions)
     costs, latency_photos = _costs(predictors, finder, predictions[0])
-    of_recipe = [[run for run, other in zip(runs, recipes, strict=True) if other == recipes[i]] for i in groups[0]]
     entries = [_entry(*of_run) for of_run in zip(names, recipes, predictors, predictions, costs, strict=True)]
     return Comparison(
         split=split,
@@ -285,7 +289,6 @@ def compare(
         groups=tuple(_group([entries[i] for i in members]) for members in groups),
         photos=finder,
         latency_photos=latency_photos,
-        what_differs=tuple(what_differs(of_recipe)),
         remarks=tuple(dict.fromkeys(remarks)),
         command=command,
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},

@@ -121,8 +121,8 @@ class Evaluation:
     def __str__(self) -> str:
         rated = num_rated(self.figures)
         rates = {name: metrics.share_with_interval(self.figures[name], num) for name, num in rated.items()}
-        others = {name: self._with_interval(name) for name in self.intervals if name not in rated}
-        values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures, **others, **rates}
+        spreads = {name: self._with_interval(name) for name in self.intervals if name not in rated}
+        values = {**self.cost["milliseconds_per_photo"], **self.cost, **self.figures, **spreads, **rates}
         values["num_breeds"] = f"{len(self.breeds)} of {len(self.predictions.names)}"
         values["by_chance"] = "{:.1%} if every probability were right, at most {:.1%}".format(*self.ece_by_chance)
         if self.unreadable:
