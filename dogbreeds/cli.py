@@ -89,6 +89,7 @@ def index(
     photos: Positional[str],
     output: str,
     top_k: int = 3,
+    embeddings: bool = False,
     shard: str | None = None,
     engine: Literal["cores", "ray"] = "cores",
     ray_address: str | None = None,
@@ -104,6 +105,7 @@ def index(
             output may be fsspec addresses, such as s3://bucket/photos. Hidden files and links to folders are left out.
         output: The table to make, .csv or .parquet.
         top_k: How many breeds to name; no more than the run knows are named.
+        embeddings: Add a column with what the network found in each photo (float16), for `similar`; in Parquet only.
         shard: Do a part only, such as 3/64, and name its table after it; which photo is in which part depends on its
             path alone.
         engine: What classifies the photos: the cores of this machine, or Ray Data.
@@ -127,7 +129,14 @@ def index(
 
         rows_of = partial(rows_on_ray, address=ray_address)
     counts = index_library(
-        run_dir, photos, output, top_k=top_k, shard=part, engine=rows_of, progress=sys.stderr.isatty()
+        run_dir,
+        photos,
+        output,
+        top_k=top_k,
+        embeddings=embeddings,
+        shard=part,
+        engine=rows_of,
+        progress=sys.stderr.isatty(),
     )
     return _sum_up(counts, os.fspath(shard_table(place(output), part)) if part else output)
 

@@ -43,8 +43,8 @@ def rows(path: Path) -> list[dict]:
 
 
 def test_ray_gives_the_same_table_and_continues(tiny_run, photos, tmp_path):
-    assert index(tiny_run, photos, tmp_path / "cores.parquet").returncode == 1
-    done = index(tiny_run, photos, tmp_path / "ray.parquet", "--engine", "ray")
+    assert index(tiny_run, photos, tmp_path / "cores.parquet", "--embeddings").returncode == 1
+    done = index(tiny_run, photos, tmp_path / "ray.parquet", "--embeddings", "--engine", "ray")
     assert done.returncode == 1 and not done.stderr and done.stdout.startswith("42 files: "), done.stderr
     assert rows(tmp_path / "ray.parquet") == rows(tmp_path / "cores.parquet")
     assert len(rows(tmp_path / "ray.parquet")) == 42

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds.addresses import Place, place, reason
@@ -37,17 +38,19 @@ BATCHES_PER_CORE = 2
 FORMAT = 3
 """Increased when rows of an older version can no longer be continued. 1 and 2 were files of JSON lines."""
 
-Engine = Callable[[RunFolder, Iterable[tuple[str, Place]], int], Iterator[list[Row]]]
-"""Classifies photos, each given by the text for the column "path" and where it is, into rows that name so many breeds.
-It may return the rows in another order."""
+Engine = Callable[[RunFolder, Iterable[tuple[str, Place]], int, bool], Iterator[list[Row]]]
+"""Classifies photos, each given by the text for the column "path" and where it is, into rows that name so many breeds
+and hold embeddings if asked. It may return the rows in another order."""
 
 
-def rows_on_all_cores(run: RunFolder, photos: Iterable[tuple[str, Place]], top_k: int) -> Iterator[list[Row]]:
+def rows_on_all_cores(
+    run: RunFolder, photos: Iterable[tuple[str, Place]], top_k: int, embeddings: bool
+) -> Iterator[list[Row]]:
     """The engine that uses the cores of this machine; rows keep the order of the photos."""
     predictor = Predictor(run, num_threads=1)  # each core classifies a batch of its own
 
     def rows_of(batch: list[tuple[str, Place]]) -> list[Row]:
-        return classify(predictor, dict(batch), top_k=top_k)
+        return classify(predictor, dict(batch), top_k=top_k, embeddings=embeddings)
 
     return on_all_cores(rows_of, batches(photos, BATCH_SIZE), BATCHES_PER_CORE * num_cores())
 
@@ -58,6 +61,7 @@ def index_library(
     output: str | os.PathLike[str],
     *,
     top_k: int = 3,
+    embeddings: bool = False,
     shard: Shard | None = None,
     engine: Engine = rows_on_all_cores,
     progress: bool = True,
@@ -80,6 +84,7 @@ def index_library(
             the output may be fsspec addresses.
         output: The table to make, ``.csv`` or ``.parquet``.
         top_k: How many breeds to name, at least 1; no more than the run knows are named.
+        embeddings: Add the column `dogbreeds.serving.rows.FEATURES`; the table must be Parquet.
         shard: Make the table of this part of the photos only; see `dogbreeds.serving.shards`.
         engine: What classifies the photos.
         progress: Show a progress bar.
@@ -90,10 +95,10 @@ def index_library(
     Raises:
         UserError: There are no photos; the output is of something else or was changed, can't be written, or has another
             ending; its partial file was made from something else, or another run is writing it; the run folder is
-            damaged; an address can't be reached.
+            damaged, or its model gives no embeddings; an address can't be reached.
     """
     output = place(output)
-    _check(output)
+    _check(output, embeddings)
     table = shard_table(output, shard) if shard else output
     with open_paths(photos) as paths:
         if shard is None and not _has_rows(table):
@@ -105,19 +110,21 @@ def index_library(
             raise UserError(f"{paths.named!r} {what}: name the folder with the photos")
         run = RunFolder.open(run_dir)
         top_k = min(top_k, len(run.labels))
-        made_from = _made_from(run, paths, top_k, shard)
+        made_from = _made_from(run, paths, top_k, _num_features(run) if embeddings else None, shard)
         if shard and (counts := finished_counts(table, made_from)) is not None:
             print(f"shard {shard} is done: {os.fspath(table)!r}", file=sys.stderr)
             return counts
         return _make_table(table, run, paths, shard, made_from, engine, progress)
 
 
-def _check(output: Place) -> None:
+def _check(output: Place, embeddings: bool) -> None:
     """Refuse what can't succeed, before any work is done."""
     if output.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(
             f"{os.fspath(output)!r} ends in {output.suffix!r}: give an --output that ends in .csv or .parquet"
         )
+    if embeddings and output.suffix.lower() == ".csv":
+        raise UserError(f"--embeddings can't be kept in {os.fspath(output)!r}: give an --output that ends in .parquet")
     if output.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:  # serving works without it
         raise UserError(
             f"{os.fspath(output)!r} needs the package pyarrow: pip install pyarrow, or give a .csv as --output"
@@ -151,10 +158,24 @@ def _chosen(paths: PhotoPaths, table: Place, shard: Shard | None) -> Iterator[st
     )
 
 
-def _made_from(run: RunFolder, paths: PhotoPaths, top_k: int, shard: Shard | None) -> dict[str, Any]:
+def _num_features(run: RunFolder) -> int:
+    """How many numbers an embedding of the run has."""
+    features = Predictor(run).outputs([Image.new("RGB", (run.preprocessing.size, run.preprocessing.size))]).features
+    if features is None:
+        raise UserError(
+            f"the model of {run.name!r} gives no features for --embeddings: train it again, or name another run with "
+            "--run-dir"
+        )
+    return features.shape[1]
+
+
+def _made_from(
+    run: RunFolder, paths: PhotoPaths, top_k: int, num_features: int | None, shard: Shard | None
+) -> dict[str, Any]:
     """What determines the rows; where any of it differs, rows must not be mixed."""
     hashes = {name: run.record.sha256[name] for name in serving_files(run.record)}
-    made_from = {"format": FORMAT, **paths.identity, "top_k": top_k, **hashes, **vars(run.calibration)}
+    asked = {"top_k": top_k, "embeddings": num_features}
+    made_from = {"format": FORMAT, **paths.identity, **asked, **hashes, **vars(run.calibration)}
     return {**made_from, "shard": str(shard)} if shard else made_from
 
 
@@ -168,14 +189,15 @@ def _make_table(
     progress: bool,
 ) -> Counter[str]:
     """Classify what has no row yet, and write the table when all have one."""
-    partial, names = partial_path(table), columns(made_from["top_k"])
+    has_embeddings = made_from["embeddings"] is not None
+    partial, names = partial_path(table), columns(made_from["top_k"], has_embeddings)
     try:
         if isinstance(table, Path) and kept_rows(table).exists() and not partial.exists():
             kept_rows(table).rename(partial)
         with open_journal(partial, names, made_from) as journal:
 
             def rows_of(photos: Iterable[tuple[str, Place]]) -> Iterator[list[Row]]:
-                return engine(run, photos, made_from["top_k"])
+                return engine(run, photos, made_from["top_k"], has_embeddings)
 
             if isinstance(table, Path) and table.exists() and not journal.has_written(sha256(table)):
                 raise UserError(

@@ -26,7 +26,7 @@ from dogbreeds.machine import num_cores
 from dogbreeds.photos import batches
 from dogbreeds.run_folder import RECORD, RunFolder, serving_files
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import Row, classify, columns
+from dogbreeds.serving.rows import FEATURES, Row, classify, columns
 
 BATCH_SIZE = 8
 """Photos that an actor decodes and classifies at a time, as without Ray."""
@@ -38,7 +38,7 @@ paths of one round in memory."""
 
 
 def rows_on_ray(
-    run: RunFolder, photos: Iterable[tuple[str, Place]], top_k: int, *, address: str | None = None
+    run: RunFolder, photos: Iterable[tuple[str, Place]], top_k: int, embeddings: bool, *, address: str | None = None
 ) -> Iterator[list[Row]]:
     """Classify photos with Ray Data; the rows come in the order in which they are done.
 
@@ -48,6 +48,7 @@ def rows_on_ray(
         run: The run that answers.
         photos: Each with the text for the column "path", and where it is.
         top_k: How many breeds to name.
+        embeddings: Add embeddings.
         address: Of a cluster, for `ray.init`; None starts Ray on this machine, and stops it at the end.
 
     Raises:
@@ -65,7 +66,11 @@ def rows_on_ray(
             ]
             classified = ray.data.from_arrow(tasks).map_batches(
                 Classifier,
-                fn_constructor_args=([model], top_k),  # in a list: the copy of an actor that was killed fetches it anew
+                fn_constructor_args=(
+                    [model],
+                    top_k,
+                    embeddings,
+                ),  # in a list: the copy of an actor that was killed fetches it anew
                 batch_size=None,  # a task's
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=min(num_actors, len(tasks))),
@@ -86,12 +91,13 @@ def _row(cells: Row) -> Row:
 class Classifier:
     """What runs in an actor: one ONNX session on one core."""
 
-    def __init__(self, model: "list[ray.ObjectRef]", top_k: int) -> None:
+    def __init__(self, model: "list[ray.ObjectRef]", top_k: int, embeddings: bool) -> None:
         """Load the model.
 
         Args:
             model: Where Ray keeps the content of a run folder's files.
             top_k: How many breeds to name.
+            embeddings: Add embeddings.
         """
         with TemporaryDirectory() as folder:
             for name, content in ray.get(model[0]).items():
@@ -99,9 +105,11 @@ class Classifier:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.predictor = Predictor(folder, num_threads=1)
-        self.top_k = top_k
-        types = {name: pyarrow.float64() if "probability" in name else pyarrow.string() for name in columns(top_k)}
-        self.schema = pyarrow.schema({**types, "path": pyarrow.binary(), "stop": pyarrow.string()})
+        self.top_k, self.embeddings = top_k, embeddings
+        names = columns(top_k, embeddings)
+        types = {name: pyarrow.float64() if "probability" in name else pyarrow.string() for name in names}
+        types |= {name: pyarrow.binary() for name in ("path", FEATURES) if name in types}
+        self.schema = pyarrow.schema({**types, "stop": pyarrow.string()})
 
     def __call__(self, task: pyarrow.Table) -> pyarrow.Table:
         """The rows of the photos of a task, or one row that says why all must stop: Ray would not hand on an error."""
@@ -109,7 +117,7 @@ class Classifier:
         cells: list[Row] = []
         try:
             for batch in batches(photos, BATCH_SIZE):
-                rows = classify(self.predictor, dict(batch), top_k=self.top_k)
+                rows = classify(self.predictor, dict(batch), top_k=self.top_k, embeddings=self.embeddings)
                 cells += [{**row, "path": os.fsencode(row["path"])} for row in rows]
         except UserError as error:
             cells.append({"stop": str(error)})

@@ -10,8 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+from PIL import Image
+
 from dogbreeds.addresses import Place
-from dogbreeds.answers import Answer
+from dogbreeds.answers import Answer, answers
+from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photos import batches, read_ahead, read_photo
 from dogbreeds.serving.predictor import Predictor
@@ -28,6 +32,9 @@ ROW_GROUP = 10_000
 ORIGIN = "dogbreeds"
 """The key of a Parquet file's metadata that says what made the table, as JSON."""
 
+FEATURES = "features"
+"""The column of embeddings: what the network's classifier gets, float16. In a row they are bytes, little-endian."""
+
 _FORMULA = re.compile(r"[\t\r\n]|[\s\0\u200b\ufeff]*[=+\-@]")
 """What a spreadsheet would run as a formula (https://owasp.org/www-community/attacks/CSV_Injection): it may skip space,
 and what can't be seen, before the sign."""
@@ -36,10 +43,10 @@ Row = dict[str, Any]
 """By column; columns without a value are left out."""
 
 
-def columns(top_k: int) -> list[str]:
-    """The columns of a table whose rows name this many breeds."""
+def columns(top_k: int, embeddings: bool = False) -> list[str]:
+    """The columns of a table whose rows name this many breeds, and perhaps hold embeddings."""
     candidates = [f"{name}{suffix}" for suffix in _rank_suffixes(top_k) for name in ("breed", "probability")]
-    return ["path", "verdict", *candidates, "group", "error"]
+    return ["path", "verdict", *candidates, "group", "error", *([FEATURES] if embeddings else [])]
 
 
 def _rank_suffixes(top_k: int) -> list[str]:
@@ -62,25 +69,45 @@ def answer_columns(answer: Answer | BadImage) -> Row:
     return cells
 
 
-def classify(predictor: Predictor, photos: Mapping[str, Place], *, top_k: int) -> list[Row]:
+def classify(predictor: Predictor, photos: Mapping[str, Place], *, top_k: int, embeddings: bool = False) -> list[Row]:
     """Classify photos in one forward pass; those that are not on this machine are fetched at the same time.
 
     Args:
         predictor: The model that answers.
         photos: By the text for the column "path", where each photo is.
         top_k: How many breeds to name, at least 1 and no more than the run knows.
+        embeddings: Add `FEATURES`, which the model must give.
 
     Returns:
         A row for each photo, in order. A photo that can't be read has an "error" in place of an answer.
 
     Raises:
-        UserError: An address can't be reached.
+        UserError: An address can't be reached, or an embedding does not fit into float16.
     """
     open_photo = partial(open_image, at_least=predictor.run.preprocessing.decoded_side)
     fetched = read_ahead(list(photos.values()))
     opened = [source if isinstance(source, BadImage) else read_photo(source, open_photo) for source in fetched]
-    answered = predictor.answer_images(opened, top_k=top_k)
-    return [{"path": path, **answer_columns(answer)} for path, answer in zip(photos, answered, strict=True)]
+    images = [image for image in opened if not isinstance(image, BadImage)]
+    answered = iter(_answered(predictor, images, top_k, embeddings) if images else ())
+    return [
+        {"path": path, **(answer_columns(image) if isinstance(image, BadImage) else next(answered))}
+        for path, image in zip(photos, opened, strict=True)
+    ]
+
+
+def _answered(predictor: Predictor, images: Sequence[Image.Image], top_k: int, embeddings: bool) -> list[Row]:
+    """The columns of photos that could be opened."""
+    outputs = predictor.outputs(images)
+    found = [
+        answer_columns(each) for each in answers(outputs, predictor.run.calibration, predictor.run.labels, top_k=top_k)
+    ]
+    if embeddings:
+        assert outputs.features is not None
+        if np.abs(outputs.features).max() > np.finfo(np.float16).max:
+            raise UserError(f"the features of {predictor.run.name!r} are too large for float16: leave --embeddings out")
+        for row, features in zip(found, outputs.features, strict=True):
+            row[FEATURES] = features.astype("<f2").tobytes()
+    return found
 
 
 def write_table(
@@ -131,11 +158,14 @@ def schema(columns: Sequence[str], origin: Mapping[str, Any]) -> "pyarrow.Schema
 
     Args:
         columns: Those of the table.
-        origin: What made it, for the metadata of the file.
+        origin: What made it, for the metadata of the file. With `FEATURES`, its "embeddings" is how many numbers each
+            photo has.
     """
     import pyarrow
 
     types = {name: pyarrow.float32() if name.startswith("probability") else pyarrow.string() for name in columns}
+    if FEATURES in types:
+        types[FEATURES] = pyarrow.list_(pyarrow.float16(), origin["embeddings"])
     return pyarrow.schema(types, {ORIGIN: json.dumps(origin)})
 
 
@@ -145,4 +175,18 @@ def _write_parquet(path: Path, rows: Iterable[Row], schema: "pyarrow.Schema") ->
 
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for group in batches(rows, ROW_GROUP):
-            writer.write_table(pyarrow.Table.from_pylist(group, schema))
+            writer.write_table(_arrow_table(group, schema))
+
+
+def _arrow_table(rows: Sequence[Row], schema: "pyarrow.Schema") -> "pyarrow.Table":
+    import pyarrow
+
+    index = schema.get_field_index(FEATURES)
+    if index < 0:
+        return pyarrow.Table.from_pylist(rows, schema)
+    kind = schema.field(index).type
+    nothing = bytes(2 * kind.list_size)
+    numbers = np.frombuffer(b"".join(row.get(FEATURES, nothing) for row in rows), "<f2")
+    missing = pyarrow.array([FEATURES not in row for row in rows], pyarrow.bool_())
+    vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(numbers), type=kind, mask=missing)
+    return pyarrow.Table.from_pylist(rows, schema.remove(index)).add_column(index, schema.field(index), vectors)

@@ -79,6 +79,10 @@ def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Cou
     shards = _find_shards(output, os.fspath(photos))
     origins = [_origin(table) for table in shards]
     common = _common_origin(shards, origins)
+    if common.get("embeddings") and output.suffix.lower() != ".parquet":
+        raise UserError(
+            f"{os.fspath(output)!r} can't hold the embeddings of the shards: give one that ends in .parquet"
+        )
     with open_paths(photos) as paths:
         _check_photos(paths, common)
         _check_rows(paths, shards)
