@@ -31,7 +31,20 @@ def main() -> None:
     if arguments[:2] == ["index", "merge"]:  # a command of its own: its flags are others
         arguments[:2] = ["index-merge"]
     with one_line_errors():
-        commands = (predict, index, index_merge, calibrate, evaluate, compare, table, doctor, export, publish, breeds)
+        commands = (
+            predict,
+            index,
+            index_merge,
+            similar,
+            calibrate,
+            evaluate,
+            compare,
+            table,
+            doctor,
+            export,
+            publish,
+            breeds,
+        )
         status: int | None = tyro.extras.subcommand_cli_from_dict(
             {command.__name__.replace("_", "-"): command for command in commands},
             args=arguments,
@@ -153,6 +166,57 @@ def index_merge(photos: Positional[str], output: str) -> int:
     from dogbreeds.serving.shards import merge
 
     return _sum_up(merge(photos, output), output)
+
+
+def similar(
+    photos: Positional[Annotated[tuple[str, ...], arg(metavar="PHOTO [PHOTO ...]")]],
+    index: str,
+    top_k: int = 10,
+    json: bool = False,
+    run_dir: Path = DEFAULT_RUN,
+) -> int:
+    """Find the photos of a table that are most like each of these: a lost dog, or the same photo twice.
+
+    The exit status is 1 if a photo could not be read; the others are still answered.
+
+    Args:
+        photos: Image files.
+        index: A table that `index --embeddings` made. What makes the search fast is kept in INDEX.faiss.
+        top_k: How many photos to name.
+        json: Print one JSON object a line.
+        run_dir: The run folder that the table was made with, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
+    """
+    if not photos:
+        raise UserError("no photo is named: python -m dogbreeds similar PHOTO [PHOTO ...] --index TABLE")
+    if top_k < 1:
+        raise UserError(f"--top-k {top_k}: must be 1 or more")
+    if find_spec("faiss") is None or find_spec("pyarrow") is None:
+        raise UserError("similar needs the packages FAISS and pyarrow: pip install faiss-cpu pyarrow")
+    from dogbreeds.images import BadImage
+    from dogbreeds.photos import read_photo
+    from dogbreeds.run_folder import RunFolder
+    from dogbreeds.serving.predictor import Predictor
+    from dogbreeds.serving.similar import SimilarPhotos
+
+    run = RunFolder.open(run_dir)
+    library = SimilarPhotos(place(index), run, progress=sys.stderr.isatty())
+    predictor = Predictor(run)
+    num_failed = 0
+    for path in photos:
+        features = read_photo(path, predictor.features)
+        if isinstance(features, BadImage):
+            num_failed += 1
+            if json:
+                _dump({"path": path, "similar": [], "error": str(features)})
+            else:
+                print(f"{path}: {features}", file=sys.stderr)
+            continue
+        (found,) = library.nearest(features, top_k)
+        if json:
+            _dump({"path": path, "similar": [vars(each) for each in found], "error": None})
+        else:
+            print("\n".join([f"{path}:", *(f"  {each.similarity:.3f}  {each.path}" for each in found)]))
+    return 1 if num_failed else 0
 
 
 def calibrate(

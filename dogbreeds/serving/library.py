@@ -140,6 +140,11 @@ def kept_rows(table: Path) -> Path:
     return table.with_name(table.name + ".rows")
 
 
+def index_of_embeddings(table: Path) -> Path:
+    """Where `dogbreeds.serving.similar` keeps the index of a table's embeddings."""
+    return table.with_name(table.name + ".faiss")
+
+
 def _has_rows(table: Place) -> bool:
     return isinstance(table, Path) and (kept_rows(table).exists() or partial_path(table).exists())
 
@@ -150,7 +155,7 @@ def _chosen(paths: PhotoPaths, table: Place, shard: Shard | None) -> Iterator[st
     if not paths.is_list:
         own_files = {table, *journal_files(partial_path(table))}
         if isinstance(table, Path):
-            own_files |= {temporary_path(table), kept_rows(table)}
+            own_files |= {temporary_path(table), kept_rows(table), index_of_embeddings(table)}
     return (
         path
         for path in paths

@@ -116,6 +116,16 @@ class Predictor:
         ]
         return Outputs.concatenate([combined(looks) for looks in self._look(images, needed)])
 
+    def features(self, photo: PhotoSource) -> np.ndarray:
+        """Open a photo and find its features, `(1, D)`, which the model must give.
+
+        Raises:
+            BadImage: The photo can't be read.
+        """
+        features = self.outputs([open_image(photo, at_least=self.run.preprocessing.decoded_side)]).features
+        assert features is not None
+        return features
+
     def read_outputs(
         self, sources: Iterable[Place | bytes], batch_size: int
     ) -> Iterator[tuple[str, Outputs] | BadImage]:

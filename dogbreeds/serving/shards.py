@@ -8,23 +8,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dogbreeds.addresses import Address, Place, place, reason
-from dogbreeds.errors import UserError, first_line, report
+from dogbreeds.errors import UserError, report
 from dogbreeds.files import atomic_write, check_absent, check_parent
 from dogbreeds.photo_paths import PhotoPaths, Shard, open_paths, path_digest, shard_number
 from dogbreeds.serving.journal import difference
-from dogbreeds.serving.rows import ORIGIN, Row, schema, write_csv
+from dogbreeds.serving.parquet import open_table, origin_of, row_batches
+from dogbreeds.serving.rows import Row, schema, write_csv
 
-if TYPE_CHECKING:
-    from pyarrow import RecordBatch
-    from pyarrow.parquet import ParquetFile
-
-BATCH_ROWS = 10_000
-"""Rows of a shard that are in memory at a time."""
 NUM_NAMED = 3
 """Missing paths that a message names."""
 DIGEST_BYTES = 16
@@ -43,7 +37,7 @@ def finished_counts(table: Place, made_from: Mapping[str, Any]) -> Counter[str] 
     """
     if not table.exists():
         return None
-    found = _origin(table)
+    found = origin_of(table)
     wanted = json.loads(json.dumps(made_from))
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
@@ -77,7 +71,7 @@ def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Cou
     if isinstance(output, Path):
         check_parent(output)
     shards = _find_shards(output, os.fspath(photos))
-    origins = [_origin(table) for table in shards]
+    origins = [origin_of(table) for table in shards]
     common = _common_origin(shards, origins)
     if common.get("embeddings") and output.suffix.lower() != ".parquet":
         raise UserError(
@@ -114,15 +108,6 @@ def _find_shards(output: Place, photos: str) -> list[Place]:
             f"each with: index {photos} --shard {missing[0]} --output {os.fspath(output)}"
         )
     return [shard_table(output, shard) for shard in shards]
-
-
-def _origin(table: Place) -> dict[str, Any]:
-    """What made a table, as `dogbreeds.serving.rows.schema` keeps it."""
-    with _open(table) as file:
-        metadata = file.schema_arrow.metadata or {}
-    if ORIGIN.encode() not in metadata:
-        raise UserError(f"{os.fspath(table)!r} is no table of index: move it away")
-    return json.loads(metadata[ORIGIN.encode()])
 
 
 def _common_origin(shards: list[Place], origins: list[dict[str, Any]]) -> dict[str, Any]:
@@ -199,7 +184,7 @@ def _join(shards: list[Place], target: Path, suffix: str, origin: Mapping[str, A
     """Write the rows of all shards to one file."""
     from pyarrow.parquet import ParquetWriter
 
-    with _open(shards[0]) as file:
+    with open_table(shards[0]) as file:
         names = file.schema_arrow.names
     if suffix == ".csv":
         with target.open("w", newline="", encoding="utf-8") as csv_file:
@@ -208,42 +193,17 @@ def _join(shards: list[Place], target: Path, suffix: str, origin: Mapping[str, A
     joined = schema(names, origin)
     with ParquetWriter(target, joined) as writer:
         for table in shards:
-            for batch in _batches(table):
+            for batch in row_batches(table):
                 writer.write_batch(batch.cast(joined))
 
 
 def _rows(shards: list[Place]) -> Iterator[Row]:
     for table in shards:
-        for batch in _batches(table):
+        for batch in row_batches(table):
             for row in batch.to_pylist():
                 yield {name: value for name, value in row.items() if value is not None}
 
 
 def _paths(table: Place) -> Iterator[str]:
-    for batch in _batches(table, ["path"]):
+    for batch in row_batches(table, ["path"]):
         yield from batch.column(0).to_pylist()
-
-
-def _batches(table: Place, columns: list[str] | None = None) -> Iterator["RecordBatch"]:
-    with _open(table) as file:
-        yield from file.iter_batches(BATCH_ROWS, columns=columns)
-
-
-@contextmanager
-def _open(table: Place) -> Iterator["ParquetFile"]:
-    """A table, to read its rows.
-
-    Raises:
-        UserError: It is missing or damaged.
-    """
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        with ExitStack() as stack:
-            source = stack.enter_context(table.open()) if isinstance(table, Address) else table
-            yield stack.enter_context(ParquetFile(source, pre_buffer=False, buffer_size=1_000_000))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"{os.fspath(table)!r} is damaged ({first_line(error)}): remove it, and make it again"
-        ) from None
