@@ -16,6 +16,9 @@ from dogbreeds.json_types import Count, Finite, Probability, Text
 
 Verdict = Literal["confident", "unsure", "unknown_breed", "not_a_dog"]
 
+NAMING: tuple[Verdict, ...] = ("confident", "unsure")
+"""Verdicts with a breed that may be the right one."""
+
 DOG_PASS_RATE = 0.98
 """The share of dogs that are called dogs by `dog_score` alone ..."""
 SCORE_PASS_RATE, PROBE_PASS_RATE = 0.998, 0.995
@@ -74,7 +77,7 @@ class Outputs:
 class Calibration:
     """The parameters that turn a network's outputs into answers. They are kept in `run.json`, beside the weights.
 
-    Runs of older versions lack some: they never say `unknown_breed`.
+    Runs of older versions lack some: they never say `unknown_breed`, or not how many answers are right.
     """
 
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)]
@@ -98,6 +101,8 @@ class Calibration:
     None for one look at each photo."""
     seen_score: Finite | None = None
     """Of several looks, a third one is taken only where the first two have a `dog_score` below this."""
+    right_threshold: Probability | None = None
+    """Of the answers whose verdict is one of `NAMING`, about as many are right as have at least this probability."""
     fitted_on: dict[Text, Count] = field(default_factory=dict)
     """Which photos all this was fitted on, and how many."""
 
@@ -166,7 +171,10 @@ class Calibration:
             fitted_on=fitted_on or {},
             **probe,
         )
-        unsure = np.array(calibration.apply(dogs)[1]) == "unsure"
+        verdicts = np.array(calibration.apply(dogs)[1])
+        unsure, named = verdicts == "unsure", np.isin(verdicts, NAMING)
+        threshold = _fit_right_threshold(probabilities.max(axis=1)[named], right[named])
+        calibration = replace(calibration, right_threshold=threshold)
         return calibration.with_candidates(probabilities[unsure], labels[unsure])
 
     def with_candidates(self, probabilities: np.ndarray, labels: np.ndarray) -> "Calibration":
@@ -250,6 +258,21 @@ def _fit_confident(
         if share > best_share:
             best, best_share = (threshold, float(least)), share
     return best
+
+
+def _fit_right_threshold(confidence: np.ndarray, right: np.ndarray) -> float | None:
+    """The threshold that as many answers reach as are right; None of no answers.
+
+    On other photos, the share that reaches it estimates the share that is right: average thresholded confidence (Garg
+    et al. 2022, https://arxiv.org/abs/2201.04234).
+
+    Args:
+        confidence: `(N,)`, the probability of each answer.
+        right: `(N,)`, whether it is right.
+    """
+    if not len(right):
+        return None
+    return float(np.append(1.0 + 1e-9, -np.sort(-confidence))[right.sum()])
 
 
 def _fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

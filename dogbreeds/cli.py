@@ -19,10 +19,9 @@ from dogbreeds.run_folder import DEFAULT_RUN
 from dogbreeds.serving.publish import publish_model, publish_space
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from dogbreeds.answers import Answer
     from dogbreeds.serving.library import Engine
+    from dogbreeds.serving.rows import Summary
 
 
 def main() -> None:
@@ -141,7 +140,7 @@ def index(
         from dogbreeds.serving.on_ray import rows_on_ray
 
         rows_of = partial(rows_on_ray, address=ray_address)
-    counts = index_library(
+    summary = index_library(
         run_dir,
         photos,
         output,
@@ -151,7 +150,7 @@ def index(
         engine=rows_of,
         progress=sys.stderr.isatty(),
     )
-    return _sum_up(counts, os.fspath(shard_table(place(output), part)) if part else output)
+    return _sum_up(summary, os.fspath(shard_table(place(output), part)) if part else output)
 
 
 def index_merge(photos: Positional[str], output: str) -> int:
@@ -444,12 +443,17 @@ def _sentence(answer: "Answer", num_breeds: int) -> str:
     return f"a {breed_groups()[answer.group].name}, not sure which: {named}" if answer.group else f"not sure: {named}"
 
 
-def _sum_up(counts: "Counter[str]", table: str) -> int:
-    """Print how many files got each verdict; the exit status."""
+def _sum_up(summary: "Summary", table: str) -> int:
+    """Print how many files got each verdict, and how many breeds are probably right; the exit status."""
+    from dogbreeds.calibration import NAMING
     from dogbreeds.serving.rows import UNREADABLE
 
-    named = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
-    print(f"{counts.total():,} files: {named or 'none'}; the table is {table}")
+    counts, num_right = summary.counts, summary.num_probably_right
+    parts = [", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "none"]
+    if num_named := sum(counts[verdict] for verdict in NAMING):
+        known = "how many breeds are right, this run does not tell (calibrate it again)"
+        parts.append(known if num_right is None else f"about {num_right:,} of the {num_named:,} breeds named are right")
+    print(f"{counts.total():,} files: {'; '.join(parts)}; the table is {table}")
     return 1 if counts[UNREADABLE] else 0
 
 

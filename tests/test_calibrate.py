@@ -86,6 +86,8 @@ def test_the_run_says_what_it_was_calibrated_on(calibrated, own_photos, tiny_run
     assert after.sha256 == before.sha256, "the model is the same"
     card = (run / "README.md").read_text()
     assert after.calibration_command in card and f"| everyday | {everyday['n']} |" in card
+    assert abs(everyday["named_right_estimated"] - everyday["named_right"]) < 0.15
+    assert f"estimated {everyday['named_right_estimated']:.1%}" in printed and after.calibration.right_threshold
     assert f"top-1 {everyday['top1']:.1%} (" in printed and printed.startswith(f"checked on {everyday['n']} photos")
 
 

@@ -20,7 +20,7 @@ from conftest import ROOT, make_photo
 
 from dogbreeds import machine
 from dogbreeds.errors import UserError
-from dogbreeds.run_folder import RECORD
+from dogbreeds.run_folder import RECORD, RunFolder
 from dogbreeds.serving import library
 from dogbreeds.serving import rows as rows_module
 from dogbreeds.serving.journal import Journal
@@ -457,6 +457,10 @@ def test_the_command_sums_up(tiny_run, photos, tmp_path, monkeypatch, capsys):
     assert status == 0 and not err and out.count("\n") == 1
     assert out.startswith("24 files: ") and str(output) in out and UNREADABLE not in out
     assert all(f"{count} {verdict}" in out for verdict, count in counts.items())
+    threshold = RunFolder.open(tiny_run).calibration.right_threshold
+    named = [float(row["probability"]) for row in rows if row["verdict"] in ("confident", "unsure")]
+    num_right = sum(probability >= threshold for probability in named)
+    assert f"; about {num_right} of the {len(named)} breeds named are right; the table is " in out and named
     assert "breed_4" in rows[0] and "breed_5" not in rows[0]  # the run knows four
     (photos / "text.txt").write_text("hello")
     status, out, _ = run_cli(monkeypatch, capsys, photos, "--output", output, "--run-dir", tiny_run, "--top-k", 99)
@@ -464,6 +468,15 @@ def test_the_command_sums_up(tiny_run, photos, tmp_path, monkeypatch, capsys):
     library.kept_rows(output).unlink()
     status, out, err = run_cli(monkeypatch, capsys, photos, "--output", output, "--run-dir", tiny_run)
     assert status == 2 and not out and "exists already" in err and err.count("\n") == 1
+
+
+def test_a_run_of_before_does_not_tell_how_many_are_right(tiny_run, photos, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "older")
+    record = json.loads((run / RECORD).read_text())
+    del record["calibration"]["right_threshold"]
+    (run / RECORD).write_text(json.dumps(record))
+    status, out, err = run_cli(monkeypatch, capsys, photos, "--output", tmp_path / "breeds.csv", "--run-dir", run)
+    assert status == 0 and not err and "how many breeds are right, this run does not tell (calibrate it again)" in out
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

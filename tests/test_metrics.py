@@ -5,7 +5,16 @@ import pytest
 from sklearn import metrics as reference
 
 from dogbreeds import metrics
-from dogbreeds.calibration import CONFIDENT_ACCURACY, DOG_PASS_RATE, Calibration, Outputs, dog_score, softmax
+from dogbreeds.calibration import (
+    CONFIDENT_ACCURACY,
+    DOG_PASS_RATE,
+    NAMING,
+    Calibration,
+    Outputs,
+    _fit_right_threshold,
+    dog_score,
+    softmax,
+)
 from dogbreeds.research.significance import calibration_error_by_chance, figure_intervals
 from dogbreeds.training.breed_metrics import BreedMetrics
 
@@ -179,3 +188,28 @@ def test_the_calibration_error_that_chance_makes():
     )
     few, _ = calibration_error_by_chance(probabilities[:30])
     assert few > 2 * mean, "the fewer photos, the more chance"
+
+
+def test_as_many_answers_reach_the_threshold_as_are_right(logits_and_labels):
+    logits, labels = logits_and_labels
+    calibration = Calibration.fit(Outputs(logits[:300]), labels[:300])
+    shares = []
+    for outputs, truth in ((Outputs(logits[:300]), labels[:300]), (Outputs(logits[300:]), labels[300:])):
+        probabilities, verdicts = calibration.apply(outputs)
+        named = np.isin(verdicts, NAMING)
+        reached = (probabilities[named].max(axis=1) >= calibration.right_threshold).mean()
+        shares.append((reached, (probabilities.argmax(axis=1) == truth)[named].mean()))
+    (fitted, right), (estimated, right_elsewhere) = shares
+    assert fitted == right and 0.3 < right < 0.9
+    assert abs(estimated - right_elsewhere) < 0.06
+    # Of harder photos fewer are right, and fewer reach it.
+    probabilities, _ = calibration.apply(Outputs(0.4 * logits[300:]))
+    assert (probabilities.max(axis=1) >= calibration.right_threshold).mean() < estimated - 0.1
+
+
+@pytest.mark.parametrize(
+    ("right", "threshold"), [([True, False, True, False], 0.8), ([True] * 4, 0.1), ([False] * 4, 1 + 1e-9), ([], None)]
+)
+def test_the_threshold_of_right_answers_at_its_ends(right, threshold):
+    confidence = np.array([0.9, 0.1, 0.2, 0.8])[: len(right)]
+    assert _fit_right_threshold(confidence, np.array(right, bool)) == threshold

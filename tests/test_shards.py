@@ -72,17 +72,26 @@ EXPECTED = [1, 6, 6, 3, 6, 6, 5, 5]
 
 
 def test_the_merged_table_is_that_of_one_run(tiny_run, listed, sharded, tmp_path):
-    index_library(tiny_run, listed, tmp_path / "whole.csv", top_k=2, progress=False)
-    counts = merge(listed, sharded)
+    whole = index_library(tiny_run, listed, tmp_path / "whole.csv", top_k=2, progress=False)
+    summary = merge(listed, sharded)
     merged = pyarrow.parquet.read_table(sharded)
+    counts = summary.counts
     assert counts.total() == merged.num_rows == 30 and counts["unreadable"] == 20
     origin = json.loads(merged.schema.metadata[b"dogbreeds"])
     assert origin["counts"] == counts and "shard" not in origin
+    assert summary == whole and summary.num_probably_right == origin["probably_right"]
     merge(listed, tmp_path / "breeds.csv")
-    with (tmp_path / "whole.csv").open(newline="") as whole, (tmp_path / "breeds.csv").open(newline="") as joined:
-        assert sorted(csv.reader(joined)) == sorted(csv.reader(whole))
+    with (tmp_path / "whole.csv").open(newline="") as one, (tmp_path / "breeds.csv").open(newline="") as joined:
+        assert sorted(csv.reader(joined)) == sorted(csv.reader(one))
     with pytest.raises(UserError, match="exists already"):
         merge(listed, sharded)
+
+
+def test_shards_of_before_do_not_tell_how_many_are_right(listed, sharded):
+    rewrite(shard_of(sharded, 1), lambda table, origin: (table, {**origin, "probably_right": None}))
+    rewrite(shard_of(sharded, 2), lambda table, origin: (table, dict(list(origin.items())[:-1])))
+    summary = merge(listed, sharded)
+    assert summary.num_probably_right is None and summary.counts.total() == 30
 
 
 def test_a_killed_shard_is_started_again_and_a_finished_one_is_left(tiny_run, listed, tmp_path, capsys):
@@ -110,7 +119,7 @@ library.index_library({str(tiny_run)!r}, {str(listed)!r}, {str(output)!r}, top_k
     before = shard_of(output, 2).stat().st_mtime_ns
     index_shard(tiny_run, listed, output, 2)  # as a job array that is given again does
     assert "shard 2/4 is done" in capsys.readouterr().err and shard_of(output, 2).stat().st_mtime_ns == before
-    assert merge(listed, output).total() == 30
+    assert merge(listed, output).counts.total() == 30
 
 
 def test_what_is_missing_or_wrong_is_named(tiny_run, listed, sharded, tmp_path):
@@ -157,7 +166,7 @@ def test_what_is_missing_or_wrong_is_named(tiny_run, listed, sharded, tmp_path):
     listed.write_text(text + "new.png\n")
     refused("another list")
     listed.write_text(text)
-    assert merge(listed, sharded).total() == 30
+    assert merge(listed, sharded).counts.total() == 30
 
 
 def test_a_shard_of_another_model_is_refused(tiny_run, listed, sharded, tmp_path):
@@ -186,7 +195,7 @@ def test_folders_that_changed(tiny_run, listed, tmp_path, capsys):
     with pytest.raises(UserError, match=r"1 photos have no row, such as 'later.png'"):
         merge(folder, output)
     (folder / "later.png").unlink()
-    assert merge(folder, output).total() == 10
+    assert merge(folder, output).counts.total() == 10
     assert "1 photos of" in capsys.readouterr().err
 
 
@@ -195,7 +204,7 @@ def test_a_shard_without_photos_is_a_table_without_rows(tiny_run, tmp_path, list
     output = tmp_path / "breeds.parquet"
     for number in range(1, NUM_SHARDS + 1):
         index_shard(tiny_run, listed, output, number)
-    assert merge(listed, output).total() == 1
+    assert merge(listed, output).counts.total() == 1
 
 
 def test_a_full_disk_at_merge_is_one_line(listed, sharded, monkeypatch):

@@ -209,7 +209,7 @@ def test_an_index_among_the_photos_is_no_photo(tiny_run, photos, monkeypatch, ca
     index(tiny_run, photos, photos / "breeds.parquet")
     similar(monkeypatch, capsys, tiny_run, photos / "breeds.parquet", photos / "n02085620-Chihuahua_0.png")
     assert (photos / "breeds.parquet.faiss").exists()
-    assert index(tiny_run, photos, photos / "breeds.parquet").total() == 41
+    assert index(tiny_run, photos, photos / "breeds.parquet").counts.total() == 41
 
 
 def test_mistakes_are_one_line(tiny_run, photos, table, tmp_path, monkeypatch, capsys):

@@ -22,6 +22,7 @@ from dogbreeds.calibration import (
     KNOWN_PASS_RATE,
     MIN_LABELLED,
     MIN_OTHERS,
+    NAMING,
     Calibration,
     Outputs,
     Verdict,
@@ -144,6 +145,10 @@ def in_words(figures: dict[str, float]) -> str:
     lines += [f"{verdict.replace('_', ' ')}: {rates[f'share_{verdict}']}" for verdict in get_args(Verdict)]
     if "top1_confident" in rates:
         lines.append(f"confident, of which right: {rates['top1_confident']}")
+    if "named_right" in figures:
+        num_named = round(n * sum(figures[f"share_{verdict}"] for verdict in NAMING))
+        right = metrics.share_with_interval(figures["named_right"], num_named)
+        lines.append(f"a breed, sure or not, of which right: {right}, estimated {figures['named_right_estimated']:.1%}")
     if "candidates_right" in rates:
         lines.append(f"unsure, of which the candidates hold the breed: {rates['candidates_right']}")
     for kind in ("other_photos", "other_dogs"):
@@ -244,6 +249,11 @@ def _figures(calibration: Calibration, found: dict[str, Folder], run: RunFolder)
         "ece": metrics.expected_calibration_error(probabilities, labels),
         **answer_rates(checking["dogs"], labels, calibration, run.labels),
     }
+    named = np.isin(calibration.apply(checking["dogs"])[1], NAMING)
+    if named.any() and calibration.right_threshold is not None:
+        best = probabilities[named].max(axis=1)
+        figures["named_right"] = float((probabilities[named].argmax(axis=1) == labels[named]).mean())
+        figures["named_right_estimated"] = float((best >= calibration.right_threshold).mean())
     for kind, outputs in checking.items():
         if kind != "dogs" and len(outputs):
             name, verdicts = kind.replace(" ", "_"), calibration.apply(outputs)[1]

@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dogbreeds.addresses import Address, Place
+from dogbreeds.calibration import NAMING
 from dogbreeds.errors import UserError
-from dogbreeds.serving.rows import UNREADABLE, Row
+from dogbreeds.serving.rows import UNREADABLE, Row, Summary
 
 COPY_SECONDS = 60
 """How often a journal is copied to its address: a killed run classifies the photos of these seconds again."""
@@ -52,6 +53,14 @@ class Journal:
         """The number of rows with each verdict, and of those that are `UNREADABLE`."""
         query = "SELECT coalesce(verdict, ?), count(*) FROM rows GROUP BY 1"
         return Counter(dict(self._connection.execute(query, (UNREADABLE,))))
+
+    def summary(self, right_threshold: float | None) -> Summary:
+        """The `counts`, and how many answers reach the threshold of `dogbreeds.calibration.Calibration`."""
+        if right_threshold is None:
+            return Summary(self.counts(), None)
+        query = f"SELECT count(*) FROM rows WHERE probability >= ? AND verdict IN ({', '.join('?' * len(NAMING))})"
+        (num_right,) = self._connection.execute(query, (right_threshold, *NAMING)).fetchone()
+        return Summary(self.counts(), num_right)
 
     def append(self, rows: list[Row]) -> None:
         """Add rows in one transaction: a process that is killed loses no row of an earlier call."""

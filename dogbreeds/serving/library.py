@@ -8,7 +8,6 @@ that come later get theirs too.
 import os
 import sqlite3
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from importlib.util import find_spec
@@ -27,8 +26,8 @@ from dogbreeds.photos import batches
 from dogbreeds.run_folder import RunFolder, serving_files
 from dogbreeds.serving.journal import Journal, journal_files, open_journal
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import Row, classify, columns, write_table
-from dogbreeds.serving.shards import finished_counts, shard_table
+from dogbreeds.serving.rows import Row, Summary, classify, columns, write_table
+from dogbreeds.serving.shards import finished_summary, shard_table
 
 BATCH_SIZE = 8
 """Photos that one core decodes and classifies at a time; with 16 it was slower."""
@@ -65,7 +64,7 @@ def index_library(
     shard: Shard | None = None,
     engine: Engine = rows_on_all_cores,
     progress: bool = True,
-) -> Counter[str]:
+) -> Summary:
     """Classify every photo of a folder and its sub-folders, or of a list, into a table.
 
     The columns are path (relative to the folder, with "/", or as in the list), verdict, breed, probability, breed_2,
@@ -90,7 +89,7 @@ def index_library(
         progress: Show a progress bar.
 
     Returns:
-        How many files got each verdict, and how many are `dogbreeds.serving.rows.UNREADABLE`.
+        How many files got each verdict, and about how many answers are right.
 
     Raises:
         UserError: There are no photos; the output is of something else or was changed, can't be written, or has another
@@ -111,9 +110,9 @@ def index_library(
         run = RunFolder.open(run_dir)
         top_k = min(top_k, len(run.labels))
         made_from = _made_from(run, paths, top_k, _num_features(run) if embeddings else None, shard)
-        if shard and (counts := finished_counts(table, made_from)) is not None:
+        if shard and (summary := finished_summary(table, made_from)) is not None:
             print(f"shard {shard} is done: {os.fspath(table)!r}", file=sys.stderr)
-            return counts
+            return summary
         return _make_table(table, run, paths, shard, made_from, engine, progress)
 
 
@@ -192,7 +191,7 @@ def _make_table(
     made_from: dict[str, Any],
     engine: Engine,
     progress: bool,
-) -> Counter[str]:
+) -> Summary:
     """Classify what has no row yet, and write the table when all have one."""
     has_embeddings = made_from["embeddings"] is not None
     partial, names = partial_path(table), columns(made_from["top_k"], has_embeddings)
@@ -209,9 +208,9 @@ def _make_table(
                     f"{str(table)!r} was changed since index wrote it: move it away, or give another --output"
                 )
             _add_missing_rows(journal, rows_of, paths, lambda: _chosen(paths, table, shard), progress)
-            counts = journal.counts()
+            summary = journal.summary(run.calibration.right_threshold)
             with closing(iter(journal)) as rows, atomic_write(table) as temporary:  # an open query blocks closing
-                write_table(temporary, rows, names, table.suffix.lower(), {**made_from, "counts": counts})
+                write_table(temporary, rows, names, table.suffix.lower(), {**made_from, **summary.to_dict()})
                 journal.add_written(sha256(temporary))
         if isinstance(table, Path) and isinstance(partial, Path) and shard is None:
             partial.rename(kept_rows(table))
@@ -222,7 +221,7 @@ def _make_table(
             f"can't write {os.fspath(table)!r} ({reason(error) if isinstance(error, OSError) else error}): solve that "
             f"and give the same command again; what is done is kept in {os.fspath(partial)!r}"
         ) from None
-    return counts
+    return summary
 
 
 def _add_missing_rows(

@@ -4,7 +4,9 @@ import csv
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -41,6 +43,30 @@ and what can't be seen, before the sign."""
 
 Row = dict[str, Any]
 """By column; columns without a value are left out."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is in a table, in a few numbers."""
+
+    counts: Counter[str]
+    """How many files got each verdict, and how many are `UNREADABLE`."""
+    num_probably_right: int | None
+    """Of the breeds that are named, confident or not, about how many are right; None where the run does not tell."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the metadata of the table; see `from_dict`."""
+        return {"counts": self.counts, "probably_right": self.num_probably_right}
+
+    @classmethod
+    def from_dict(cls, origin: Mapping[str, Any]) -> "Summary":
+        """Read the metadata of a table; one of an older version has counts alone."""
+        return cls(Counter(origin["counts"]), origin.get("probably_right"))
+
+    def __add__(self, other: "Summary") -> "Summary":
+        """That of both tables together."""
+        known = [each.num_probably_right for each in (self, other) if each.num_probably_right is not None]
+        return Summary(self.counts + other.counts, sum(known) if len(known) == 2 else None)
 
 
 def columns(top_k: int, embeddings: bool = False) -> list[str]:

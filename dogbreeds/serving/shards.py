@@ -8,6 +8,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from dogbreeds.files import atomic_write, check_absent, check_parent
 from dogbreeds.photo_paths import PhotoPaths, Shard, open_paths, path_digest, shard_number
 from dogbreeds.serving.journal import difference
 from dogbreeds.serving.parquet import open_table, origin_of, row_batches
-from dogbreeds.serving.rows import Row, schema, write_csv
+from dogbreeds.serving.rows import Row, Summary, schema, write_csv
 
 NUM_NAMED = 3
 """Missing paths that a message names."""
@@ -29,8 +31,8 @@ def shard_table(output: Place, shard: Shard) -> Place:
     return output.with_name(f"{output.stem}-{shard.number:05}-of-{shard.count:05}.parquet")
 
 
-def finished_counts(table: Place, made_from: Mapping[str, Any]) -> Counter[str] | None:
-    """How many files of a shard that is done got each verdict; None where its table does not exist.
+def finished_summary(table: Place, made_from: Mapping[str, Any]) -> Summary | None:
+    """What is in the table of a shard that is done; None where it does not exist.
 
     Raises:
         UserError: The table was made from something else.
@@ -45,10 +47,10 @@ def finished_counts(table: Place, made_from: Mapping[str, Any]) -> Counter[str] 
             f"{os.fspath(table)!r} exists already, made with {difference(differing, found, wanted)}: remove it to make "
             "it again"
         )
-    return Counter(found["counts"])
+    return Summary.from_dict(found)
 
 
-def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Counter[str]:
+def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Summary:
     """Join the tables of all shards, after checking that every photo has a row in them, once.
 
     Args:
@@ -80,13 +82,13 @@ def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Cou
     with open_paths(photos) as paths:
         _check_photos(paths, common)
         _check_rows(paths, shards)
-    counts = sum((Counter(origin["counts"]) for origin in origins), Counter[str]())
+    summary = reduce(add, map(Summary.from_dict, origins))
     try:
         with atomic_write(output) as temporary:
-            _join(shards, temporary, output.suffix.lower(), {**common, "counts": counts})
+            _join(shards, temporary, output.suffix.lower(), {**common, **summary.to_dict()})
     except OSError as error:
         raise UserError(f"can't write {os.fspath(output)!r} ({reason(error)})") from None
-    return counts
+    return summary
 
 
 def _find_shards(output: Place, photos: str) -> list[Place]:
@@ -112,7 +114,7 @@ def _find_shards(output: Place, photos: str) -> list[Place]:
 
 def _common_origin(shards: list[Place], origins: list[dict[str, Any]]) -> dict[str, Any]:
     """What made all shards, which must be the same."""
-    own = {"shard", "counts"}
+    own = {"shard", *Summary(Counter(), None).to_dict()}
     first = {name: value for name, value in origins[0].items() if name not in own}
     for number, (table, origin) in enumerate(zip(shards, origins, strict=True), 1):
         if origin.get("shard") != f"{number}/{len(shards)}":
