@@ -102,6 +102,7 @@ def index(
     output: str,
     top_k: int = 3,
     embeddings: bool = False,
+    write_tags: bool = False,
     shard: str | None = None,
     engine: Literal["cores", "ray"] = "cores",
     ray_address: str | None = None,
@@ -114,10 +115,13 @@ def index(
 
     Args:
         photos: The photo library: a folder, or a list of paths (.txt, or .parquet with a column "path"). It and the
-            output may be fsspec addresses, such as s3://bucket/photos. Hidden files and links to folders are left out.
+            output may be fsspec addresses, such as s3://bucket/photos. Hidden files, XMP sidecars and links to folders
+            are left out.
         output: The table to make, .csv or .parquet.
         top_k: How many breeds to name; no more than the run knows are named.
         embeddings: Add a column with what the network found in each photo (float16), for `similar`; in Parquet only.
+        write_tags: Write the breed of each confident answer, or the breed group where only that is sure, beside the
+            photo for photo libraries, such as Dog|terrier|Norfolk terrier in photo.jpg.xmp.
         shard: Do a part only, such as 3/64, and name its table after it; which photo is in which part depends on its
             path alone.
         engine: What classifies the photos: the cores of this machine, or Ray Data.
@@ -146,6 +150,7 @@ def index(
         output,
         top_k=top_k,
         embeddings=embeddings,
+        write_tags=write_tags,
         shard=part,
         engine=rows_of,
         progress=sys.stderr.isatty(),

@@ -21,6 +21,11 @@ LISTS = (".txt", ".parquet")
 LIST_BATCH = 10_000
 """Rows of a Parquet list that are in memory at a time."""
 
+SIDECAR = ".xmp"
+"""The ending of what programs write beside photos about them."""
+SIDE_FILES = ("thumbs.db", "desktop.ini")
+"""What Windows puts into folders of photos, in lower case; the files of macOS are hidden."""
+
 _TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary")
 """Of Arrow; a name that is no valid text is binary."""
 
@@ -192,14 +197,19 @@ def _walk(folder: Place, inside: str = "") -> Iterator[str]:
 def _names(folder: Place, inside: str) -> list[str]:
     """The names in a folder that are not left out, with "/" after those of folders."""
     if isinstance(folder, Address):
-        return [name for name in (folder / inside).names() if not name.startswith(".")]
+        return [name for name in (folder / inside).names() if not is_left_out(name)]
     with os.scandir(folder / inside) as entries:
         return [name for entry in entries if (name := _listed_name(entry))]
 
 
+def is_left_out(name: str) -> bool:
+    """Whether a file is no photo by its name: hidden, a sidecar, or one of `SIDE_FILES`."""
+    return name.startswith(".") or name.lower().endswith(SIDECAR) or name.lower() in SIDE_FILES
+
+
 def _listed_name(entry: os.DirEntry[str]) -> str:
     """The entry's name, with "/" after that of a folder; empty if it is left out."""
-    if entry.name.startswith("."):
+    if is_left_out(entry.name):
         return ""
     if entry.is_dir(follow_symlinks=False):
         return entry.name + "/"

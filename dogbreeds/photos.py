@@ -10,12 +10,10 @@ from dogbreeds.addresses import FIRST_BYTES, Address, Place, read_beginnings, re
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, not_read, open_file
 from dogbreeds.machine import on_all_cores
+from dogbreeds.photo_paths import is_left_out
 
 NUM_AHEAD = 64
 """Photos that are opened ahead of the one in use."""
-
-SIDE_FILES = ("thumbs.db", "desktop.ini")
-"""Files that Windows puts into folders of photos, in lower case; those of macOS are hidden."""
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
@@ -63,12 +61,12 @@ def read_ahead(sources: Sequence[Place]) -> list[Path | Address | bytes | BadIma
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """Every file in a folder and its sub-folders, sorted, but for hidden ones and `SIDE_FILES`.
+    """Every file in a folder and its sub-folders, sorted, but for those that `photo_paths.is_left_out` names.
 
     Raises:
         UserError: There is no such folder, or it holds no files.
     """
-    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path.name.lower() not in SIDE_FILES)
+    files = sorted(path for path in folder.rglob("[!.]*") if not is_left_out(path.name) and path.is_file())
     if not files:
         fault = "holds no photos" if folder.is_dir() else "is no folder"
         raise UserError(f"{str(folder)!r} {fault}: name the folder with the photos")

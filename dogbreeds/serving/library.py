@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from dogbreeds.addresses import Place, place, reason
+from dogbreeds.addresses import Address, Place, place, reason
 from dogbreeds.errors import UserError
 from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, sha256, temporary_path
 from dogbreeds.machine import num_cores, on_all_cores
@@ -28,6 +28,7 @@ from dogbreeds.serving.journal import Journal, journal_files, open_journal
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.rows import Row, Summary, classify, columns, write_table
 from dogbreeds.serving.shards import finished_summary, shard_table
+from dogbreeds.serving.sidecars import write_sidecars
 
 BATCH_SIZE = 8
 """Photos that one core decodes and classifies at a time; with 16 it was slower."""
@@ -61,6 +62,7 @@ def index_library(
     *,
     top_k: int = 3,
     embeddings: bool = False,
+    write_tags: bool = False,
     shard: Shard | None = None,
     engine: Engine = rows_on_all_cores,
     progress: bool = True,
@@ -70,8 +72,8 @@ def index_library(
     The columns are path (relative to the folder, with "/", or as in the list), verdict, breed, probability, breed_2,
     probability_2 and so on, group (the breed group, where only that is certain) and error (why a file could not be
     read; the columns between are then empty). Probabilities have 4 decimals. In CSV, text that a spreadsheet would run
-    as a formula has an apostrophe before it. Hidden files and folders and links to folders are left out. A folder that
-    can't be listed gets a row too. A path that a list names twice gets one row.
+    as a formula has an apostrophe before it. Hidden files and folders, sidecars and links to folders are left out. A
+    folder that can't be listed gets a row too. A path that a list names twice gets one row.
 
     A run continues the one before it: files with a row keep it, even if they are gone; new files get one. A finished
     table is continued too, on this machine and without `shard`, unless somebody has changed it. Memory does not depend
@@ -84,6 +86,7 @@ def index_library(
         output: The table to make, ``.csv`` or ``.parquet``.
         top_k: How many breeds to name, at least 1; no more than the run knows are named.
         embeddings: Add the column `dogbreeds.serving.rows.FEATURES`; the table must be Parquet.
+        write_tags: Write sidecars too; see `dogbreeds.serving.sidecars`. Not with `shard`.
         shard: Make the table of this part of the photos only; see `dogbreeds.serving.shards`.
         engine: What classifies the photos.
         progress: Show a progress bar.
@@ -107,13 +110,16 @@ def index_library(
         if next(_chosen(paths, table, None), None) is None:
             what = "names no photos" if paths.is_list else "holds no files"
             raise UserError(f"{paths.named!r} {what}: name the folder with the photos")
+        if write_tags and (shard or isinstance(paths.root, Address)):
+            where = "with --shard" if shard else f"beside the photos of {paths.named!r}, which are not on this machine"
+            raise UserError(f"--write-tags can't write sidecars {where}: leave it out")
         run = RunFolder.open(run_dir)
         top_k = min(top_k, len(run.labels))
         made_from = _made_from(run, paths, top_k, _num_features(run) if embeddings else None, shard)
         if shard and (summary := finished_summary(table, made_from)) is not None:
             print(f"shard {shard} is done: {os.fspath(table)!r}", file=sys.stderr)
             return summary
-        return _make_table(table, run, paths, shard, made_from, engine, progress)
+        return _make_table(table, run, paths, shard, made_from, engine, write_tags, progress)
 
 
 def _check(output: Place, embeddings: bool) -> None:
@@ -190,6 +196,7 @@ def _make_table(
     shard: Shard | None,
     made_from: dict[str, Any],
     engine: Engine,
+    write_tags: bool,
     progress: bool,
 ) -> Summary:
     """Classify what has no row yet, and write the table when all have one."""
@@ -208,6 +215,9 @@ def _make_table(
                     f"{str(table)!r} was changed since index wrote it: move it away, or give another --output"
                 )
             _add_missing_rows(journal, rows_of, paths, lambda: _chosen(paths, table, shard), progress)
+            if write_tags:
+                with closing(iter(journal)) as rows:
+                    print(write_sidecars(rows, paths.place), file=sys.stderr)
             summary = journal.summary(run.calibration.right_threshold)
             with closing(iter(journal)) as rows, atomic_write(table) as temporary:  # an open query blocks closing
                 write_table(temporary, rows, names, table.suffix.lower(), {**made_from, **summary.to_dict()})

@@ -12,8 +12,7 @@ from dogbreeds.addresses import Address, Place, place
 from dogbreeds.breeds import all_breeds, label_name
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.hub import announce
-from dogbreeds.photo_paths import LISTS, PhotoPaths, open_paths
-from dogbreeds.photos import SIDE_FILES
+from dogbreeds.photo_paths import LISTS, PhotoPaths, is_left_out, open_paths
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -177,7 +176,7 @@ def _read_folders(folder: Path) -> dict[str, _Labelled]:
 def _read_breed_folders(folder: Path, root: Path) -> _Labelled:
     # Every other file counts as a photo: one that is not is then left out by name, instead of ignored.
     files = (path for breed in _folders_in(folder) for path in sorted(breed.rglob("[!.]*")) if path.is_file())
-    paths = [path for path in files if path.name.lower() not in SIDE_FILES]
+    paths = [path for path in files if not is_left_out(path.name)]
     breeds = [path.relative_to(folder).parts[0] for path in paths]
     return _Labelled([path.relative_to(root).as_posix() for path in paths], paths, breeds)
 
@@ -208,7 +207,7 @@ def _read_listed_folders(photos: PhotoPaths) -> dict[str, _Labelled]:
     has_splits = all(folders[0].lower() in SPLIT_NAMES for folders in parts if len(folders) > 1)
     found: dict[str, list[tuple[str, str]]] = {}
     for split, *inside in parts if has_splits else (["train", *folders] for folders in parts):
-        if len(inside) > 1 and inside[-1].lower() not in SIDE_FILES:
+        if len(inside) > 1 and not is_left_out(inside[-1]):
             path = "/".join([split, *inside] if has_splits else inside)
             found.setdefault(SPLIT_NAMES[split.lower()], []).append((path, inside[0]))
     return {
