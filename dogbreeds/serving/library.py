@@ -97,7 +97,7 @@ def index_library(
     Raises:
         UserError: There are no photos; the output is of something else or was changed, can't be written, or has another
             ending; its partial file was made from something else, or another run is writing it; the run folder is
-            damaged, or its model gives no embeddings; an address can't be reached.
+            damaged, or its model gives no embeddings; a sidecar can't be written; an address can't be reached.
     """
     output = place(output)
     _check(output, embeddings)
