@@ -121,7 +121,17 @@ def test_the_card_of_a_calibrated_run_says_what_was_fitted_on_what_and_checked(t
     }
     calibrated = dataclasses.replace(
         record,
-        calibration=Calibration(0.9, 8.8, 0.76, 9.7, 9.1, probe, -1.25, fitted_on={"dogs": 1300, "other photos": 150}),
+        calibration=Calibration(
+            0.9,
+            8.8,
+            0.76,
+            9.7,
+            9.1,
+            probe,
+            -1.25,
+            right_threshold=0.6,
+            fitted_on={"dogs": 1300, "other photos": 150},
+        ),
         figures={**record.figures, "everyday": everyday},
         calibration_command="python -m dogbreeds calibrate runs/cnn --data mine",
     )

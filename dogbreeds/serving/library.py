@@ -107,9 +107,7 @@ def index_library(
             check_absent(table)
         if isinstance(table, Path):
             table = table.parent.resolve() / table.name
-        _check_photos(paths, table)
-        if write_tags:
-            _check_tags(paths, shard)
+        _check_photos(paths, table, shard, write_tags)
         run = RunFolder.open(run_dir)
         top_k = min(top_k, len(run.labels))
         made_from = _made_from(run, paths, top_k, _num_features(run) if embeddings else None, shard)
@@ -137,15 +135,12 @@ def _check(output: Place, embeddings: bool) -> None:
             raise UserError(f"can't write in the folder {str(output.parent)!r}: give another --output")
 
 
-def _check_photos(paths: PhotoPaths, table: Place) -> None:
+def _check_photos(paths: PhotoPaths, table: Place, shard: Shard | None, write_tags: bool) -> None:
+    """Refuse no photos, and sidecars where they can't be or where a shard that is done would lack them."""
     if next(_chosen(paths, table, None), None) is None:
         what = "names no photos" if paths.is_list else "holds no files"
         raise UserError(f"{paths.named!r} {what}: name the folder with the photos")
-
-
-def _check_tags(paths: PhotoPaths, shard: Shard | None) -> None:
-    """Refuse sidecars where they can't be, or where a shard that is done would lack them."""
-    if shard or isinstance(paths.root, Address):
+    if write_tags and (shard or isinstance(paths.root, Address)):
         where = "with --shard" if shard else f"beside the photos of {paths.named!r}, which are not on this machine"
         raise UserError(f"--write-tags can't write sidecars {where}: leave it out")
 

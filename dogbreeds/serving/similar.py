@@ -88,7 +88,7 @@ class SimilarPhotos:
 
     def _paths(self, rows: set[int]) -> dict[int, str]:
         """The paths of rows; of the table, no more is read than the groups that these are in."""
-        paths = {}
+        paths: dict[int, str] = {}
         with open_table(self._table) as file:
             first = 0
             for group in range(file.num_row_groups):
