@@ -74,7 +74,7 @@ class SimilarPhotos:
             self._index.nprobe = max(1, round(SEARCHED_SHARE * self._index.nlist))
 
     def nearest(self, features: np.ndarray, top_k: int) -> list[list[SimilarPhoto]]:
-        """For each embedding `(N, D)`, so many photos, the nearest first; all if there are fewer."""
+        """For each embedding `(N, D)`, the `top_k` nearest photos, the nearest first; all where the table has fewer."""
         similarities, rows = self._index.search(_normalized(features), top_k)
         paths = self._paths(set(rows.ravel().tolist()) - {-1})
         return [
@@ -173,7 +173,7 @@ def _every(step: int, embeddings: Iterable[tuple[np.ndarray, np.ndarray]]) -> It
     """The first of each so many vectors."""
     num_before = 0
     for _, vectors in embeddings:
-        yield vectors[-num_before % step :: step]
+        yield vectors[-num_before % step :: step].copy()  # a view would keep them all in memory
         num_before += len(vectors)
 
 
