@@ -112,18 +112,20 @@ def test_every_system_has_its_rows_with_names_of_their_own():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_command_is_one_that_its_script_understands(row, tmp_path, monkeypatch):
-    program, name, *arguments = shlex.split(row.command(tmp_path, "photos of dogs"))
+    data = tmp_path / "photos of dogs"
+    data.mkdir()
+    program, name, *arguments = shlex.split(row.command(tmp_path, str(data)))
     configs = []
     monkeypatch.setattr("dogbreeds.training.train.train", configs.append)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(ROOT / name), run_name="__main__")
     config = configs[0]
-    assert program == "python" and config.run.output_dir == tmp_path / row.name and config.data.data == "photos of dogs"
+    assert program == "python" and config.run.output_dir == tmp_path / row.name and config.data.data == str(data)
     values = {
         option: getattr(getattr(config, group), option) for group in GROUPS for option in vars(getattr(config, group))
     }
     assert {option: values[option] for option in row.options} == row.options
-    assert row.config(tmp_path).replace(data="photos of dogs") == config
+    assert row.config(tmp_path).replace(data=str(data)) == config
     # What is built without weights has no backbone to freeze.
     assert not (row.options["model"] in BUILT_WITHOUT_WEIGHTS and config.model.freeze_backbone)
 
