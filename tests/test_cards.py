@@ -39,14 +39,45 @@ def answer_of(breed: str, probability: float, verdict="confident") -> Answer:
     return Answer(verdict, (BreedProbability(breed, probability),), (), None)
 
 
-def test_an_unsure_answer_names_the_group_and_its_look_alikes():
+def names(html: str) -> list[list[str]]:
+    """The breeds of each list of bars."""
+    return [re.findall(r'class="name">([^<]+)', part) for part in html.split("<ol")[1:]]
+
+
+def test_an_unsure_answer_names_the_group_and_what_it_may_be():
     said = cards.headline(UNSURE, 120, ENGLISH)
     assert "Not sure" in said and "Probably a terrier." in said
-    assert "Look-alikes: Norfolk terrier, Norwich terrier or Cairn terrier." in said
-    said = cards.headline(Answer("unsure", TERRIERS, TERRIERS[:2], None), 120, FRENCH)
-    assert "Pas sûr" in said and "Peut-être Norfolk terrier (50\u202f%)." in said
-    assert "Norfolk terrier ou Norwich terrier" in said and "Probablement" not in said
-    assert "Look-alikes" not in cards.headline(Answer("unsure", TERRIERS, TERRIERS[:1], None), 120, ENGLISH)
+    two = Answer("unsure", TERRIERS, TERRIERS[:2], None)
+    said = cards.headline(two, 120, FRENCH)
+    assert "Pas sûr" in said and "Peut-être Norfolk terrier (50\u202f%)." in said and "Probablement" not in said
+    listed = cards.details(prediction(two), "vit", ENGLISH)
+    assert listed.index("Probably one of these") < listed.index("<details")
+    assert names(listed) == [["Norfolk terrier", "Norwich terrier"], [*SHARES]]
+
+
+def test_a_sure_answer_says_how_sure_in_words_and_then_names_its_look_alikes():
+    breeds = [("Pug", 0.94), ("Boxer", 0.05), ("Bullmastiff", 0.004)]
+    pug = Answer("confident", tuple(BreedProbability(*breed) for breed in breeds), (), None)
+    assert "About 94 of 100 answers as sure as this are right." in cards.headline(pug, 120, ENGLISH)
+    assert "Environ 99 réponses" in cards.headline(answer_of("Pug", 0.9999), 120, FRENCH)  # none is certain
+    said = cards.details(prediction(pug), "vit", ENGLISH)
+    assert names(said) == [["Boxer"], ["Pug", "Boxer"]] and "0\u202f%" not in said
+    assert names(cards.details(prediction(answer_of("Pug", 0.9999)), "vit", ENGLISH)) == [["Pug"]]
+
+
+def test_who_answered_and_how_fast_is_for_who_asks():
+    shown, _, hidden = cards.details(prediction(UNSURE), "my_vit", ENGLISH).partition("<details")
+    assert "my_vit" not in shown + cards.picture(prediction(UNSURE), make_photo(0, 0), ENGLISH)
+    assert "Answered by my_vit in 10 ms." in hidden
+
+
+def test_the_heat_map_lies_where_the_model_looked():
+    looked = replace(prediction(UNSURE), region=(0.25, 0.0, 0.75, 1.0))
+    said = cards.picture(looked, make_photo(0, 0, (200, 100)), ENGLISH)
+    assert "left: 25.00%; top: 0.00%; width: calc(75.00% - 25.00%); height: calc(100.00% - 0.00%)" in said
+    without = cards.picture(replace(looked, heat_map=None), make_photo(0, 0), ENGLISH)
+    assert without.count("<img") == 1 and "checkbox" not in without
+    assert "can&#x27;t tell where" in cards.details(replace(looked, heat_map=None), "vit", ENGLISH)
 
 
 def test_the_kinds_of_answers_differ_in_words_and_signs():
@@ -54,7 +85,7 @@ def test_the_kinds_of_answers_differ_in_words_and_signs():
         cards.headline(answer_of("Pug", 0.9, verdict), 120, FRENCH) for verdict in ("confident", "not_a_dog")
     ] + [cards.headline(UNSURE, 120, FRENCH), cards.headline(UNKNOWN, 120, FRENCH)]  # fmt: skip
     said.append(cards.problem("Ce fichier est vide.", FRENCH))
-    assert "Carlin (90\u202f%)" in said[0] and "aucune de mes 120 races" in said[1]
+    assert ">Carlin<" in said[0] and "aucune de mes 120 races" in said[1]
     signs = [text.split('aria-hidden="true">')[1].split("<")[0] for text in said]
     assert len(set(signs)) == 5
 
@@ -87,8 +118,8 @@ def test_both_languages_say_everything_and_fill_in_the_same():
 
 def test_the_page_uses_every_sentence_and_no_other():
     code = "".join(file.read_text() for file in (ROOT / "dogbreeds/serving/page").glob("*.py"))
-    used = {name for pair in re.findall(r"\btext\(\"(\w+)\"\)|\btexts\.(\w+)", code) for name in pair if name}
-    made_from_others = {"heading", "waiting_html", "waiting_many_html", "about_all"}
+    used = {name for pair in re.findall(r"\btext\(\"(\w+)\"\)|\b(?:texts|other)\.(\w+)", code) for name in pair if name}
+    made_from_others = {"heading", "picker_html", "photos_at_most", "too_many_html", "waiting_many_html", "about_all"}
     assert used - made_from_others - set(vars(Texts)) - {"language", "texts_for"} == set(ENGLISH.sentences)
     with pytest.raises(AttributeError, match="no sentence 'nothing'"):
         _ = ENGLISH.nothing
@@ -155,9 +186,10 @@ def test_figures_of_everyday_photos_come_before_all_others(texts, words):
     }
     validation = run.record.figures["validation"]
     figures = {"validation": validation, "test": validation, "everyday": everyday}
-    assert cards.rates(replace(run, record=replace(run.record, figures=figures)), "vit", texts) == words.replace(
-        " %", "\u202f%"
-    )
+    run = replace(run, record=replace(run.record, figures=figures))
+    assert cards.rates(run, "vit", texts) == words.replace(" %", "\u202f%")
+    short = cards.rates_in_short(run, texts)
+    assert "200" in short and "60\u202f%" in short and "95\u202f%" in short
 
 
 def test_programs_get_what_is_described_to_them(tiny_run, tmp_path):
@@ -218,13 +250,12 @@ def test_what_models_agree_or_disagree_on_is_said():
 def test_a_dog_of_an_unknown_breed_gets_no_percentages(texts, title, sentence, resembles):
     said = cards.headline(UNKNOWN, 120, texts)
     assert all(words in said for words in (title, sentence, resembles)) and "unknown_breed" in said
-    shown = cards.details(prediction(UNKNOWN), make_photo(0, 0), "vit", texts)
-    assert "<figure>" in shown and "Norfolk terrier" in shown  # what the heat map speaks for
+    shown = cards.picture(prediction(UNKNOWN), make_photo(0, 0), texts)
+    assert "Norfolk terrier" in shown  # what the heat map speaks for
+    shown = re.sub(r"[\d.]+%", "", shown) + cards.details(prediction(UNKNOWN), "vit", texts)
     for html in (said, shown):
         assert "%" not in re.sub(r'src="[^"]*"', "", html) and 'class="bar"' not in html
-    assert texts.most_probable not in shown
-    bars = cards.details(prediction(UNSURE), make_photo(0, 0), "vit", texts)
-    assert bars.count('class="bar"') == 3 and texts.most_probable in bars
+    assert texts.most_probable not in shown and texts.most_probable in cards.details(prediction(UNSURE), "vit", texts)
 
 
 def test_models_of_the_same_name_get_different_names_and_the_same_run_twice_is_refused(tiny_run, tmp_path):

@@ -141,7 +141,7 @@ class Visitor:
         self.request("POST", "queue/join", json.dumps(asked).encode())
         said = self.request("GET", f"queue/data?session_hash={session}").decode().split("data: ")
         (done,) = (event for event in map(json.loads, said[1:]) if event["msg"] == "process_completed")
-        _, details = done["output"]["data"]
+        *_, details = done["output"]["data"]
         bars = re.findall(r'class="name">([^<]+)<.*?style="width: ([\d.]+)%', details)
         return {name: float(width) / 100 for name, width in bars}
 

@@ -10,14 +10,14 @@ import mimetypes
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,7 +33,7 @@ MAX_WAITING = 64
 """Questions that may wait for an answer; the next one is told that the page is busy."""
 MAX_WAITING_OF_ADDRESS = 32
 
-_STATIC = re.compile(r"/(?:assets|static|svelte)/[^\0]+|/favicon\.ico|/pwa_icon")
+_STATIC = re.compile(r"/(?:assets|static|svelte)/[^\0]+|/favicon\.ico|/pwa_icon|/pictures/\w+\.(?:jpg|webp)")
 """Static files, which cost little and are not counted by the rate limiter."""
 _FILE = "/gradio_api/file="
 _READABLE = re.compile(
@@ -60,6 +60,8 @@ _POLICY = (
     "worker-src 'self' blob:; manifest-src 'self'; base-uri 'self'; form-action 'none'; object-src 'none'; "
     "frame-ancestors 'self' https://huggingface.co https://*.hf.space"
 )
+Rewrite = Callable[[str, Request], str]
+"""Changes the HTML page that answers a request."""
 _INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
 
@@ -127,6 +129,7 @@ class Gateway:
         *,
         doors: Doors | None = None,
         proxies: Proxies | None = None,
+        rewrite: Rewrite | None = None,
     ) -> None:
         """Wrap an app.
 
@@ -137,8 +140,9 @@ class Gateway:
             answers: In which questions wait for their answers.
             doors: Who may ask.
             proxies: Who tells the clients' addresses.
+            rewrite: Makes the HTML page that is sent of the app's.
         """
-        self._app, self._questions, self._answers = app, questions, answers
+        self._app, self._questions, self._answers, self._rewrite = app, questions, answers, rewrite
         self._route = UploadRoute(uploads)
         self._doors, self._proxies = doors or Doors(), proxies or Proxies()
         self._rate_limiter = RateLimiter()
@@ -186,7 +190,8 @@ class Gateway:
         del headers["origin"]
         if scope["path"] == "/":
             del headers["accept-encoding"]  # its inline scripts are read before it is sent
-            return await _send_page(respond, scope, receive, send)
+            rewrite = self._rewrite if respond is self._app else None
+            return await _send_page(respond, scope, receive, send, rewrite)
         await respond(scope, receive, _with_headers(send, _policy(b""), is_of_gradio=respond is self._app))
 
     def _refusal(self, scope: Scope, headers: Headers, address: str) -> Response | None:
@@ -356,7 +361,7 @@ def _with_headers(send: Send, policy: str, *, is_of_gradio: bool = False) -> Sen
     return sending
 
 
-async def _send_page(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def _send_page(app: ASGIApp, scope: Scope, receive: Receive, send: Send, rewrite: Rewrite | None) -> None:
     """Answer with the HTML page and a policy that allows its inline scripts."""
     start: list[Message] = []
     page = b""
@@ -368,6 +373,9 @@ async def _send_page(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -
             return
         page += message.get("body", b"")
         if not message.get("more_body", False):
+            if rewrite and page:
+                page = rewrite(page.decode(), Request(scope)).encode()
+                MutableHeaders(scope=start[0])["content-length"] = str(len(page))
             sending = _with_headers(send, _policy(page))
             await sending(start[0])
             await sending({"type": "http.response.body", "body": page})

@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.served_page import served_page
 
-PHOTO = "#photo input[type=file]"
+PHOTO = "#photo input:not([capture])"
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.staticfiles import StaticFiles
+from gradio.route_utils import get_root_url
 
 from dogbreeds.errors import UserError
 from dogbreeds.images import JPEG_SIDE
@@ -18,10 +20,11 @@ from dogbreeds.serving.clients import Proxies
 from dogbreeds.serving.decoding import Decoder
 from dogbreeds.serving.gateway import MAX_WAITING, Doors, Gateway
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import cards
+from dogbreeds.serving.page import cards, head, photo_picker
+from dogbreeds.serving.page.components import texts_of
 from dogbreeds.serving.page.events import events
-from dogbreeds.serving.page.many_photos import many_photos_tab
-from dogbreeds.serving.page.one_photo import one_photo_tab
+from dogbreeds.serving.page.many_photos import MAX_FILES, many_photos_tab
+from dogbreeds.serving.page.one_photo import model_choice, one_photo_tab
 from dogbreeds.serving.page.programs import examples_section, program_endpoints
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts
 from dogbreeds.serving.predictor import Predictor
@@ -51,13 +54,16 @@ def build_page(models: ModelSet, answers: Turns, text: gr.I18n) -> gr.Blocks:
         text: What the page says, from `page_texts`.
     """
     with gr.Blocks(title="Dog breeds", analytics_enabled=False) as page:
-        gr.HTML(text("heading"))
-        photo = one_photo_tab(models, answers, text)
-        many_photos_tab(models, text)
+        gr.HTML(text("heading"), elem_id="heading")
+        model = model_choice(models, text)
+        one_photo_tab(models, answers, model, text)
+        many_photos_tab(models, model, text)
+        with gr.Accordion(text("compare"), open=False, visible=len(models.names) > 1, elem_id="compare"):
+            model.render()
         with gr.Accordion(text("about"), open=False):
             gr.Markdown(text("about_all"))
         examples_section(page, models, text)
-        program_endpoints(models, answers, photo)
+        program_endpoints(models, answers)
     return page.queue(max_size=MAX_WAITING, api_open=False)  # every request goes through the queue
 
 
@@ -70,11 +76,23 @@ def _first_texts(models: ModelSet, texts: Texts) -> dict[str, str]:
     rates = [cards.rates(predictor.run, name, texts) for name, predictor in models.predictors.items()]
     return {
         **texts.sentences,
-        "heading": f"<h1>{texts.title}</h1>",
-        "waiting_html": cards.waiting(texts.waiting),
+        "heading": _heading(texts),
+        "picker_html": photo_picker.layout(models, texts),
+        "photos_at_most": texts.photos.format(MAX_FILES),
+        "too_many_html": f'<div data-most="{MAX_FILES}">{cards.problem(texts.too_many.format(MAX_FILES), texts)}</div>',
         "waiting_many_html": cards.waiting(texts.waiting_many),
         "about_all": "\n\n".join([texts.about_text, *rates]),
     }
+
+
+def _heading(texts: Texts) -> str:
+    """The title, and a link to the page in each language."""
+    links = "".join(
+        f'<a href="?lang={other.language}" lang="{other.language}" aria-current="{str(other is texts).lower()}">'
+        f"{other.language_name}</a>"
+        for other in (ENGLISH, FRENCH)
+    )
+    return f'<h1>{texts.title}</h1><nav class="languages" aria-label="{texts.languages}">{links}</nav>'
 
 
 @dataclass(frozen=True)
@@ -147,8 +165,10 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> 
         sweeping.cancel()
         await decoder.close()
 
+    fastapi = FastAPI(lifespan=lifespan, openapi_url=None)
+    fastapi.mount(f"/{head.PICTURES.name}", StaticFiles(directory=head.PICTURES))
     app = gr.mount_gradio_app(
-        FastAPI(lifespan=lifespan, openapi_url=None),
+        fastapi,
         page,
         path="/",
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
@@ -163,7 +183,13 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> 
         ssr_mode=False,
         show_error=False,
     )
-    return Gateway(app, uploads, Questions(events(page), folder), answers, doors=doors, proxies=proxies)
+    questions = Questions(events(page), folder)
+    return Gateway(app, uploads, questions, answers, doors=doors, proxies=proxies, rewrite=_with_own_head)
+
+
+def _with_own_head(page: str, request: Request) -> str:
+    # get_root_url is not documented (read in gradio 6.31.0): it honours the proxy of a Space.
+    return head.with_own_head(page, get_root_url(request, "/", None), texts_of(request))
 
 
 async def _delete_old(uploads: UploadFolder) -> None:

@@ -4,12 +4,14 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from typing import Literal
 
 from PIL import Image
 
 from dogbreeds.answers import Answer, BreedProbability
+from dogbreeds.record import Figures
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.serving.heat_map import overlay
+from dogbreeds.serving import heat_map
 from dogbreeds.serving.model_set import ModelSet, agree
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.predictor import Prediction
@@ -24,6 +26,10 @@ _SIGNS = {
     "disagree": "≠",
 }
 """A sign for each kind of answer, for people who don't see the colours."""
+MIN_SHOWN = 0.005
+"""Of a breed's probability: less is 0 %."""
+_HEAT_MAP_SIZE = (128, 128)
+"""Pixels; a model's own heat map has about 10 x 10, and the browser stretches it over the photo."""
 
 
 def headline(answer: Answer, num_breeds: int, texts: Texts) -> str:
@@ -34,18 +40,19 @@ def headline(answer: Answer, num_breeds: int, texts: Texts) -> str:
         num_breeds: How many breeds the model knows.
         texts: The person's language.
     """
-    names = [texts.name(candidate.breed) for candidate in answer.candidates]
     if answer.verdict == "unknown_breed":
+        names = [texts.name(candidate.breed) for candidate in answer.candidates]
         sentence = texts.another_breed.format(num_breeds)
         return _banner("unknown_breed", texts.unknown_breed, sentence, texts.resembles.format(", ".join(names)))
-    best = f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
+    first = answer.breeds[0]
     if answer.verdict == "confident":
-        return _banner("confident", texts.confident, best, texts.looks_like)
+        num_right = min(round(100 * first.probability), 99)  # none is certain
+        return _banner("confident", texts.confident, texts.name(first.breed), texts.sure.format(num_right))
     if answer.verdict == "not_a_dog":
         return _banner("not_a_dog", texts.not_a_dog, texts.none_of_mine.format(num_breeds), texts.hard_to_see)
-    one_of = texts.look_alikes.format(one_of_several(names, texts)) if len(names) > 1 else ""
-    sentence = texts.is_a.format(texts.group(answer.group)) if answer.group else texts.perhaps.format(best)
-    return _banner("unsure", texts.unsure, sentence, f"{one_of} {texts.try_closer}".strip())
+    perhaps = texts.perhaps.format(f"{texts.name(first.breed)} ({texts.percent(first.probability)})")
+    sentence = texts.is_a.format(texts.group(answer.group)) if answer.group else perhaps
+    return _banner("unsure", texts.unsure, sentence, texts.try_closer)
 
 
 def problem(sentence: str, texts: Texts) -> str:
@@ -65,29 +72,52 @@ def progress(num_done: int, num_all: int, texts: Texts) -> str:
     return f"{waiting(sentence)}{bar}"
 
 
-def details(prediction: Prediction, photo: Image.Image, model: str, texts: Texts) -> str:
-    """The most probable breeds as bars, the heat map over the photo, which model answered and how fast.
+def picture(prediction: Prediction, photo: Image.Image, texts: Texts) -> str:
+    """The photo with the heat map over it, which a press on the photo, or the space bar, takes away and brings back.
+
+    Args:
+        prediction: The answer.
+        photo: The photo that was answered, upright and RGB.
+        texts: The person's language.
+    """
+    base = f'<img class="base" src="{_data_url(heat_map.shown(photo), "JPEG")}" alt="{escape(texts.photo_alt)}">'
+    if prediction.heat_map is None:
+        return f'<figure class="photo"><div>{base}</div></figure>'
+    left, top, right, bottom = (f"{100 * edge:.2f}" for edge in prediction.region)
+    place = f"left: {left}%; top: {top}%; width: calc({right}% - {left}%); height: calc({bottom}% - {top}%)"
+    source = _data_url(heat_map.colours(prediction.heat_map, _HEAT_MAP_SIZE), "WEBP")
+    best = texts.name(prediction.breeds[0].breed)
+    return (
+        f'<figure class="photo"><label><span class="layers">{base}'
+        f'<img class="heat" src="{source}" style="{place}" alt="{escape(texts.heat_map_alt.format(best))}"></span>'
+        f'<input type="checkbox" role="switch" checked><span>{escape(texts.heat_map.format(best))}</span>'
+        "</label></figure>"
+    )
+
+
+def details(prediction: Prediction, model: str, texts: Texts) -> str:
+    """The look-alikes as bars; and, for who opens it, which model answered, how, and how fast.
 
     A dog of an unknown breed has no bars: it is none of these breeds, however probable they are.
 
     Args:
         prediction: The answer.
-        photo: The photo that was answered, upright and RGB.
         model: The name of the model.
         texts: The person's language.
     """
-    best = texts.name(prediction.breeds[0].breed)
-    alt, caption = texts.heat_map_alt.format(best), texts.heat_map.format(model, best)
-    if prediction.heat_map is None:
-        alt, caption = texts.no_heat_map_alt, texts.no_heat_map.format(model)
     answered = texts.answered_by.format(model, f"{prediction.seconds * 1000:.0f}")
-    bars = f'<p class="list">{escape(texts.most_probable)}</p>{_bars(prediction.breeds, texts)}'
+    heat_map = texts.no_heat_map if prediction.heat_map is None else texts.how_heat_map
+    all_breeds = () if prediction.verdict == "unknown_breed" else prediction.breeds
     return (
-        ("" if prediction.verdict == "unknown_breed" else bars)
-        + f'<figure><img src="{_data_url(overlay(photo, prediction))}" alt="{escape(alt)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        f'<p class="answered">{escape(answered)}</p>'
+        f'{_look_alikes(prediction, texts)}<details class="how"><summary>{escape(texts.how)}</summary>'
+        f"<p>{escape(answered)} {escape(heat_map)}</p>{_bars(all_breeds, texts.most_probable, texts)}</details>"
     )
+
+
+def _look_alikes(answer: Answer, texts: Texts) -> str:
+    if answer.verdict == "confident":
+        return _bars(answer.breeds[1:], texts.look_alikes, texts)
+    return _bars(answer.candidates, texts.one_of_these, texts) if answer.verdict == "unsure" else ""
 
 
 def agreement(answers: Sequence[Answer], texts: Texts) -> str:
@@ -115,21 +145,31 @@ def side_by_side(predictions: dict[str, Prediction], models: ModelSet, photo: Im
     """
     return '<div class="cards">' + "".join(
         f'<section class="card" aria-label="{escape(name)}"><h2>{escape(name)}</h2>'
-        f"{headline(prediction, len(models.labels(name)), texts)}{details(prediction, photo, name, texts)}</section>"
+        f"{headline(prediction, len(models.labels(name)), texts)}{picture(prediction, photo, texts)}"
+        f"{details(prediction, name, texts)}</section>"
         for name, prediction in predictions.items()
     ) + "</div>"  # fmt: skip
 
 
-def rates(run: RunFolder, name: str, texts: Texts) -> str:
-    """How often each kind of a model's answers was wrong when it was evaluated; empty where that was not measured."""
-    figures = run.record.figures
-    split = next(split for split in ("everyday", "test", "validation") if split in figures)
-    found = figures[split]
+def rates_in_short(run: RunFolder, texts: Texts) -> str:
+    """How often a model is sure of photos it has not seen, and right, in short; empty where that is not known."""
+    split, found = _rated(run)
     if not {"top1_confident", "candidates_right"} <= set(found):
         return ""
-    photos = {"everyday": texts.rates_everyday, "test": texts.rates_test, "validation": texts.rates_validation}[split]
+    return texts.rates_in_short.format(
+        photos=_photos_of(split, texts).format(found["n"]),
+        confident=texts.percent(found["share_confident"]),
+        right=texts.percent(found["top1_confident"]),
+    )
+
+
+def rates(run: RunFolder, name: str, texts: Texts) -> str:
+    """How often each kind of a model's answers was wrong when it was evaluated; empty where that was not measured."""
+    split, found = _rated(run)
+    if not {"top1_confident", "candidates_right"} <= set(found):
+        return ""
     sentence = texts.rates.format(
-        photos=photos.format(found["n"]),
+        photos=_photos_of(split, texts).format(found["n"]),
         model=name,
         confident=texts.percent(found["share_confident"]),
         wrong=texts.percent(1 - found["top1_confident"]),
@@ -148,22 +188,28 @@ def rates(run: RunFolder, name: str, texts: Texts) -> str:
     return sentence
 
 
+def _rated(run: RunFolder) -> tuple[str, Figures]:
+    """The photos that are most like those of the page's visitors, among those of which there are figures."""
+    figures = run.record.figures
+    split = next(split for split in ("everyday", "test", "validation") if split in figures)
+    return split, figures[split]
+
+
+def _photos_of(split: str, texts: Texts) -> str:
+    return {"everyday": texts.rates_everyday, "test": texts.rates_test, "validation": texts.rates_validation}[split]
+
+
 def thumbnail(photo: Image.Image, height: int = 56) -> str:
     """A small picture for a row of a table. Its alt text is empty, because the file's name is in the same row."""
     small = photo.copy()
     small.thumbnail((2 * height, height))
-    return f'<img src="{_data_url(small)}" alt="" height="{height}">'
+    return f'<img src="{_data_url(small, "JPEG")}" alt="" height="{height}">'
 
 
 def download_link(content: bytes, name: str, text: str) -> str:
     """A link that saves a CSV file, which is part of the page, so that no file is left on the server."""
     data = base64.b64encode(content).decode()
     return f'<a class="download" download="{escape(name)}" href="data:text/csv;base64,{data}">{escape(text)}</a>'
-
-
-def one_of_several(names: Sequence[str], texts: Texts) -> str:
-    """A list of names: "A, B or C"."""
-    return f" {texts.or_} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _in_short(answer: Answer, texts: Texts) -> str:
@@ -182,17 +228,20 @@ def _banner(kind: str, title: str, sentence: str, remark: str) -> str:
     )
 
 
-def _bars(breeds: Sequence[BreedProbability], texts: Texts) -> str:
+def _bars(breeds: Sequence[BreedProbability], title: str, texts: Texts) -> str:
+    likely = [each for each in breeds if each.probability >= MIN_SHOWN]
+    if not likely:
+        return ""
     rows = "".join(
         f'<li><span class="name">{escape(texts.name(candidate.breed))}</span>'
         f'<span class="share">{texts.percent(candidate.probability)}</span>'
         f'<span class="bar" aria-hidden="true"><span style="width: {candidate.probability:.1%}"></span></span></li>'
-        for candidate in breeds
+        for candidate in likely
     )
-    return f'<ol class="breeds">{rows}</ol>'
+    return f'<p class="list">{escape(title)}</p><ol class="breeds">{rows}</ol>'
 
 
-def _data_url(picture: Image.Image) -> str:
+def _data_url(picture: Image.Image, kind: Literal["JPEG", "WEBP"]) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, kind, quality=85)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import gradio as gr
+from fastapi import Request
 from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter
 
 from dogbreeds.serving.api import ComparisonJson, PredictionJson
+from dogbreeds.serving.page.texts import Texts, texts_for
 from dogbreeds.serving.turns import Turns
 
 Component = TypeVar("Component", bound=type[gr.components.Component])
 
 
-def _described_once(component: Component) -> Component:
+def described_once(component: Component) -> Component:
     """Keep the JSON schema of a component's values: gradio asks for it for each visit, and makes it anew.
 
     As a decorator, since gradio takes a class for one of its own only if that is its first base.
@@ -35,9 +37,9 @@ def _described_once(component: Component) -> Component:
     return component
 
 
-@_described_once
+@described_once
 class PhotoInput(gr.Image):
-    """An image component whose value is the place of an upload, which `dogbreeds.serving.uploads.open_copy` opens.
+    """The photo of a program; its value is the place of an upload, which `dogbreeds.serving.uploads.open_copy` opens.
 
     gradio's own `preprocess` skips the EXIF rotation and lets truncated files through.
     """
@@ -46,10 +48,10 @@ class PhotoInput(gr.Image):
 
     def preprocess(self, payload: Any) -> Path | None:  # type: ignore[override]
         """Where the upload lies; None where there is none."""
-        return None if payload is None else _uploaded(payload.path)
+        return None if payload is None else uploaded(payload.path)
 
 
-@_described_once
+@described_once
 class PhotoFiles(gr.File):
     """A file component that gives each file's own name beside its path; gradio's gives a cleaned one."""
 
@@ -60,7 +62,7 @@ class PhotoFiles(gr.File):
         return _named(payload)
 
 
-@_described_once
+@described_once
 class PhotoFolder(gr.UploadButton):
     """A button to choose a folder; its files as in `PhotoFiles`."""
 
@@ -94,6 +96,11 @@ class ComparisonOutput(TypedJson):
     json_schema = TypeAdapter(ComparisonJson).json_schema()
 
 
+def texts_of(request: gr.Request | Request) -> Texts:
+    """The language that a person has chosen on the page, or else that of the browser."""
+    return texts_for(request.query_params.get("lang") or request.headers.get("accept-language"))
+
+
 @asynccontextmanager
 async def turn(answers: Turns, request: gr.Request) -> AsyncIterator[None]:
     """Wait until it is a question's turn.
@@ -111,7 +118,7 @@ async def turn(answers: Turns, request: gr.Request) -> AsyncIterator[None]:
         yield
 
 
-def _uploaded(path: str) -> Path:
+def uploaded(path: str) -> Path:
     """The path of an upload, which may be read and deleted; nothing else passes `dogbreeds.serving.questions`."""
     resolved = Path(path).resolve()
     # get_upload_folder is not documented (read in gradio 6.31.0): GRADIO_TEMP_DIR, which serve() sets, or the default.
@@ -122,5 +129,5 @@ def _uploaded(path: str) -> Path:
 def _named(payload: Any) -> list[tuple[str, Path]]:
     # Read in gradio 6.31.0: several files come as a pydantic RootModel, ListFiles, whose `root` is the list.
     files = getattr(payload, "root", payload) or []
-    named = [(file.orig_name or Path(file.path).name, _uploaded(file.path)) for file in files]
+    named = [(file.orig_name or Path(file.path).name, uploaded(file.path)) for file in files]
     return [(name, path) for name, path in named if not name.startswith(".")]  # as `index` leaves hidden files out

@@ -5,6 +5,7 @@ import inspect
 import gradio as gr
 
 from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder, PhotoInput
+from dogbreeds.serving.page.photo_picker import SentPhoto
 from dogbreeds.serving.questions import Event, Input
 
 
@@ -18,17 +19,18 @@ def events(page: gr.Blocks) -> list[Event]:
             tuple(map(_input, function.inputs, _parameters(function))),
         )
         for number, function in page.fns.items()
+        if function.fn  # others run in the browser alone
     ]
 
 
 def _parameters(function: gr.blocks.BlockFunction) -> list[str]:
     """The names of a function's inputs; gradio fills in the request by its type."""
-    parameters = inspect.signature(function.fn).parameters.values() if function.fn else []
+    parameters = inspect.signature(function.fn).parameters.values()
     return [each.name for each in parameters if each.annotation is not gr.Request]
 
 
 def _input(component: gr.blocks.Block, name: str) -> Input:
-    if isinstance(component, PhotoInput):
+    if isinstance(component, PhotoInput | SentPhoto):
         return Input(name, "photo")
     if isinstance(component, PhotoFiles | PhotoFolder):
         return Input(name, "photos")

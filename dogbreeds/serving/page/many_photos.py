@@ -15,8 +15,9 @@ from dogbreeds.images import BadImage
 from dogbreeds.photos import batches, read_photos
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
-from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder
-from dogbreeds.serving.page.texts import ENGLISH, Texts, texts_for
+from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder, texts_of
+from dogbreeds.serving.page.one_photo import ALL_MODELS
+from dogbreeds.serving.page.texts import ENGLISH, Texts
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.rows import answer_columns, columns, write_csv
 from dogbreeds.serving.uploads import delete_copy, open_copy
@@ -45,11 +46,12 @@ class Row:
     """The answer, or why there is none."""
 
 
-def many_photos_tab(models: ModelSet, text: gr.I18n) -> None:
+def many_photos_tab(models: ModelSet, model: gr.Radio, text: gr.I18n) -> None:
     """Add the tab to the page.
 
     Args:
-        models: The first of them answers.
+        models: What can answer.
+        model: Which of them does; the first where all shall.
         text: The page's texts.
     """
     stopped: dict[str | None, bool] = {}
@@ -57,10 +59,13 @@ def many_photos_tab(models: ModelSet, text: gr.I18n) -> None:
     on its way would arrive after the end."""
     with gr.Tab(text("many_photos")):
         with gr.Row():
-            files = PhotoFiles(label=text("photos"), file_count="multiple", height=180, elem_id="files", scale=3)
+            files = PhotoFiles(
+                label=text("photos_at_most"), file_count="multiple", height=180, elem_id="files", scale=3
+            )
             with gr.Column(min_width=160):
                 folder = PhotoFolder(text("folder"), file_count="directory", elem_id="folder")  # type: ignore[arg-type]
                 stop = gr.Button(text("stop"), variant="stop", visible=False, elem_id="stop")
+        gr.HTML(text("too_many_html"), elem_id="too-many")
         status = gr.HTML(text("waiting_many_html"), elem_id="status")
         download = gr.HTML("", elem_id="download")
         table = gr.Dataframe(
@@ -73,11 +78,12 @@ def many_photos_tab(models: ModelSet, text: gr.I18n) -> None:
             elem_id="table",
         )
 
-    def show_many(files: list[tuple[str, Path]], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        visit, texts = request.session_hash, texts_for(request.headers.get("accept-language"))
+    def show_many(files: list[tuple[str, Path]], model: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        visit = request.session_hash
+        name = models.names[0] if model == ALL_MODELS else model
         stopped[visit] = False
         try:
-            yield from _updates(files, models, texts, lambda: stopped.get(visit, False))
+            yield from _updates(files, name, models, texts_of(request), lambda: stopped.get(visit, False))
         finally:
             stopped.pop(visit, None)
 
@@ -88,7 +94,7 @@ def many_photos_tab(models: ModelSet, text: gr.I18n) -> None:
     for source in (files, folder):
         source.upload(
             show_many,
-            [source],
+            [source, model],
             [files, folder, stop, status, download, table],
             api_visibility="private",
             concurrency_limit=MAX_CONCURRENT,
@@ -99,7 +105,7 @@ def many_photos_tab(models: ModelSet, text: gr.I18n) -> None:
 
 
 def _updates(
-    files: list[tuple[str, Path]], models: ModelSet, texts: Texts, is_stopped: Callable[[], bool]
+    files: list[tuple[str, Path]], name: str, models: ModelSet, texts: Texts, is_stopped: Callable[[], bool]
 ) -> Iterator[tuple[Any, ...]]:
     """What the tab shows while the files are answered: a value for each output of `show_many`."""
     if not files:
@@ -107,23 +113,23 @@ def _updates(
     if len(files) > MAX_FILES:
         for _, path in files:
             delete_copy(path)
-        message = cards.problem(texts.too_many.format(len(files), MAX_FILES), texts)
+        message = cards.problem(texts.too_many.format(MAX_FILES), texts)
         yield *_ready(), message, "", gr.update(visible=False)
         return
     rows: list[Row] = []
     drawn_at = 0.0
     running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
     yield *running, cards.progress(0, len(files), texts), "", gr.skip()
-    for batch in answer_many(models.first, files):
+    for batch in answer_many(models.predictors[name], files):
         rows += batch
         if is_stopped():
             break
         table = gr.skip()
         if time.monotonic() - drawn_at > TABLE_SECONDS:
-            table, drawn_at = _table(rows, models.names[0], texts), time.monotonic()
+            table, drawn_at = _table(rows, name, texts), time.monotonic()
         yield *running, cards.progress(len(rows), len(files), texts), "", table
     sentence = texts.done if len(rows) == len(files) else texts.stopped
-    yield *_ready(), *_finished(rows, sentence, texts), _table(rows, models.names[0], texts)
+    yield *_ready(), *_finished(rows, sentence, texts), _table(rows, name, texts)
 
 
 def _ready() -> tuple[Any, Any, Any]:

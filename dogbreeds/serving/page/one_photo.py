@@ -4,81 +4,89 @@ import asyncio
 from pathlib import Path
 
 import gradio as gr
-from PIL import Image
 
 from dogbreeds.images import BadImage
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards
-from dogbreeds.serving.page.components import PhotoInput, turn
-from dogbreeds.serving.page.texts import Texts, texts_for
+from dogbreeds.serving.page.components import texts_of, turn
+from dogbreeds.serving.page.photo_picker import SentPhoto
+from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import open_copy
 
-_ALL_MODELS = "/"
+ALL_MODELS = "/"
 """The value of the choice "side by side"; no run has such a name."""
 
 
-def one_photo_tab(models: ModelSet, answers: Turns, text: gr.I18n) -> PhotoInput:
+def model_choice(models: ModelSet, text: gr.I18n) -> gr.Radio:
+    """What answers, on both tabs; to be rendered below them, since nobody needs to choose.
+
+    Args:
+        models: The first answers unless another is chosen.
+        text: The page's texts.
+    """
+    choices = [(text("best"), models.names[0]), *((name, name) for name in models.names[1:])]
+    several = [(text("side_by_side"), ALL_MODELS)] if len(models.names) > 1 else []
+    return gr.Radio(
+        choices + several,
+        value=models.names[0],
+        label=text("model"),
+        info=text("model_info"),
+        elem_id="model",
+        render=False,
+    )
+
+
+def one_photo_tab(models: ModelSet, answers: Turns, model: gr.Radio, text: gr.I18n) -> None:
     """Add the tab to the page.
 
     Args:
-        models: What can answer; the first does unless the person chooses another.
+        models: What can answer.
         answers: In which questions wait for their answers.
+        model: Which of them does.
         text: The page's texts.
-
-    Returns:
-        The input for the photo, which the endpoints for programs share.
     """
-    several = len(models.names) > 1
-    choices = [(name, name) for name in models.names] + ([(text("side_by_side"), _ALL_MODELS)] if several else [])
-    with gr.Tab(text("one_photo")), gr.Row():
-        with gr.Column(min_width=300):
-            photo = PhotoInput(
-                label=text("photo"),
-                sources=["upload", "clipboard", "webcam"],
-                type="pil",
-                height=340,
-                buttons=[],
-                elem_id="photo",
-            )
-            model = gr.Radio(choices, value=models.names[0], label=text("model"), visible=several, elem_id="model")
-        with gr.Column(min_width=300, scale=2):
-            verdict = gr.HTML(text("waiting_html"), elem_id="verdict")
-            details = gr.HTML("", elem_id="details")
+    with gr.Tab(text("one_photo")), gr.Column(elem_id="one-photo"):
+        gr.HTML(text("picker_html"), elem_id="photo")
+        photo = SentPhoto()
+        verdict = gr.HTML("", elem_id="verdict")
+        picture = gr.HTML("", elem_id="picture")
+        details = gr.HTML("", elem_id="details")
 
-    async def show(upload: Path | None, model: str, request: gr.Request) -> tuple[str, str]:
-        texts = texts_for(request.headers.get("accept-language"))
-        if upload is None:
-            return cards.waiting(texts.waiting), ""
+    async def show(photo: Path | None, model: str, request: gr.Request) -> tuple[str, str, str]:
+        if photo is None:
+            return "", "", ""
         async with turn(answers, request):
-            return await asyncio.to_thread(_shown, upload, model, models, texts)
+            verdict, picture, details = await asyncio.to_thread(_shown, photo, model, models, texts_of(request))
+            return f'<div data-photo="{photo.parent.name}">{verdict}</div>', picture, details
 
-    gr.on(
-        [photo.input, photo.clear, model.change],
+    asked = gr.on(
+        [photo.input, model.change],
         show,
         [photo, model],
-        [verdict, details],
+        [verdict, picture, details],
         api_visibility="private",
         concurrency_limit=None,
         trigger_mode="always_last",
-        show_progress="minimal",
-        show_progress_on=[verdict],
+        show_progress="hidden",
     )
-    return photo
+    # What photo_picker.js hears of it.
+    asked.success(
+        None, [verdict], js="(detail) => { document.dispatchEvent(new CustomEvent('answered', { detail })); }"
+    )
+    asked.failure(None, js="() => { document.dispatchEvent(new Event('unanswered')); }")
 
 
-def _shown(upload: Path, model: str, models: ModelSet, texts: Texts) -> tuple[str, str]:
+def _shown(upload: Path, model: str, models: ModelSet, texts: Texts) -> tuple[str, str, str]:
+    """The verdict, the photo with its heat map and the details, as HTML."""
     try:
-        return _answer(open_copy(upload), model, models, texts)
+        photo = open_copy(upload)
     except BadImage as error:
-        return cards.problem(texts.problem(error), texts), ""
-
-
-def _answer(photo: Image.Image, model: str, models: ModelSet, texts: Texts) -> tuple[str, str]:
-    """The verdict and the details below it, as HTML."""
-    if model == _ALL_MODELS:
+        return cards.problem(texts.problem(error), texts), "", ""
+    if model == ALL_MODELS:
         predictions = models.compare(photo)
-        return cards.agreement(list(predictions.values()), texts), cards.side_by_side(predictions, models, photo, texts)
+        verdict = cards.agreement(list(predictions.values()), texts)
+        return verdict, "", cards.side_by_side(predictions, models, photo, texts)
     prediction = models.predict(model, photo)
     verdict = cards.headline(prediction, len(models.labels(model)), texts)
-    return verdict, cards.details(prediction, photo, model, texts)
+    return verdict, cards.picture(prediction, photo, texts), cards.details(prediction, model, texts)

@@ -1,13 +1,12 @@
 // What gradio 6.31.0 lacks for people who use a screen reader or have no mouse: answers are announced when they come, the
-// table's filter has a name, and the models are one group for the arrow keys. On a phone the answer scrolls into view.
-// Parts of the page appear when a tab is opened, so this runs again after each change.
+// table's filter has a name, and the models are one group for the arrow keys. Parts of the page appear when a tab is
+// opened, so this runs again after each change. And what is told before it is too late: that there are too many files,
+// and that photos are still being answered.
 () => {
   const french = (navigator.language || "").toLowerCase().startsWith("fr");
-  let answer = null;
   const mend = () => {
-    const banner = document.querySelector("#verdict .banner");
-    if (banner !== answer && (answer = banner)) answer.scrollIntoView({ block: "nearest" });
     document.querySelectorAll("#verdict, #status").forEach((region) => region.setAttribute("role", "status"));
+    document.querySelectorAll("#too-many").forEach((region) => region.setAttribute("role", "alert"));
     document.querySelectorAll("#table input.search-input").forEach((input) =>
       input.setAttribute("aria-label", french ? "Filtrer le tableau" : "Filter the table"));
     document.querySelectorAll("#program pre").forEach((code) => { code.tabIndex = 0; });
@@ -15,4 +14,17 @@
   };
   mend();
   new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
+
+  const check = (event, files) => {
+    if (!event.target.closest?.("#files, #folder") || !files) return;
+    const most = Number(document.querySelector("#too-many [data-most]").dataset.most);
+    const isTooMany = [...files].filter((file) => !file.name.startsWith(".")).length > most;
+    document.body.dataset.many = isTooMany ? "too-many" : "";
+    if (isTooMany) { event.stopImmediatePropagation(); event.preventDefault(); }
+  };
+  window.addEventListener("change", (event) => check(event, event.target.files), true);
+  window.addEventListener("drop", (event) => check(event, event.dataTransfer.files), true);
+  window.addEventListener("beforeunload", (event) => {
+    if (document.querySelector("#status progress")) event.preventDefault();
+  });
 }

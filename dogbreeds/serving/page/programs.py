@@ -12,8 +12,8 @@ from dogbreeds.answers import NO_ANSWER
 from dogbreeds.images import BadImage
 from dogbreeds.serving.api import comparison_json, prediction_json
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, turn
-from dogbreeds.serving.page.texts import ENGLISH, texts_for
+from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, texts_of, turn
+from dogbreeds.serving.page.texts import ENGLISH
 from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import open_copy
 
@@ -27,7 +27,7 @@ def examples_section(page: gr.Blocks, models: ModelSet, text: gr.I18n) -> None:
         program = gr.Markdown(elem_id="program")
 
     def tell_programs(request: gr.Request) -> str:
-        texts = texts_for(request.headers.get("accept-language"))
+        texts = texts_of(request)
         assert request.request is not None
         # get_root_url is not documented (read in gradio 6.31.0): it honours the proxy of a Space. It can be replaced by
         # the headers x-forwarded-proto and x-forwarded-host, or without these the request's own base_url.
@@ -37,13 +37,12 @@ def examples_section(page: gr.Blocks, models: ModelSet, text: gr.I18n) -> None:
     page.load(tell_programs, None, program, api_visibility="private", queue=False, show_progress="hidden")
 
 
-def program_endpoints(models: ModelSet, answers: Turns, photo: PhotoInput) -> None:
+def program_endpoints(models: ModelSet, answers: Turns) -> None:
     """Add the endpoints `predict` and `compare`; their components are invisible.
 
     Args:
         models: What can answer.
         answers: In which questions wait for their answers.
-        photo: The page's input for the photo.
     """
 
     async def predict(photo: Path | None, request: gr.Request, model: str = models.names[0]) -> dict[str, Any]:
@@ -75,6 +74,7 @@ def program_endpoints(models: ModelSet, answers: Turns, photo: PhotoInput) -> No
         async with turn(answers, request):
             return await asyncio.to_thread(_compared, photo, models)
 
+    photo = PhotoInput(type="pil", visible=False)
     answer = PredictionOutput(visible=False)
     model = gr.Radio(models.names, value=models.names[0], label="model", visible=False)
     trigger = gr.Button(visible=False)
