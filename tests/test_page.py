@@ -139,7 +139,7 @@ def test_the_heat_map_lies_over_the_photo_and_can_be_taken_away(page, tmp_path):
         )
 
     opacity("1")
-    base.click()
+    page.locator("#picture .layers").click()
     opacity("0")
     page.get_by_role("switch").press("Space")
     opacity("1")

@@ -20,7 +20,10 @@
     const most = Number(document.querySelector("#too-many [data-most]").dataset.most);
     const isTooMany = [...files].filter((file) => !file.name.startsWith(".")).length > most;
     document.body.dataset.many = isTooMany ? "too-many" : "";
-    if (isTooMany) { event.stopImmediatePropagation(); event.preventDefault(); }
+    if (!isTooMany) return;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    event.target.value = ""; // so that the same files can be chosen again
   };
   window.addEventListener("change", (event) => check(event, event.target.files), true);
   window.addEventListener("drop", (event) => check(event, event.dataTransfer.files), true);
