@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shutil
@@ -10,12 +11,13 @@ from conftest import ROOT, make_photo
 from pydantic import TypeAdapter
 
 from dogbreeds.answers import Answer, BreedProbability
+from dogbreeds.breeds import all_breeds
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, Problem
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 from dogbreeds.serving.api import ComparisonJson, comparison_json
 from dogbreeds.serving.model_set import ModelSet, agree
-from dogbreeds.serving.page import cards
+from dogbreeds.serving.page import breeds_tab, cards
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts, texts_for
 from dogbreeds.serving.predictor import Prediction, Predictor
 
@@ -119,7 +121,15 @@ def test_both_languages_say_everything_and_fill_in_the_same():
 def test_the_page_uses_every_sentence_and_no_other():
     code = "".join(file.read_text() for file in (ROOT / "dogbreeds/serving/page").glob("*.py"))
     used = {name for pair in re.findall(r"\btext\(\"(\w+)\"\)|\b(?:texts|other)\.(\w+)", code) for name in pair if name}
-    made_from_others = {"heading", "picker_html", "photos_at_most", "too_many_html", "waiting_many_html", "about_all"}
+    made_from_others = {
+        "heading",
+        "breeds_html",
+        "picker_html",
+        "photos_at_most",
+        "too_many_html",
+        "waiting_many_html",
+        "about_all",
+    }
     assert used - made_from_others - set(vars(Texts)) - {"language", "texts_for"} == set(ENGLISH.sentences)
     with pytest.raises(AttributeError, match="no sentence 'nothing'"):
         _ = ENGLISH.nothing
@@ -264,3 +274,25 @@ def test_models_of_the_same_name_get_different_names_and_the_same_run_twice_is_r
     assert models.names == [f"{tiny_run.parent.name}/tiny", "other/tiny"]
     with pytest.raises(UserError, match="is named twice"):
         ModelSet([Predictor(tiny_run), Predictor(tiny_run)])
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (
+            ENGLISH,
+            ["<li>Beagle</li>", 'Japanese Chin <small lang="en">Japanese spaniel', "Cavalier King Charles spaniel"],
+        ),
+        (FRENCH, ['Carlin <small lang="en">pug', "Cavalier King Charles <small", "dalmatien"]),
+    ],
+)
+def test_all_breeds_are_listed_by_todays_names(texts, words):
+    said = breeds_tab.layout(ModelSet([Predictor(SHIPPED_RUNS[0])]), texts)
+    assert said.count("<li>") == 120 and "120" in said and all(word in said for word in words)
+    listed = [re.sub("<.*", "", item) for item in said.split("<li>")[1:]]
+    assert listed == sorted(listed, key=str.casefold) and len(set(listed)) == 120
+
+
+def test_todays_names_are_of_breeds():
+    rows = list(csv.DictReader(breeds_tab._NAMES_TODAY.open(encoding="utf-8")))
+    assert all(row["dataset_name"] in {breed.dataset_name for breed in all_breeds()} for row in rows)

@@ -170,6 +170,7 @@ def test_both_models_answer_side_by_side(either_page, language, tmp_path):
     send(page, tmp_path / "dog.png")
     page.get_by_role("button", name="ViT").click()
     page.get_by_label("mobilenet_v2").check()
+    page.get_by_text("mobilenet_v2 in" if not french else "Réponse de mobilenet_v2").wait_for(state="attached")
     page.locator(".how summary").click()
     page.get_by_text("mobilenet_v2 in" if not french else "Réponse de mobilenet_v2").wait_for()
     page.get_by_label("Côte à côte" if french else "Side by side").check()

@@ -20,7 +20,7 @@ from dogbreeds.serving.clients import Proxies
 from dogbreeds.serving.decoding import Decoder
 from dogbreeds.serving.gateway import MAX_WAITING, Doors, Gateway
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import cards, head, photo_picker
+from dogbreeds.serving.page import breeds_tab, cards, head, photo_picker
 from dogbreeds.serving.page.components import texts_of
 from dogbreeds.serving.page.events import events
 from dogbreeds.serving.page.many_photos import MAX_FILES, many_photos_tab
@@ -58,6 +58,8 @@ def build_page(models: ModelSet, answers: Turns, text: gr.I18n) -> gr.Blocks:
         model = model_choice(models, text)
         one_photo_tab(models, answers, model, text)
         many_photos_tab(models, model, text)
+        with gr.Tab(text("breeds")):
+            gr.HTML(text("breeds_html"), elem_id="breeds")
         with gr.Accordion(text("compare"), open=False, visible=len(models.names) > 1, elem_id="compare"):
             model.render()
         with gr.Accordion(text("about"), open=False):
@@ -78,6 +80,7 @@ def _first_texts(models: ModelSet, texts: Texts) -> dict[str, str]:
         **texts.sentences,
         "heading": _heading(texts),
         "picker_html": photo_picker.layout(models, texts),
+        "breeds_html": breeds_tab.layout(models, texts),
         "photos_at_most": texts.photos.format(MAX_FILES),
         "too_many_html": f'<div data-most="{MAX_FILES}">{cards.problem(texts.too_many.format(MAX_FILES), texts)}</div>',
         "waiting_many_html": cards.waiting(texts.waiting_many),

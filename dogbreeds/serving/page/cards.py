@@ -106,11 +106,11 @@ def details(prediction: Prediction, model: str, texts: Texts) -> str:
         texts: The person's language.
     """
     answered = texts.answered_by.format(model, f"{prediction.seconds * 1000:.0f}")
-    heat_map = texts.no_heat_map if prediction.heat_map is None else texts.how_heat_map
+    where = texts.no_heat_map if prediction.heat_map is None else texts.how_heat_map
     all_breeds = () if prediction.verdict == "unknown_breed" else prediction.breeds
     return (
         f'{_look_alikes(prediction, texts)}<details class="how"><summary>{escape(texts.how)}</summary>'
-        f"<p>{escape(answered)} {escape(heat_map)}</p>{_bars(all_breeds, texts.most_probable, texts)}</details>"
+        f"<p>{escape(answered)} {escape(where)}</p>{_bars(all_breeds, texts.most_probable, texts)}</details>"
     )
 
 

@@ -51,7 +51,11 @@ document.addEventListener("answered", ({ detail: verdict }) => {
   show("answered");
   requestAnimationFrame(() => document.querySelector("#verdict").scrollIntoView({ block: "nearest" }));
 });
-document.addEventListener("unanswered", () => show("failed", navigator.onLine ? "busy" : "offline"));
+document.addEventListener("unanswered", () => {
+  show("failed", navigator.onLine ? "busy" : "offline");
+  // gradio says the same in its own words.
+  setTimeout(() => document.querySelectorAll(".toast-close").forEach((button) => button.click()));
+});
 window.addEventListener("offline", () => {
   if (document.body.dataset.photo === "sending") { sending.abort(); show("failed", "offline"); }
 });
@@ -77,10 +81,12 @@ document.addEventListener("drop", (event) => {
   take(event.dataTransfer.files);
 });
 
-// Another language is another visit, which begins with the same photo.
-document.addEventListener("click", ({ target }) => {
-  if (target.closest(".languages a") && props.value) sessionStorage.setItem("photo", JSON.stringify(props.value));
-});
-const kept = sessionStorage.getItem("photo");
-sessionStorage.removeItem("photo");
-if (kept) ask(JSON.parse(kept));
+// Another language is another visit, which begins with the same photo, unless nothing may be stored here.
+try {
+  const kept = sessionStorage.getItem("photo");
+  sessionStorage.removeItem("photo");
+  if (kept) ask(JSON.parse(kept));
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest(".languages a") && props.value) sessionStorage.setItem("photo", JSON.stringify(props.value));
+  });
+} catch {}

@@ -14,6 +14,7 @@ from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.components import described_once, uploaded
 from dogbreeds.serving.page.head import PICTURES
 from dogbreeds.serving.page.texts import Texts
+from dogbreeds.serving.upload_route import MAX_FILE
 
 _SCRIPT = Path(__file__).with_name("photo_picker.js")
 
@@ -40,7 +41,7 @@ def layout(models: ModelSet, texts: Texts) -> str:
     """The box as HTML, in one language."""
     problems = {
         "offline": texts.offline,
-        "too_large": texts.file_too_large,
+        "too_large": texts.file_too_large.format(MAX_FILE // 1_000_000),
         "busy": texts.busy,
         "failed": texts.failed,
     }
