@@ -606,7 +606,7 @@ def test_a_body_that_comes_slowly_is_ended_and_leaves_nothing(server):
         ),
         ("queue/join", {"data": [], "fn_index": 10**30, "session_hash": "x"}, 404, "nothing here"),
         ("queue/join", {"data": [], "fn_index": -1, "session_hash": "x"}, 404, "nothing here"),
-        ("queue/join", {"data": [7], "fn_index": 3, "session_hash": "x"}, 422, "files must be a list"),
+        ("queue/join", {"data": [7], "fn_index": 2, "session_hash": "x"}, 422, "files must be a list"),
         ("cancel", {"session_hash": "x"}, 422, "fn_index: field required"),
         ("cancel", {"session_hash": "x", "fn_index": 1, "event_id": "y"}, 200, "success"),
         ("reset", {"event_id": "x" * 1000}, 422, "event_id: string should match"),

@@ -305,10 +305,10 @@ def test_before_a_photo_the_page_says_what_it_does_and_offers_drawings(either_pa
 
 
 @pytest.mark.parametrize(
-    ("hindered", "words"),
-    [("upload", "connection"), ("queue/join", "busy"), (413, "40 MB"), (503, "busy"), (500, "could not be sent")],
+    ("status", "words"),
+    [(None, "connection"), (413, "40 MB"), (503, "busy"), (500, "could not be sent")],
 )
-def test_no_old_answer_stays_when_a_photo_gets_none(browser, server, tmp_path, hindered, words):
+def test_no_old_answer_stays_when_a_photo_gets_none(browser, server, tmp_path, status, words):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     make_photo(0, 1, (300, 260)).save(tmp_path / "other.png")
     context = browser.new_context(locale="en-US")
@@ -316,10 +316,11 @@ def test_no_old_answer_stays_when_a_photo_gets_none(browser, server, tmp_path, h
     page.goto(server)
     page.wait_for_selector("#sent > *", state="attached")
     send(page, tmp_path / "dog.png")
-    if isinstance(hindered, int):
-        page.route("**/gradio_api/upload", lambda route: route.fulfill(status=hindered, json={"detail": "no"}))
-    else:
-        page.route(f"**/gradio_api/{hindered}**", lambda route: route.abort())
+
+    def answer(route) -> None:
+        route.fulfill(status=status, json={"detail": "no"}) if status else route.abort()
+
+    page.route("**/gradio_api/upload", answer)
     page.set_input_files(CHOOSE, tmp_path / "other.png")
     page.wait_for_selector(PROBLEM)
     assert words in page.inner_text(PROBLEM)
@@ -330,12 +331,27 @@ def test_no_old_answer_stays_when_a_photo_gets_none(browser, server, tmp_path, h
     context.close()
 
 
+def test_a_question_that_is_lost_is_told_and_asked_again(browser, server, tmp_path):
+    make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
+    context = browser.new_context(locale="en-US")
+    page = context.new_page()
+    page.goto(server)
+    page.wait_for_selector("#sent > *", state="attached")
+    page.route("**/gradio_api/queue/join**", lambda route: route.abort())
+    page.set_input_files(CHOOSE, tmp_path / "dog.png")
+    page.wait_for_selector(PROBLEM)
+    assert "busy" in page.inner_text(PROBLEM)
+    page.unroute_all()
+    page.wait_for_selector("#verdict .confident")  # without a hand
+    context.close()
+
+
 def test_the_old_answer_goes_as_soon_as_a_photo_is_sent(page, tmp_path):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     make_photo(0, 1, (300, 260)).save(tmp_path / "other.png")
     send(page, tmp_path / "dog.png")
     held = []
-    page.route("**/gradio_api/upload", held.append)
+    page.route("**/gradio_api/upload", lambda route: held.append(route))
     page.set_input_files(CHOOSE, tmp_path / "other.png")
     page.get_by_text("Looking at the photo").wait_for()
     assert not page.locator(ANSWER).count()

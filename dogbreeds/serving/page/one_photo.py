@@ -71,10 +71,8 @@ def one_photo_tab(models: ModelSet, answers: Turns, model: gr.Radio, text: gr.I1
         show_progress="hidden",
     )
     # What photo_picker.js hears of it.
-    asked.success(
-        None, [verdict], js="(detail) => { document.dispatchEvent(new CustomEvent('answered', { detail })); }"
-    )
-    asked.failure(None, js="() => { document.dispatchEvent(new Event('unanswered')); }")
+    tell = "(detail) => { document.dispatchEvent(new CustomEvent('answered', { detail })); }"
+    asked.success(None, [verdict], js=tell)
 
 
 def _shown(upload: Path, model: str, models: ModelSet, texts: Texts) -> tuple[str, str, str]:

@@ -7,10 +7,19 @@ const show = (state, problem) => {
   document.querySelectorAll("[data-problem]").forEach((each) => { each.hidden = each.dataset.problem !== problem; });
 };
 
+// For the next time that the page is loaded. Nothing may be stored in some frames of other sites.
+const keep = (photo) => {
+  try {
+    if (photo) sessionStorage.setItem("photo", JSON.stringify(photo));
+    else sessionStorage.removeItem("photo");
+  } catch {}
+};
+
 const problemOf = (status) => ({ 413: "too_large", 429: "busy", 503: "busy" })[status] || "failed";
 
 const ask = (photo) => {
   show("sending");
+  keep(photo);
   props.value = photo;
   trigger("input");
 };
@@ -49,13 +58,17 @@ document.addEventListener("click", async ({ target }) => {
 document.addEventListener("answered", ({ detail: verdict }) => {
   if (!props.value || !verdict.includes(props.value.path.split("/")[1])) return; // the answer to an earlier photo
   show("answered");
+  keep(null);
   requestAnimationFrame(() => document.querySelector("#verdict").scrollIntoView({ block: "nearest" }));
 });
-document.addEventListener("unanswered", () => {
+// What gradio says in its own words when a question fails, the page says in its own. Where the connection broke, gradio
+// loads the page anew as soon as there is one; the photo is kept for that.
+new MutationObserver(() => {
+  const toasts = document.querySelectorAll(".toast-body.error .toast-close");
+  if (!toasts.length || document.body.dataset.photo !== "sending") return;
+  toasts.forEach((button) => button.click());
   show("failed", navigator.onLine ? "busy" : "offline");
-  // gradio says the same in its own words.
-  setTimeout(() => document.querySelectorAll(".toast-close").forEach((button) => button.click()));
-});
+}).observe(document.body, { childList: true, subtree: true });
 window.addEventListener("offline", () => {
   if (document.body.dataset.photo === "sending") { sending.abort(); show("failed", "offline"); }
 });
@@ -81,12 +94,11 @@ document.addEventListener("drop", (event) => {
   take(event.dataTransfer.files);
 });
 
-// Another language is another visit, which begins with the same photo, unless nothing may be stored here.
+// Another language is another visit, which begins with the same photo.
+document.addEventListener("click", ({ target }) => {
+  if (target.closest(".languages a")) keep(props.value);
+});
 try {
   const kept = sessionStorage.getItem("photo");
-  sessionStorage.removeItem("photo");
   if (kept) ask(JSON.parse(kept));
-  document.addEventListener("click", ({ target }) => {
-    if (target.closest(".languages a") && props.value) sessionStorage.setItem("photo", JSON.stringify(props.value));
-  });
 } catch {}
