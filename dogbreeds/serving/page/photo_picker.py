@@ -71,7 +71,7 @@ def _examples(texts: Texts) -> str:
         "cat": texts.drawing_cat,
     }
     return "".join(
-        f'<button type="button"><img src="{PICTURES.name}/{name}.webp" alt="{escape(alt)}" width="160" height="120">'
-        "</button>"
+        f'<button type="button"><img src="{PICTURES.name}/{name}.webp" alt="{escape(alt)}" width="160" height="120" '
+        'decoding="sync"></button>'
         for name, alt in drawings.items()
     )
