@@ -25,6 +25,7 @@ def events(page: gr.Blocks) -> list[Event]:
 
 def _parameters(function: gr.blocks.BlockFunction) -> list[str]:
     """The names of a function's inputs; gradio fills in the request by its type."""
+    assert function.fn is not None  # `events`
     parameters = inspect.signature(function.fn).parameters.values()
     return [each.name for each in parameters if each.annotation is not gr.Request]
 

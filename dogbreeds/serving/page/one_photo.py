@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import gradio as gr
+from gradio.i18n import I18nData
 
 from dogbreeds.images import BadImage
 from dogbreeds.serving.model_set import ModelSet
@@ -25,10 +26,12 @@ def model_choice(models: ModelSet, text: gr.I18n) -> gr.Radio:
         models: The first answers unless another is chosen.
         text: The page's texts.
     """
-    choices = [(text("best"), models.names[0]), *((name, name) for name in models.names[1:])]
-    several = [(text("side_by_side"), ALL_MODELS)] if len(models.names) > 1 else []
+    choices: list[tuple[str | I18nData, str]] = [(text("best"), models.names[0])]
+    choices += [(name, name) for name in models.names[1:]]
+    if len(models.names) > 1:
+        choices.append((text("side_by_side"), ALL_MODELS))
     return gr.Radio(
-        choices + several,
+        choices,
         value=models.names[0],
         label=text("model"),
         info=text("model_info"),
