@@ -28,7 +28,7 @@ MODELS = [run.name for run in SHIPPED_RUNS]
 
 def test_each_person_gets_the_answer_to_their_own_photo(page, samples):
     host, process = page
-    report = load(host, samples, MODELS, users=8, seconds=8, pid=process.pid)
+    report = load(host, samples, MODELS, users=8, seconds=15, pid=process.pid)
     assert not report.wrong and not report.errors and len(report.seconds) >= 20 and report.killed, str(report)
 
 

@@ -169,6 +169,14 @@ def test_the_command_writes_them_and_takes_none_for_a_photo(tiny_run, tmp_path, 
         assert len(list(paths)) == len(photo_files(photos)) == 12
 
 
+def test_what_other_programs_keep_beside_photos_is_no_photo(tmp_path):
+    for name in ("a.jpg", "a.jpg.XMP", "Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"content")
+    with open_paths(tmp_path) as paths:
+        assert list(paths) == ["a.jpg"]
+    assert photo_files(tmp_path) == [tmp_path / "a.jpg"]
+
+
 def test_where_it_can_not_is_said_at_once(tiny_run, tmp_path, monkeypatch, capsys):
     import fsspec
 
