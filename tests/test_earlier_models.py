@@ -155,7 +155,10 @@ def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Pr
     np.testing.assert_allclose(predictor.logits(run.preprocessing(photo)[None]), logits, atol=1e-3, rtol=1e-3)
     assert ("is served without heat maps: " in said) == (predictor.predict(photo).heat_map is None)
     for texts in (ENGLISH, FRENCH):
-        assert "<img" in cards.details(predictor.predict(photo), photo, run.name, texts)
+        prediction = predictor.predict(photo)
+        assert "<img" in cards.picture(prediction, photo, texts) and run.name in cards.details(
+            prediction, run.name, texts
+        )
     capsys.readouterr()
     assert evaluate(str(photo_folder), run_dir=run.path, output=tmp_path / "evaluation.json") == 0
     assert "top-1" in capsys.readouterr().out
@@ -198,7 +201,7 @@ def test_a_network_that_no_heat_map_fits_is_served_without(photo_folder, tmp_pat
     predictor = assert_whole_way(options, photo_folder, tmp_path, capsys)
     photo = make_photo(1, 1)
     assert predictor.predict(photo).heat_map is None
-    assert "run can&#x27;t tell where it looked" in cards.details(predictor.predict(photo), photo, "run", ENGLISH)
+    assert "This model can&#x27;t tell where it looked" in cards.details(predictor.predict(photo), "run", ENGLISH)
 
 
 def test_why_there_is_no_heat_map_is_one_line():

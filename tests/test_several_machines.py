@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,8 +81,9 @@ def by_slurm(folder: Path, options: list[str]) -> None:
     """By a SLURM that runs here, of two machines that are daemons on this one."""
     (port,) = free_ports(1)
     (folder / "train.sbatch").write_text(JOB.replace(PORT, str(port)))
-    with slurm(folder / "slurm") as environment:
-        fewer = ["--gpus-per-node=1", "--cpus-per-task=1", "--output=said", "--wait"]
+    # Not in tmp_path: the paths of sockets have at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="slurm") as place, slurm(Path(place)) as environment:
+        fewer = ["--gpus-per-node=1", "--cpus-per-task=1", "--output=said", "--wait", "--no-requeue"]
         command = [installed("sbatch"), *fewer, "train.sbatch", *options]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
         said = folder / "said"
@@ -94,7 +96,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     if os.geteuid():
         pytest.skip("SLURM's daemons start as root")
     controller, daemon, munge = installed("slurmctld"), installed("slurmd"), installed("munged")
-    (folder / "state").mkdir(parents=True)
+    (folder / "state").mkdir()
     ports, name = free_ports(3), socket.gethostname()
     configuration = folder / "slurm.conf"
     configuration.write_text(f"""
