@@ -24,6 +24,17 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
 BREED_FOLDERS = ("n02085620-Chihuahua", "n02086240-Shih-Tzu", "n02088364-beagle", "n02099601-golden_retriever")
 
 
+def run_cli(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
+    """What `python -m dogbreeds ARGUMENTS` ends with: its exit status, standard output and standard error."""
+    from dogbreeds.cli import main
+
+    monkeypatch.setattr("sys.argv", ["dogbreeds", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
 def installed(program: str) -> str:
     """The path of a program of the system; where it is missing, the test skips, but fails in CI."""
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin")

@@ -13,13 +13,12 @@ import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import BREED_FOLDERS, make_photo, make_photo_folder
+from conftest import BREED_FOLDERS, make_photo, make_photo_folder, run_cli
 from object_store import BUCKET, ObjectStore, running
 
 from dogbreeds import addresses
 from dogbreeds import photos as photos_module
 from dogbreeds.addresses import Address, place, read_beginnings
-from dogbreeds.cli import main
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photo_paths import open_paths
@@ -58,14 +57,6 @@ def library_folder(tmp_path) -> Path:
     (folder / "empty.jpg").write_bytes(b"")
     (folder / ".hidden.png").write_bytes(b"")
     return folder
-
-
-def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["dogbreeds", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
 
 
 def indexed(tiny_run, photos, output, **options) -> None:
@@ -209,15 +200,15 @@ def test_a_bucket_that_refuses_is_one_line(tiny_run, library_folder, store, tmp_
         (("gs://x/photos", "--output", tmp_path / "b.csv"), "gcsfs"),
         ((there, "--output", f"s3://{BUCKET}/photos/text.jpg"), "ends in '.jpg'"),
     ):
-        status, out, err = run(monkeypatch, capsys, "index", *arguments, *run_dir)
+        status, out, err = run_cli(monkeypatch, capsys, "index", *arguments, *run_dir)
         assert status == 2 and not out and words in err and err.count("\n") == 1, err
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "expired")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    status, _, err = run(monkeypatch, capsys, "index", there, "--output", tmp_path / "b.csv", *run_dir)
+    status, _, err = run_cli(monkeypatch, capsys, "index", there, "--output", tmp_path / "b.csv", *run_dir)
     assert status == 2 and err.count("\n") == 1 and there in err
     store.check_keys(False)
     store.put("breeds.csv", b"")
-    status, _, err = run(monkeypatch, capsys, "index", there, "--output", f"s3://{BUCKET}/breeds.csv", *run_dir)
+    status, _, err = run_cli(monkeypatch, capsys, "index", there, "--output", f"s3://{BUCKET}/breeds.csv", *run_dir)
     assert status == 2 and "exists already" in err and err.count("\n") == 1
     assert list(tmp_path.glob("b.csv*")) == [] and store.keys("breeds.csv") == ["breeds.csv"]
 
@@ -282,7 +273,7 @@ def test_a_bad_list_is_one_line(name, content, words, tiny_run, tmp_path, monkey
     elif content is not None:
         (tmp_path / name).write_bytes(content)
     arguments = ("index", tmp_path / name, "--output", tmp_path / "breeds.csv", "--run-dir", tiny_run)
-    status, out, err = run(monkeypatch, capsys, *arguments)
+    status, out, err = run_cli(monkeypatch, capsys, *arguments)
     assert status == 2 and not out and words in err and name in err and err.count("\n") == 1
 
 
@@ -307,7 +298,9 @@ def test_what_is_an_address():
 
 
 def figures(monkeypatch, capsys, data, run_dir, *arguments) -> dict:
-    status, out, err = run(monkeypatch, capsys, "evaluate", "--data", data, "--run-dir", run_dir, "--json", *arguments)
+    status, out, err = run_cli(
+        monkeypatch, capsys, "evaluate", "--data", data, "--run-dir", run_dir, "--json", *arguments
+    )
     assert status == 0, err
     found = json.loads(out)
     return {name: found[name] for name in ("n", "top1", "log_loss", "num_trained_on")}
@@ -329,7 +322,7 @@ def test_evaluate_gives_the_figures_of_the_same_folder(tiny_run, photo_folder, s
         label=[path.parent.name for path in files],
     )
     assert figures(monkeypatch, capsys, labelled, tiny_run) == expected
-    status, _, err = run(monkeypatch, capsys, "evaluate", "--data", there, "--output", f"s3://{BUCKET}/results")
+    status, _, err = run_cli(monkeypatch, capsys, "evaluate", "--data", there, "--output", f"s3://{BUCKET}/results")
     assert status == 2 and "exists already" in err
     for number, path in enumerate(files):  # split by folders
         store.put(f"split/{('val', 'test')[number % 2]}/{path.relative_to(photo_folder).as_posix()}", path.read_bytes())
@@ -345,5 +338,5 @@ def test_labels_that_contradict_each_other_are_named(tiny_run, photo_folder, tmp
         ({}, "is in no folder"),
     ):
         listed = write_list(tmp_path / "list.parquet", ["a.png", "a.png"], **columns)
-        status, _, err = run(monkeypatch, capsys, "evaluate", "--data", listed, "--run-dir", tiny_run)
+        status, _, err = run_cli(monkeypatch, capsys, "evaluate", "--data", listed, "--run-dir", tiny_run)
         assert status == 2 and words in err and err.count("\n") == 1

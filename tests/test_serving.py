@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder
+from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder, run_cli
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -227,16 +227,6 @@ def test_a_bad_photo_is_a_sentence(predictor):
 
 
 # The command line
-
-
-def run_cli(monkeypatch, capsys, *arguments):
-    from dogbreeds.cli import main
-
-    monkeypatch.setattr("sys.argv", ["dogbreeds", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
 
 
 def test_predict_prints_one_json_object_a_line(tiny_run, tmp_path, monkeypatch, capsys):

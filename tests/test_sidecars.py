@@ -3,10 +3,9 @@
 import xml.etree.ElementTree as ET
 
 import pytest
-from conftest import make_photo_folder
+from conftest import make_photo_folder, run_cli
 
 from dogbreeds.addresses import Address
-from dogbreeds.cli import main
 from dogbreeds.errors import UserError
 from dogbreeds.photo_paths import open_paths
 from dogbreeds.photos import photo_files
@@ -142,20 +141,12 @@ def test_a_folder_that_can_not_be_written_is_one_line(photo, monkeypatch):
     assert [path.name for path in photo.parent.iterdir()] == [photo.name]
 
 
-def command(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["dogbreeds", "index", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
-
-
 def test_the_command_writes_them_and_takes_none_for_a_photo(tiny_run, tmp_path, monkeypatch, capsys):
     photos, output = make_photo_folder(tmp_path / "photos", num_photos=3), tmp_path / "breeds.csv"
     (photos / "IMG.XMP").write_bytes(DARKTABLE)
     before = {path: path.read_bytes() for path in photos.rglob("*.*")}
     arguments = (photos, "--output", output, "--run-dir", tiny_run, "--write-tags")
-    status, out, err = command(monkeypatch, capsys, *arguments)
+    status, out, err = run_cli(monkeypatch, capsys, "index", *arguments)
     sidecars = sorted(photos.rglob("*.png.xmp"))
     assert status == 0 and out.startswith("12 files: ") and sidecars
     assert err == f"{len(sidecars)} photos have their tags in a sidecar\n"
@@ -163,7 +154,7 @@ def test_the_command_writes_them_and_takes_none_for_a_photo(tiny_run, tmp_path, 
     assert all(said(sidecar)["dc:subject"][0] == "Dog" for sidecar in sidecars)
     # A finished table gets those that are missing, and the sidecars are no new files.
     sidecars[0].unlink()
-    status, out, err = command(monkeypatch, capsys, *arguments)
+    status, out, err = run_cli(monkeypatch, capsys, "index", *arguments)
     assert status == 0 and out.startswith("12 files: ") and sorted(photos.rglob("*.png.xmp")) == sidecars
     with open_paths(photos) as paths:
         assert len(list(paths)) == len(photo_files(photos)) == 12
@@ -186,6 +177,6 @@ def test_where_it_can_not_is_said_at_once(tiny_run, tmp_path, monkeypatch, capsy
         (("memory://sidecars", "--output", tmp_path / "a.csv"), "'memory://sidecars', which are not on this machine"),
         ((photos, "--output", tmp_path / "a.parquet", "--shard", "1/2"), "with --shard: leave it out"),
     ):
-        status, out, err = command(monkeypatch, capsys, *arguments, "--run-dir", tiny_run, "--write-tags")
+        status, out, err = run_cli(monkeypatch, capsys, "index", *arguments, "--run-dir", tiny_run, "--write-tags")
         assert status == 2 and not out and words in err and err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]

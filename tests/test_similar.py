@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import copy_without_outputs, make_photo_folder
+from conftest import copy_without_outputs, make_photo_folder, run_cli
 
-from dogbreeds.cli import main
 from dogbreeds.errors import UserError
 from dogbreeds.files import sha256
 from dogbreeds.images import open_image
@@ -33,14 +32,6 @@ def photos(tmp_path):
 
 def index(run, photos, output, **options):
     return index_library(run, photos, output, progress=False, **{"embeddings": True, **options})
-
-
-def command(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["dogbreeds", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
 
 
 def test_each_photo_has_what_the_network_found_in_it(tiny_run, photos, tmp_path, monkeypatch):
@@ -85,7 +76,7 @@ def test_what_can_not_hold_or_give_it_is_refused_at_once(tiny_run, photos, tmp_p
         (("--output", "breeds.csv", "--run-dir", tiny_run), "--embeddings can't be kept in 'breeds.csv'"),
         (("--output", "breeds.parquet", "--run-dir", without), "'without' gives no features for --embeddings"),
     ):
-        status, out, err = command(monkeypatch, capsys, "index", photos, "--embeddings", *arguments)
+        status, out, err = run_cli(monkeypatch, capsys, "index", photos, "--embeddings", *arguments)
         assert status == 2 and not out and words in err and err.count("\n") == 1
         assert not list(tmp_path.glob("breeds*"))
 
@@ -115,7 +106,7 @@ def table(tiny_run, photos, tmp_path):
 
 
 def similar(monkeypatch, capsys, run, table, *arguments) -> tuple[int, list[dict], str]:
-    status, out, err = command(monkeypatch, capsys, "similar", *arguments, "--index", table, "--run-dir", run, "--json")
+    status, out, err = run_cli(monkeypatch, capsys, "similar", *arguments, "--index", table, "--run-dir", run, "--json")
     return status, [json.loads(line) for line in out.splitlines()], err
 
 
@@ -179,7 +170,7 @@ def test_a_file_that_is_no_photo_costs_the_others_nothing(tiny_run, photos, tabl
     assert status == 1 and bad["similar"] == [] and bad["error"] and len(found["similar"]) == 10
     status, (found,), _ = similar(monkeypatch, capsys, tiny_run, table, good, "--top-k", 100)
     assert status == 0 and len(found["similar"]) == 41
-    status, out, err = command(
+    status, out, err = run_cli(
         monkeypatch, capsys, "similar", good, photos / "text.jpg", "--index", table, "--run-dir", tiny_run
     )
     assert status == 1 and err.count("\n") == 1 and out.splitlines()[0] == f"{good}:"
@@ -240,7 +231,7 @@ def test_mistakes_are_one_line(tiny_run, photos, table, tmp_path, monkeypatch, c
         assert status == 2 and not found and words in err and err.count("\n") == 1, err
     assert not list(tmp_path.glob("*.faiss"))
     for arguments, words in (((), "no photo is named"), ((asked, "--top-k", 0), "--top-k 0")):
-        status, _, err = command(monkeypatch, capsys, "similar", *arguments, "--index", table, "--run-dir", tiny_run)
+        status, _, err = run_cli(monkeypatch, capsys, "similar", *arguments, "--index", table, "--run-dir", tiny_run)
         assert status == 2 and words in err
 
 
