@@ -13,6 +13,8 @@ def test_patience_fills_the_bucket_again():
     for number in range(20_000):
         pace.allows(str(number))
     assert len(pace._buckets) <= 10_000
+    now += REQUESTS_AT_ONCE / REQUESTS_PER_SECOND + 1  # all are full again
+    assert pace.allows("b") and len(pace._buckets) == 1
 
 
 SPACE = "me/dogs"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, make_photo
@@ -153,7 +154,7 @@ def test_one_address_can_not_fill_the_folder_and_all_can_not_fill_the_disk(tmp_p
     assert "Your address has sent as many photos as it may" in folder.refusal("a") and folder.refusal("b") is None
     monkeypatch.setattr(uploads, "MAX_STORED", 2 * size)
     assert "as many photos as it can" in folder.refusal("b")
-    folder.delete_older(-1)
+    asyncio.run(folder.delete_older(-1))
     assert folder.refusal("a") is None and list(tmp_path.iterdir()) == []
     monkeypatch.setattr(uploads, "MIN_FREE", 1 << 60)
     assert "as many photos as it can" in folder.refusal("a")
@@ -233,7 +234,33 @@ def test_what_is_old_is_deleted_with_its_folder_and_what_is_new_stays(tmp_path):
     folder = UploadFolder(tmp_path, copy_here)
     copy = added(folder, png(1))
     (tmp_path / "half.part").touch()
-    folder.delete_older(60)
+    asyncio.run(folder.delete_older(60))
     assert copy.exists() and (tmp_path / "half.part").exists()
-    folder.delete_older(-1)
+    asyncio.run(folder.delete_older(-1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_photo_that_comes_while_old_ones_are_deleted_counts_for_its_address(tmp_path, monkeypatch):
+    folder = UploadFolder(tmp_path, copy_here)
+    old, exists = added(folder, png(1), "a"), Path.exists
+
+    def slow_exists(path):  # looks at the first place until another photo is there
+        asyncio.run_coroutine_threadsafe(come(), loop).result(5)
+        return exists(path)
+
+    async def come():
+        monkeypatch.setattr(Path, "exists", exists)
+        arrived = folder.arrival()
+        arrived.write_bytes(png(2))
+        await folder.add(arrived, "b")
+
+    async def sweep():
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(Path, "exists", slow_exists)
+        await folder.delete_older(-1)
+
+    loop = None
+    asyncio.run(sweep())
+    monkeypatch.setattr(uploads, "MAX_STORED_OF_ADDRESS", 1)
+    assert not old.exists() and folder.refusal("a") is None and "Your address" in folder.refusal("b")

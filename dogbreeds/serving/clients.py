@@ -90,6 +90,7 @@ class RateLimiter:
     """A token bucket for each address: a request takes a token, and time refills the bucket."""
 
     _MAX_ADDRESSES = 10_000
+    _SECONDS_UNTIL_FULL = REQUESTS_AT_ONCE / REQUESTS_PER_SECOND
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """Begin with full buckets.
@@ -99,6 +100,7 @@ class RateLimiter:
         """
         self._now = now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """Of the addresses whose bucket may not be full: its tokens, and when that was; the longest ago first."""
 
     def allows(self, address: str) -> bool:
         """Whether a request from this address is allowed; it takes a token."""
@@ -107,6 +109,13 @@ class RateLimiter:
         tokens = min(REQUESTS_AT_ONCE, tokens + (now - since) * REQUESTS_PER_SECOND)
         allowed = tokens >= 1
         self._buckets[address] = (tokens - allowed, now)
-        if len(self._buckets) > self._MAX_ADDRESSES:
-            self._buckets.popitem(last=False)  # the address with the longest pause has a full bucket anyway
+        self._forget_full_ones(now)
         return allowed
+
+    def _forget_full_ones(self, now: float) -> None:
+        """Of too many addresses, the one with the longest pause counts as full too."""
+        while (
+            len(self._buckets) > self._MAX_ADDRESSES
+            or next(iter(self._buckets.values()))[1] < now - self._SECONDS_UNTIL_FULL
+        ):
+            self._buckets.popitem(last=False)

@@ -1,5 +1,6 @@
 """Uploaded photos: a lossless copy of each without its hidden data, in a place of its own, for a limited time."""
 
+import asyncio
 import atexit
 import fcntl
 import io
@@ -93,16 +94,16 @@ class UploadFolder:
             copy: Makes the copies.
         """
         self.path, self._copy = path, copy
-        self._places: dict[Path, tuple[str, int]] = {}
+        self._held: dict[str, tuple[str, int]] = {}
+        """Of each place, by its name: whose it is, and its bytes."""
+        self._bytes_of: Counter[str] = Counter()
+        """Of each address that holds any."""
 
     def refusal(self, address: str) -> str | None:
         """Why this address can't send a photo now, in a sentence; None if it can."""
-        stored: Counter[str] = Counter()
-        for owner, num_bytes in self._places.values():
-            stored[owner] += num_bytes
-        if stored[address] >= MAX_STORED_OF_ADDRESS:
+        if self._bytes_of[address] >= MAX_STORED_OF_ADDRESS:
             return "Your address has sent as many photos as it may: please try again in a few minutes."
-        if stored.total() >= MAX_STORED or shutil.disk_usage(self.path).free < MIN_FREE:
+        if self._bytes_of.total() >= MAX_STORED or shutil.disk_usage(self.path).free < MIN_FREE:
             return "The page holds as many photos as it can: please try again in a few minutes."
         return None
 
@@ -134,17 +135,26 @@ class UploadFolder:
             raise
         finally:
             arrived.unlink(missing_ok=True)
-        self._places[place] = (address, sum(file.stat().st_size for file in place.iterdir()))
+        num_bytes = sum(file.stat().st_size for file in place.iterdir())
+        self._held[place.name] = (address, num_bytes)
+        self._bytes_of[address] += num_bytes
         return path
 
-    def delete_older(self, seconds: float) -> None:
+    async def delete_older(self, seconds: float) -> None:
         """Delete what has not changed for so long, and forget what others have deleted."""
-        since = time.time() - seconds
+        for name in await asyncio.to_thread(self._deleted, time.time() - seconds, list(self._held)):
+            address, num_bytes = self._held.pop(name)
+            self._bytes_of[address] -= num_bytes
+            if not self._bytes_of[address]:
+                del self._bytes_of[address]
+
+    def _deleted(self, since: float, names: list[str]) -> list[str]:
+        """Delete what has not changed since a time; which of these places are no longer there."""
         for entry in self.path.iterdir():
             with suppress(FileNotFoundError):
                 if entry.name != _LOCK and entry.lstat().st_mtime < since:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        self._places = {place: held for place, held in self._places.items() if place.exists()}
+        return [name for name in names if not (self.path / name).exists()]
 
 
 def _no_picture(place: Path) -> Path:

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.staticfiles import StaticFiles
 from gradio.route_utils import get_root_url
 
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, report
 from dogbreeds.images import JPEG_SIDE
 from dogbreeds.serving import server, zero_gpu
 from dogbreeds.serving.batching import MAX_BATCH_SIZE
@@ -23,6 +23,7 @@ from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import breeds_tab, cards, head, photo_picker
 from dogbreeds.serving.page.components import texts_of
 from dogbreeds.serving.page.events import events
+from dogbreeds.serving.page.finished_sessions import FinishedSessions
 from dogbreeds.serving.page.many_photos import MAX_FILES, many_photos_tab
 from dogbreeds.serving.page.one_photo import model_choice, one_photo_tab
 from dogbreeds.serving.page.programs import examples_section, program_endpoints
@@ -37,7 +38,7 @@ CACHE_SECONDS = 1200.0
 ANSWERS_FOR_ADDRESS = 2
 """Questions of one address that are answered at the same time; with more, others would wait for a whole batch of it."""
 _SWEEP_SECONDS = 60.0
-"""Between two searches for such."""
+"""Between two searches for such, and for sessions that are over."""
 MAX_SESSIONS = 256
 """Visits whose last answers are kept, with a description of the whole page for each. gradio counts a request of a
 program as a visit too."""
@@ -163,7 +164,7 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await decoder.start()
-        sweeping = asyncio.create_task(_delete_old(uploads))
+        sweeping = asyncio.create_task(_sweep(uploads, FinishedSessions(page._queue)))
         yield
         sweeping.cancel()
         await decoder.close()
@@ -195,7 +196,12 @@ def _with_own_head(page: str, request: Request) -> str:
     return head.with_own_head(page, get_root_url(request, "/", None), texts_of(request))
 
 
-async def _delete_old(uploads: UploadFolder) -> None:
+async def _sweep(uploads: UploadFolder, sessions: FinishedSessions) -> None:
+    """Delete what is old, again and again."""
     while True:
         await asyncio.sleep(min(_SWEEP_SECONDS, CACHE_SECONDS / 2))
-        await asyncio.to_thread(uploads.delete_older, CACHE_SECONDS)
+        sessions.forget()
+        try:
+            await uploads.delete_older(CACHE_SECONDS)
+        except OSError as error:  # the next time may go better
+            report(f"old uploads could not be deleted: {error}")

@@ -1,0 +1,62 @@
+import threading
+
+import gradio as gr
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from dogbreeds.serving.page.finished_sessions import FinishedSessions
+
+
+@pytest.fixture
+def page():
+    """A page that answers with what it was asked, and waits for `may_answer` where that is "slow"."""
+    may_answer = threading.Event()
+
+    def echo(text: str) -> str:
+        if text == "slow":
+            may_answer.wait(20)
+        return text
+
+    with gr.Blocks(analytics_enabled=False) as page:
+        gr.api(echo, api_name="echo")
+    page.queue()
+    page.is_running = True  # as in dogbreeds.serving.page.app
+    with TestClient(gr.mount_gradio_app(FastAPI(), page, path="/")) as client:
+        yield client, page._queue, may_answer
+
+
+def ask(client, text) -> str:
+    return client.post("/gradio_api/call/echo", json={"data": [text]}).json()["event_id"]
+
+
+def answer(client, event) -> str:
+    return client.get(f"/gradio_api/call/echo/{event}").text
+
+
+def test_of_what_is_answered_gradio_keeps_nothing(page):
+    client, queue, may_answer = page
+    sessions = FinishedSessions(queue)
+    assert all(f'["{number}"]' in answer(client, ask(client, str(number))) for number in range(3))
+    assert len(queue.pending_event_ids_session) == 3  # gradio keeps them: without that, this module can go
+    for _ in range(2):
+        sessions.forget()
+    assert not queue.pending_event_ids_session and not queue.pending_messages_per_session
+    slow = ask(client, "slow")
+    for _ in range(3):
+        sessions.forget()
+    may_answer.set()
+    assert '["slow"]' in answer(client, slow)
+
+
+def test_a_client_that_does_not_come_for_its_answer_is_forgotten_too(page):
+    client, queue, may_answer = page
+    sessions = FinishedSessions(queue)
+    may_answer.set()
+    event = ask(client, "slow")
+    while event in queue.event_ids_to_events:
+        client.get("/gradio_api/startup-events")
+    sessions.forget()
+    assert event in queue.pending_event_ids_session[event]
+    sessions.forget()
+    assert not queue.pending_event_ids_session and not queue.pending_messages_per_session
