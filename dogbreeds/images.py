@@ -25,6 +25,9 @@ them turned or in other colours, take less than 600 MB."""
 _FEWER_PIXELS = {"WEBP": 24_000_000, "AVIF": 32_000_000, "TIFF": 38_000_000}
 """The limit for formats whose decoders hold more than one copy, or the whole file."""
 
+_MAX_DEEP_HEIF_PIXELS = 24_000_000
+"""The limit for HEIF with more than 8 bits a channel: libheif holds 18 bytes of each pixel then."""
+
 _SLOW_CODECS = ("bmp_rle", "ppm", "ppm_plain")
 _MAX_SLOW_PIXELS = 3_000_000
 """The limit for Pillow's decoders that are written in Python: they take a second for a million pixels."""
@@ -219,6 +222,8 @@ def _max_pixels(image: Image.Image) -> int:
         return _MAX_SLOW_PIXELS
     if image.mode == "CMYK" and image.info.get("progressive"):
         return 38_000_000  # libjpeg holds 8 bytes of each pixel besides the pixel
+    if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
+        return _MAX_DEEP_HEIF_PIXELS
     return _FEWER_PIXELS.get(image.format or "", MAX_PIXELS)
 
 

@@ -10,6 +10,7 @@ import pytest
 from photo_corpus import swapped_profile
 from PIL import Image, ImageCms, ImageOps
 
+from dogbreeds import images
 from dogbreeds.images import MAX_PIXELS, BadImage, open_image
 
 
@@ -186,6 +187,21 @@ def test_heic_with_its_plug_in():
     heif.from_pillow(picture().resize((120, 80))).save(buffer, format="HEIF", quality=95)
     opened = open_image(buffer.getvalue())
     assert opened.mode == "RGB" and opened.size == (120, 80) and opened.getpixel((10, 10))[0] > 180
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "is_read"), [("RGB;16", 2399, False), ("RGB;16", 2400, True), ("RGB", 2399, True)]
+)
+def test_heic_of_more_than_8_bits_may_have_fewer_pixels(mode, limit, is_read, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    monkeypatch.setattr(images, "_MAX_DEEP_HEIF_PIXELS", limit)
+    buffer = io.BytesIO()
+    heif.from_bytes(mode, (60, 40), bytes(60 * 40 * (6 if mode == "RGB;16" else 3))).save(buffer)
+    if is_read:
+        assert open_image(buffer.getvalue()).size == (60, 40)
+    else:
+        with pytest.raises(BadImage, match="too large"):
+            open_image(buffer.getvalue())
 
 
 def bomb(width: int, height: int) -> bytes:
