@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -33,8 +34,9 @@ BATCH_SIZE = 8
 TASK_SIZE = 64
 """Photos of one task. Its rows come back together; what Ray does for a task takes a few milliseconds."""
 ROUND_SIZE = 200_000
-"""Photos that Ray is given at a time: the first answers do not wait for the end of a list, and this process has the
-paths of one round in memory."""
+"""Photos that Ray is given at a time: this process has the paths of one round in memory."""
+NUM_FIRST_TASKS = 4
+"""Of each actor, in the first round: the first answers need not wait until Ray has all tasks of a full one."""
 
 
 def rows_on_ray(
