@@ -21,6 +21,7 @@ from dogbreeds.serving.publish import publish_model, publish_space
 if TYPE_CHECKING:
     from dogbreeds.answers import Answer
     from dogbreeds.serving.library import Engine
+    from dogbreeds.serving.prediction import Prediction
     from dogbreeds.serving.rows import Summary
 
 
@@ -60,7 +61,7 @@ def predict(
     json: bool = False,
     run_dir: Path = DEFAULT_RUN,
 ) -> int:
-    """Name the breed of the dog on each photo.
+    """Name the breed of the dog on each photo, or of each dog.
 
     The exit status is 1 if a photo could not be read; the others are still answered.
 
@@ -93,7 +94,8 @@ def predict(
         elif isinstance(found, BadImage):
             print(f"{path}: {found}", file=sys.stderr)
         else:
-            print(f"{path}: {_sentence(found, len(predictor.run.labels))}")
+            for name, answer in _answers_by_name(path, found):
+                print(f"{name}: {_sentence(answer, len(predictor.run.labels))}")
     return 1 if num_failed else 0
 
 
@@ -432,6 +434,14 @@ def breeds() -> None:
 
     for breed in all_breeds():
         print(f"{breed.wordnet_id}  {breed.name} ({breed_groups()[breed.group].name})")
+
+
+def _answers_by_name(path: str, prediction: "Prediction") -> list[tuple[str, "Answer"]]:
+    """The answer to a photo, or where there are several dogs the answer to each, with what it is an answer to."""
+    num = len(prediction.dogs)
+    if not num:
+        return [(path, prediction)]
+    return [(f"{path}, dog {i} of {num} from the left", dog.prediction) for i, dog in enumerate(prediction.dogs, 1)]
 
 
 def _sentence(answer: "Answer", num_breeds: int) -> str:

@@ -61,6 +61,12 @@ def scene(seed: int, size: tuple[int, int] = (80, 60)) -> Image.Image:
     return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
 
 
+def drawings_beside(*names: str) -> Image.Image:
+    """Drawings that the page ships, such as white_dog, in a row."""
+    drawings = [Image.open(ROOT / f"dogbreeds/serving/page/pictures/{name}.webp").convert("RGB") for name in names]
+    return Image.fromarray(np.concatenate([np.asarray(drawing) for drawing in drawings], axis=1))
+
+
 def make_photo_folder(folder: Path, num_photos: int = 10, num_breeds: int = 4) -> Path:
     """One sub-folder a breed."""
     for label, name in enumerate(BREED_FOLDERS[:num_breeds]):

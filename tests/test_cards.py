@@ -19,7 +19,8 @@ from dogbreeds.serving.api import ComparisonJson, comparison_json
 from dogbreeds.serving.model_set import ModelSet, agree
 from dogbreeds.serving.page import breeds_tab, cards
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts, texts_for
-from dogbreeds.serving.predictor import Prediction, Predictor
+from dogbreeds.serving.prediction import Prediction
+from dogbreeds.serving.predictor import Predictor
 
 SHARES = {"Norfolk terrier": 0.5, "Norwich terrier": 0.3, "Cairn terrier": 0.15}
 TERRIERS = tuple(BreedProbability(breed, probability) for breed, probability in SHARES.items())

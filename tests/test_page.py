@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_photo
+from conftest import ROOT, drawings_beside, make_photo
 from PIL import Image
 
 from tests.served_page import served_page
@@ -184,6 +184,35 @@ def test_both_models_answer_side_by_side(either_page, language, tmp_path):
     assert_accessible(page)
     boxes = [card.bounding_box() for card in page.locator(".card").all()]
     assert (boxes[0]["x"] == boxes[1]["x"]) == french  # below each other on a phone
+
+
+def test_of_several_dogs_each_has_a_box_and_is_answered_when_it_is_chosen(either_page, language, tmp_path):
+    page, french = either_page, language == "fr"
+    drawings_beside("white_dog", "shaggy_dog").save(tmp_path / "dogs.png")
+    page.get_by_role("button", name="ViT").click()
+    page.get_by_label("mobilenet_v2").check()
+    send(page, tmp_path / "dogs.png")
+    first, second = (f"Chien {i} sur 2" if french else f"Dog {i} of 2" for i in (1, 2))
+    said = "#verdict .which-dog:visible"
+    assert first in page.inner_text(said) and page.locator(said).count() == 1
+    photo, boxes = page.locator("#picture .base").bounding_box(), page.locator("#picture .box")
+    places = [page.locator(f"#picture [data-box='{number}']").bounding_box() for number in (1, 2)]
+    middle = photo["x"] + photo["width"] / 2
+    assert boxes.count() == 2 and photo["x"] <= places[0]["x"] and places[0]["x"] + places[0]["width"] <= middle
+    assert middle <= places[1]["x"] and places[1]["x"] + places[1]["width"] <= photo["x"] + photo["width"] + 1
+    assert page.locator("#picture .heat:visible").count() == page.locator("#details .how:visible").count() == 1
+    page.locator("#picture [data-box='2']").click()
+    assert second in page.inner_text(said) and page.locator(".dogs input").nth(1).is_checked()
+    heat = page.locator("#picture .heat:visible").bounding_box()
+    assert places[1]["x"] - 1 <= heat["x"] and heat["x"] + heat["width"] <= places[1]["x"] + places[1]["width"] + 1
+    page.get_by_role("switch").press("Space")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.heat')].every(each => getComputedStyle(each).opacity === '0')"
+    )
+    page.locator(".dogs input").nth(1).press("ArrowLeft")
+    assert first in page.inner_text(said)
+    assert all(label.bounding_box()["height"] >= 44 for label in page.locator(".dogs label").all())
+    assert_accessible(page)
 
 
 def tab_to(page, selector) -> None:

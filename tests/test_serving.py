@@ -63,7 +63,7 @@ def test_those_who_ask_at_the_same_time_are_answered_together(predictor, monkeyp
     batching = BatchingPredictor(predictor, top_k=4)
     photos = [make_photo(number % 4, number) for number in range(20)]
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(batching.predict, photos))
+        answers = [answer for (answer,) in pool.map(lambda photo: batching.predict_images([photo]), photos)]
     assert sum(asked) == 20 and len(asked) < 8 and max(asked) <= MAX_BATCH_SIZE
     for photo, answer in zip(photos, answers, strict=True):
         alone = predict_images([photo], top_k=4)[0]
@@ -77,8 +77,8 @@ def test_a_failure_reaches_all_who_wait_and_nobody_else(predictor, monkeypatch):
         patch.setattr(
             predictor, "predict_images", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
         )
-        batching.predict(make_photo(0, 0))
-    assert batching.predict(make_photo(0, 0)).breeds
+        batching.predict_images([make_photo(0, 0)])
+    assert batching.predict_images([make_photo(0, 0)])[0].breeds
 
 
 def test_an_opened_photo_is_not_opened_again_and_has_one_softmax(predictor, monkeypatch):

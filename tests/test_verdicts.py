@@ -177,7 +177,7 @@ def test_programs_the_command_line_and_the_table_say_the_same(unknown_run, tmp_p
     make_photo(2, 50).save(photo)
     prediction = Predictor(unknown_run).predict(photo)
     reply = prediction_json("run", prediction)
-    assert reply.keys() == PredictionJson.__annotations__.keys() | {"verdict", "breeds", "candidates", "group"}
+    assert reply.keys() == PredictionJson.__required_keys__
     assert reply["verdict"] == "unknown_breed" and reply["breeds"] == [] and reply["candidates"][0] == "Beagle"
 
     def said(*arguments) -> str:

@@ -1,6 +1,6 @@
 """The replies that programs get from the page."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
@@ -9,15 +9,15 @@ from dogbreeds.answers import BreedProbability
 from dogbreeds.breeds import breed_groups
 from dogbreeds.calibration import Verdict
 from dogbreeds.serving.model_set import agree
-from dogbreeds.serving.predictor import Prediction
+from dogbreeds.serving.prediction import Prediction
 
 
 def _list_groups(schema: dict[str, Any]) -> None:
     schema["enum"] = [*breed_groups()]
 
 
-class PredictionJson(TypedDict):
-    """The answer of one model to a photo; null and empty where there is none, and `error` says why.
+class AnswerJson(TypedDict):
+    """An answer; null and empty where there is none.
 
     A dog of an unknown breed has no `breeds`, since these have probabilities: its `candidates` are what it resembles.
     """
@@ -26,6 +26,21 @@ class PredictionJson(TypedDict):
     breeds: list[BreedProbability]
     candidates: list[str]
     group: Annotated[str, Field(json_schema_extra=_list_groups)] | None
+
+
+class DogJson(AnswerJson):
+    """One dog of several; its box is left, top, right and bottom, as shares of the photo's width and height."""
+
+    box: Annotated[list[float], Field(min_length=4, max_length=4)]
+
+
+class PredictionJson(AnswerJson):
+    """The answer of one model to a photo as a whole; where there is none, `error` says why.
+
+    A photo of several dogs has `dogs` too, from left to right; a photo of one has not.
+    """
+
+    dogs: NotRequired[list[DogJson]]
     model: str
     seconds: float
     error: str | None

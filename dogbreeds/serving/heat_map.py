@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from dogbreeds.serving.predictor import Prediction
+from dogbreeds.serving.prediction import Prediction
 
 MAX_SIDE = 800
 """Pixels of the longer side, at most: enough for a screen."""

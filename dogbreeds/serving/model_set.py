@@ -7,7 +7,9 @@ from PIL import Image
 from dogbreeds.answers import Answer
 from dogbreeds.run_folder import unique_names
 from dogbreeds.serving.batching import BatchingPredictor
-from dogbreeds.serving.predictor import Prediction, Predictor
+from dogbreeds.serving.every_dog import predict_every_dog
+from dogbreeds.serving.prediction import Prediction
+from dogbreeds.serving.predictor import Predictor
 
 TOP_K = 5
 """Breeds that an answer names."""
@@ -37,12 +39,12 @@ class ModelSet:
         return self.predictors[name].run.labels
 
     def predict(self, name: str, photo: Image.Image) -> Prediction:
-        """One model's answer to an upright RGB photo; simultaneous calls share a batch."""
-        return self._batching[name].predict(photo)
+        """One model's answer to an upright RGB photo, and to each dog of it; simultaneous calls share a batch."""
+        return predict_every_dog(photo, self._batching[name].predict_images)
 
     def compare(self, photo: Image.Image) -> dict[str, Prediction]:
-        """All models' answers to an upright RGB photo, by the models' names."""
-        return {name: self.predict(name, photo) for name in self.names}
+        """All models' answers to an upright RGB photo as a whole, by the models' names."""
+        return {name: self._batching[name].predict_images([photo])[0] for name in self.names}
 
 
 def agree(answers: Iterable[Answer]) -> bool:

@@ -3,7 +3,8 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +19,9 @@ from dogbreeds.images import BadImage, PhotoSource, halved, open_image
 from dogbreeds.looks import Look, combined, first_box, next_box
 from dogbreeds.photos import batches, photo_digest, read_bytes, read_photos
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
+from dogbreeds.serving.every_dog import predict_every_dog
 from dogbreeds.serving.network import Network, NetworkFile
-
-
-@dataclass(frozen=True)
-class Prediction(Answer):
-    """The answer to one photo."""
-
-    probabilities: np.ndarray
-    """`(C,)`, calibrated, in the order of the run's labels."""
-    heat_map: np.ndarray | None
-    """`(h, w)` float32, 0..1: where in the region the photo speaks for the most probable breed; None if the model has
-    no heat map."""
-    region: tuple[float, float, float, float]
-    """The part of the upright photo that the model saw in its best look: left, top, right, bottom, as shares of its
-    width and height."""
-    seconds: float
-    """From the photo to the answer: with `predict`, opening the file included; with `predict_images`, the time for all
-    images of the call."""
+from dogbreeds.serving.prediction import Prediction
 
 
 class Predictor:
@@ -65,7 +51,7 @@ class Predictor:
         """What the model gives; models of older versions and those of some architectures lack some."""
 
     def predict(self, photo: PhotoSource, *, top_k: int = 5) -> Prediction:
-        """Open a photo and answer it.
+        """Open a photo and answer it, and each dog of it where there are several.
 
         Args:
             photo: Path, bytes or PIL image.
@@ -76,11 +62,11 @@ class Predictor:
         """
         started = time.perf_counter()
         image = open_image(photo, at_least=self.run.preprocessing.decoded_side)
-        (prediction,) = self.predict_images([image], top_k=top_k)
+        prediction = predict_every_dog(image, partial(self.predict_images, top_k=top_k))
         return replace(prediction, seconds=time.perf_counter() - started)
 
     def predict_images(self, images: Sequence[Image.Image], *, top_k: int = 5) -> list[Prediction]:
-        """Answer several photos in one forward pass.
+        """Answer several photos, each as a whole, in one forward pass.
 
         Args:
             images: At least one; each upright and RGB, as from `dogbreeds.images.open_image`.

@@ -14,7 +14,7 @@ from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving import heat_map
 from dogbreeds.serving.model_set import ModelSet, agree
 from dogbreeds.serving.page.texts import Texts
-from dogbreeds.serving.predictor import Prediction
+from dogbreeds.serving.prediction import Prediction, Shares
 
 _SIGNS = {
     "confident": "✔",
@@ -80,19 +80,46 @@ def picture(prediction: Prediction, photo: Image.Image, texts: Texts) -> str:
         photo: The photo that was answered, upright and RGB.
         texts: The person's language.
     """
-    base = f'<img class="base" src="{_data_url(heat_map.shown(photo), "JPEG")}" alt="{escape(texts.photo_alt)}">'
+    base = base_layer(photo, texts)
     if prediction.heat_map is None:
         return f'<figure class="photo"><div>{base}</div></figure>'
-    left, top, right, bottom = (f"{100 * edge:.2f}" for edge in prediction.region)
-    place = f"left: {left}%; top: {top}%; width: calc({right}% - {left}%); height: calc({bottom}% - {top}%)"
+    layers = f'<span class="layers">{base}{heat_layer(prediction, texts)}</span>'
+    return f'<figure class="photo">{heat_switch(heat_caption(prediction, texts), layers)}</figure>'
+
+
+def base_layer(photo: Image.Image, texts: Texts) -> str:
+    """The photo itself."""
+    return f'<img class="base" src="{_data_url(heat_map.shown(photo), "JPEG")}" alt="{escape(texts.photo_alt)}">'
+
+
+def heat_layer(prediction: Prediction, texts: Texts) -> str:
+    """The heat map, to lie over the photo; empty where there is none."""
+    if prediction.heat_map is None:
+        return ""
     source = _data_url(heat_map.colours(prediction.heat_map, _HEAT_MAP_SIZE), "WEBP")
-    best = texts.name(prediction.breeds[0].breed)
-    return (
-        f'<figure class="photo"><label><span class="layers">{base}'
-        f'<img class="heat" src="{source}" style="{place}" alt="{escape(texts.heat_map_alt.format(best))}"></span>'
-        f'<input type="checkbox" role="switch" checked><span>{escape(texts.heat_map.format(best))}</span>'
-        "</label></figure>"
-    )
+    alt = escape(texts.heat_map_alt.format(texts.name(prediction.breeds[0].breed)))
+    return f'<img class="heat" src="{source}" style="{place(prediction.region)}" alt="{alt}">'
+
+
+def heat_caption(prediction: Prediction, texts: Texts) -> str:
+    """What the heat map shows."""
+    return escape(texts.heat_map.format(texts.name(prediction.breeds[0].breed)))
+
+
+def heat_switch(caption: str, layers: str = "") -> str:
+    """What takes the heat maps away and brings them back.
+
+    Args:
+        caption: What they show, as HTML.
+        layers: The photo with its heat map, if a press on them does it too, as HTML.
+    """
+    return f'<label>{layers}<input type="checkbox" role="switch" checked><span>{caption}</span></label>'
+
+
+def place(part: Shares) -> str:
+    """The style of what lies over a part of the photo."""
+    left, top, right, bottom = (f"{100 * edge:.2f}" for edge in part)
+    return f"left: {left}%; top: {top}%; width: calc({right}% - {left}%); height: calc({bottom}% - {top}%)"
 
 
 def details(prediction: Prediction, model: str, texts: Texts) -> str:
@@ -123,7 +150,7 @@ def _look_alikes(answer: Answer, texts: Texts) -> str:
 def agreement(answers: Sequence[Answer], texts: Texts) -> str:
     """Whether the models agree."""
     if not agree(answers):
-        named = " / ".join(_in_short(answer, texts) for answer in answers)
+        named = " / ".join(in_short(answer, texts) for answer in answers)
         return _banner("disagree", texts.side_by_side, texts.disagree.format(named), "")
     if answers[0].verdict == "not_a_dog":
         sentence = texts.none_sees_a_dog
@@ -132,6 +159,16 @@ def agreement(answers: Sequence[Answer], texts: Texts) -> str:
     else:
         sentence = texts.agree.format(texts.name(answers[0].breeds[0].breed))
     return _banner("agree", texts.side_by_side, sentence, "")
+
+
+def in_short(answer: Answer, texts: Texts) -> str:
+    """The answer in a few words."""
+    if answer.verdict == "not_a_dog":
+        return texts.not_a_dog
+    if answer.verdict == "unknown_breed":
+        return texts.unknown_breed
+    best = f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
+    return best if answer.verdict == "confident" else texts.perhaps_short.format(best)
 
 
 def side_by_side(predictions: dict[str, Prediction], models: ModelSet, photo: Image.Image, texts: Texts) -> str:
@@ -210,15 +247,6 @@ def download_link(content: bytes, name: str, text: str) -> str:
     """A link that saves a CSV file, which is part of the page, so that no file is left on the server."""
     data = base64.b64encode(content).decode()
     return f'<a class="download" download="{escape(name)}" href="data:text/csv;base64,{data}">{escape(text)}</a>'
-
-
-def _in_short(answer: Answer, texts: Texts) -> str:
-    if answer.verdict == "not_a_dog":
-        return texts.not_a_dog
-    if answer.verdict == "unknown_breed":
-        return texts.unknown_breed
-    best = f"{texts.name(answer.breeds[0].breed)} ({texts.percent(answer.breeds[0].probability)})"
-    return best if answer.verdict == "confident" else texts.perhaps_short.format(best)
 
 
 def _banner(kind: str, title: str, sentence: str, remark: str) -> str:

@@ -8,7 +8,7 @@ from gradio.i18n import I18nData
 
 from dogbreeds.images import BadImage
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import cards
+from dogbreeds.serving.page import cards, several_dogs
 from dogbreeds.serving.page.components import texts_of, turn
 from dogbreeds.serving.page.photo_picker import SentPhoto
 from dogbreeds.serving.page.texts import Texts
@@ -53,7 +53,7 @@ def one_photo_tab(models: ModelSet, answers: Turns, model: gr.Radio, text: gr.I1
         gr.HTML(text("picker_html"), elem_id="photo")
         photo = SentPhoto()
         verdict = gr.HTML("", elem_id="verdict")
-        picture = gr.HTML("", elem_id="picture")
+        picture = gr.HTML("", elem_id="picture", js_on_load=several_dogs.SCRIPT)
         details = gr.HTML("", elem_id="details")
 
     async def show(photo: Path | None, model: str, request: gr.Request) -> tuple[str, str, str]:
@@ -89,5 +89,6 @@ def _shown(upload: Path, model: str, models: ModelSet, texts: Texts) -> tuple[st
         verdict = cards.agreement(list(predictions.values()), texts)
         return verdict, "", cards.side_by_side(predictions, models, photo, texts)
     prediction = models.predict(model, photo)
-    verdict = cards.headline(prediction, len(models.labels(model)), texts)
-    return verdict, cards.picture(prediction, photo, texts), cards.details(prediction, model, texts)
+    say = several_dogs if prediction.dogs else cards
+    verdict = say.headline(prediction, len(models.labels(model)), texts)
+    return verdict, say.picture(prediction, photo, texts), say.details(prediction, model, texts)

@@ -1,0 +1,145 @@
+"""Where the dogs of a photo are: boxes from NanoDet-g, a detector of 3.8 million weights (detector/README.md)."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from dogbreeds.errors import UserError
+from dogbreeds.files import sha256
+from dogbreeds.looks import Box
+from dogbreeds.machine import num_cores
+
+MODEL = Path(__file__).with_name("detector") / "nanodet_g.onnx"
+SHA256 = "3c7dfb01adfcb7778ed2714d6fa2ffffade643c9b1f630222010dc1311feaee9"
+"""Of the model; dogbreeds/training/convert_detector.py makes it."""
+
+NUM_PIXELS = 512 * 512
+"""Of what the network sees of a photo, about: the photo in its own proportions."""
+MIN_SCORE = 0.25
+"""Of a dog, 0..1, after what `_distinct` takes off. The network is sure of few: half of those it finds have less than
+0.5."""
+SURE_SCORE = 0.5
+"""Of a dog, by the network's class for dogs alone, from which on it needs no confirmation."""
+MAX_DOGS = 12
+"""The boxes with the highest scores are kept."""
+
+_STRIDES = (8, 16, 32)
+"""Pixels between two cells, of each level of the network."""
+_MEAN, _STD = np.array([[103.53, 116.28, 123.675], [57.375, 57.12, 58.395]], np.float32)
+"""Of blue, green and red, as in NanoDet's own configuration (config/legacy_v0.x_configs/nanodet-g.yml)."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An animal that is probably a dog."""
+
+    box: Box
+    is_sure: bool
+    """Whether the network takes it for a dog and for no other animal."""
+
+
+class DogDetector:
+    """Finds dogs, and other animals that look like them. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        """Load the model.
+
+        Raises:
+            UserError: Its file is missing or damaged.
+        """
+        if not MODEL.is_file() or sha256(MODEL) != SHA256:
+            raise UserError(f"{str(MODEL)!r} is missing or damaged: install the project again")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_cores()
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # as in dogbreeds.serving.network
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
+
+    def find(self, photo: Image.Image) -> list[Found]:
+        """The dogs of a photo, from left to right, at most `MAX_DOGS`.
+
+        Args:
+            photo: Upright and RGB.
+        """
+        pixels = _pixels(photo)
+        names = ["scores", "dog_scores", "distances"]
+        (scores,), (dog_scores,), (distances,) = self._session.run(names, {"pixel_values": pixels})
+        height, width = pixels.shape[2:]
+        likely = np.flatnonzero(scores >= MIN_SCORE)
+        boxes = _boxes(distances[likely], _cells(width, height)[likely]).clip(0, [width, height, width, height])
+        large = (boxes[:, 2:] - boxes[:, :2] >= _STRIDES[0]).all(axis=1)
+        likely, boxes = likely[large], boxes[large]
+        kept = _distinct(boxes, scores[likely])
+        boxes = boxes[kept] * np.tile(np.divide(photo.size, (width, height)), 2)
+        is_sure = dog_scores[likely][kept] >= SURE_SCORE
+        found = [Found((x0, y0, x1, y1), sure) for (x0, y0, x1, y1), sure in zip(boxes.tolist(), is_sure, strict=True)]
+        return sorted(found, key=lambda each: each.box[0] + each.box[2])
+
+
+@cache
+def dog_detector() -> DogDetector:
+    """The one detector of this process."""
+    return DogDetector()
+
+
+def _pixels(photo: Image.Image) -> np.ndarray:
+    """`(1, 3, H, W)` float32, blue first.
+
+    The sides are multiples of the largest stride, and no more pixels than `NUM_PIXELS` together, whatever the photo's
+    shape, but for the rounding.
+    """
+    scale, stride = math.sqrt(NUM_PIXELS / (photo.width * photo.height)), _STRIDES[-1]
+    longest = NUM_PIXELS // stride
+    size = [min(max(stride, round(side * scale / stride) * stride), longest) for side in photo.size]
+    small = np.asarray(photo.resize((size[0], size[1]), Image.Resampling.BILINEAR), np.float32)[..., ::-1]
+    return np.ascontiguousarray(((small - _MEAN) / _STD).transpose(2, 0, 1)[None])
+
+
+def _cells(width: int, height: int) -> np.ndarray:
+    """Of each cell the centre, x and y, and the stride, `(N, 3)`, in the order of the network's outputs."""
+    levels = []
+    for stride in _STRIDES:
+        y, x = np.mgrid[: height // stride, : width // stride]
+        levels.append(np.stack([(x + 0.5) * stride, (y + 0.5) * stride, np.full(x.shape, stride)], -1).reshape(-1, 3))
+    return np.concatenate(levels)
+
+
+def _boxes(distances: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Left, top, right and bottom, `(N, 4)`, in pixels of what the network saw.
+
+    Args:
+        distances: `(N, 4, bins)`, logits of the distance to each side, in strides: 0, 1, 2 and so on.
+        cells: `(N, 3)`, from `_cells`.
+    """
+    weights = np.exp(distances - distances.max(axis=2, keepdims=True))
+    weights /= weights.sum(axis=2, keepdims=True)
+    sides = weights @ np.arange(distances.shape[2]) * cells[:, 2:]
+    return np.concatenate([cells[:, :2] - sides[:, :2], cells[:, :2] + sides[:, 2:]], axis=1)
+
+
+def _distinct(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+    """The index of one box for each dog, the best first.
+
+    The more of a box is in a better one, the higher its score has to be. This is soft non-maximum suppression (Bodla et
+    al. 2017, https://arxiv.org/abs/1704.04503), but for the share of the smaller of two boxes that lies in the other in
+    place of their intersection over union: a head is no second dog.
+
+    Args:
+        boxes: `(N, 4)`.
+        scores: `(N,)`.
+    """
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    scores = scores.astype(float)
+    kept: list[int] = []
+    while len(kept) < MAX_DOGS and len(scores) and scores.max() >= MIN_SCORE:
+        best = int(scores.argmax())
+        kept.append(best)
+        common = np.minimum(boxes[best, 2:], boxes[:, 2:]) - np.maximum(boxes[best, :2], boxes[:, :2])
+        inside = common.clip(min=0).prod(axis=1) / np.minimum(areas[best], areas)
+        scores *= (1 - inside.clip(max=1)) ** 2
+    return kept
