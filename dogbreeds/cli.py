@@ -16,7 +16,7 @@ from dogbreeds.addresses import place
 from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.files import check_absent, check_parent
 from dogbreeds.run_folder import DEFAULT_RUN
-from dogbreeds.serving.publish import publish_model, publish_space
+from dogbreeds.serving.publish import publish_model, publish_space, publish_static
 
 if TYPE_CHECKING:
     from dogbreeds.answers import Answer
@@ -418,9 +418,10 @@ def export(
 
 def publish(
     address: Annotated[Any, subcommand("model", constructor=publish_model)]
-    | Annotated[Any, subcommand("space", constructor=publish_space)],
+    | Annotated[Any, subcommand("space", constructor=publish_space)]
+    | Annotated[Any, subcommand("static", constructor=publish_static)],
 ) -> None:
-    """Push a run to the Hugging Face Hub, as a model or as a Space that answers with it.
+    """Push a run to the Hugging Face Hub: as a model, or as a Space that answers with it, there or in the browser.
 
     Args:
         address: What to push.

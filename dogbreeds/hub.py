@@ -91,15 +91,25 @@ def check_repo_id(repo_id: str) -> None:
         raise UserError(f"--repo-id {repo_id!r}: must be USER/NAME, with letters, digits, '-', '_' and '.'")
 
 
-def upload(folder: Path, repo_id: str, kind: Kind, *, private: bool, mark: str, hardware: str | None = None) -> str:
+def upload(
+    folder: Path,
+    repo_id: str,
+    kind: Kind,
+    *,
+    private: bool,
+    mark: str,
+    sdk: Literal["gradio", "static"] = "gradio",
+    hardware: str | None = None,
+) -> str:
     """Create a repository with the files of a folder, or replace all files of an existing one by them.
 
     Args:
         folder: The files.
         repo_id: ``user/name``.
-        kind: Of the repository; a Space is one of Gradio.
+        kind: Of the repository.
         private: Refuse a repository that is public.
         mark: A file that an earlier upload has; an existing repository without it is not replaced.
+        sdk: Of a new Space: what runs it, if anything does.
         hardware: Of a new Space.
 
     Returns:
@@ -115,18 +125,19 @@ def upload(folder: Path, repo_id: str, kind: Kind, *, private: bool, mark: str, 
     with _one_line(
         HubId(repo_id), absent=f"there is no {kind} {repo_id!r}", unreachable=f"nothing was pushed to {repo_id!r}"
     ):
+        is_new = not api.repo_exists(repo_id, repo_type=kind)
         address = api.create_repo(
             repo_id,
             repo_type=kind,
             private=private or None,
             exist_ok=True,
-            space_sdk="gradio" if kind == "space" else None,
+            space_sdk=sdk if kind == "space" else None,
             space_hardware=SpaceHardware(hardware) if hardware else None,
         )
         if private and not api.repo_info(repo_id, repo_type=kind).private:
             raise UserError(f"{address} exists and is public: make it private in its settings, or leave --private out")
         there = set(api.list_repo_files(repo_id, repo_type=kind)) - FILES_OF_A_NEW_REPOSITORY
-        if there and mark not in there:
+        if there and mark not in there and not is_new:  # the Hub puts a page of its own into a new static Space
             raise UserError(
                 f"{address} holds other files, such as {min(there)!r}, and is not replaced: give another --repo-id"
             )

@@ -1,15 +1,20 @@
-"""Draw the pictures that the page ships: the examples to try, and what other sites show of a link to it.
+"""Draw the pictures that the pages ship: examples to try, icons, and what other sites show of a link.
 
 PYTHONPATH=. python tests/drawings.py
 """
 
 import math
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from dogbreeds.serving.page.head import PICTURES
+
+ICON = PICTURES.with_name("icon.svg")
+SITE = Path(__file__).parent.parent / "dogbreeds" / "serving" / "static_page" / "site"
 
 Colour = tuple[int, int, int]
 
@@ -205,8 +210,25 @@ def _shade(colour: Colour, light: float) -> Colour:
     return red, green, blue
 
 
+def draw_icons() -> None:
+    """The icon in pixels, for the page that can be installed: as it is, and with colour to all edges."""
+    from playwright.sync_api import sync_playwright
+
+    svg = ICON.read_text(encoding="utf-8")
+    square = svg.replace('rx="96"', "")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for name, drawn, side in (("icon-192", svg, 192), ("icon-512", svg, 512), ("icon-maskable", square, 512)):
+            page = browser.new_page(viewport={"width": side, "height": side})
+            page.set_content(f"<style>body {{ margin: 0 }} svg {{ display: block }}</style>{drawn}")
+            page.screenshot(path=SITE / f"{name}.png", omit_background=True)
+            page.close()
+        browser.close()
+
+
 def main() -> None:
     """Write the files."""
+    draw_icons()
     PICTURES.mkdir(exist_ok=True)
     for draw in (white_dog, shaggy_dog, cat):
         draw().resize((480, 360)).save(PICTURES / f"{draw.__name__}.webp", quality=75)

@@ -8,10 +8,10 @@ from dogbreeds.serving.prediction import Prediction
 MAX_SIDE = 800
 """Pixels of the longer side, at most: enough for a screen."""
 
-_COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
+COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
 """Five colours of matplotlib's "inferno", from low to high; its lightness rises evenly, so it reads without colour."""
 
-_OPACITY = (0.15, 0.7)
+OPACITY = (0.15, 0.7)
 """Of the colours over the photo, where the heat map is 0 and where it is 1."""
 
 
@@ -32,9 +32,9 @@ def colours(heat_map: np.ndarray, size: tuple[int, int]) -> Image.Image:
         An RGBA image.
     """
     heat = np.asarray(Image.fromarray(heat_map).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
-    stops = np.linspace(0, 1, len(_COLOURS))
-    channels = [np.interp(heat, stops, _COLOURS[:, channel]) for channel in range(3)]
-    channels.append(np.interp(heat, (0, 1), _OPACITY) * 255)
+    stops = np.linspace(0, 1, len(COLOURS))
+    channels = [np.interp(heat, stops, COLOURS[:, channel]) for channel in range(3)]
+    channels.append(np.interp(heat, (0, 1), OPACITY) * 255)
     return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8), "RGBA")
 
 

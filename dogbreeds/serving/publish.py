@@ -1,4 +1,4 @@
-"""Push a run folder to the Hugging Face Hub, as a model, or as a Space that answers with it."""
+"""Push a run folder to the Hugging Face Hub, as a model, or as a Space that answers with it, on a server or without."""
 
 import json
 import shutil
@@ -23,7 +23,17 @@ ROOT = PACKAGE.parent
 SUFFIXES = {".csv", ".json", ".md", ".onnx", ".parquet", ".safetensors"}
 """Of the files of a run folder that are pushed: none of them runs code when it is read."""
 
-NOT_SERVING = {"docs", "recipes", "research", "study.py", "training*", PRETRAINED.name, "__pycache__", "*.pyi"}
+NOT_SERVING = {
+    "docs",
+    "recipes",
+    "research",
+    "static_page",
+    "study.py",
+    "training*",
+    PRETRAINED.name,
+    "__pycache__",
+    "*.pyi",
+}
 """Names of files and folders of this package that a Space does not need."""
 
 
@@ -82,6 +92,46 @@ def publish_space(
         _write_space(run, metadata, folder)
         mark, hardware = "dogbreeds/default_runs.py", metadata["suggested_hardware"]
         return str(dry_run or hub.upload(folder, repo_id, "space", private=private, mark=mark, hardware=hardware))
+
+
+def publish_static(
+    model: Path = DEFAULT_RUN,
+    *,
+    repo_id: str | None = None,
+    private: bool = False,
+    onnxruntime_web: Path | None = None,
+    dry_run: Path | None = None,
+) -> str:
+    """Make the page that answers in the browser, without a server, and push it as a static Space, which is free.
+
+    Args:
+        model: What answers there: a run folder, or USER/NAME or USER/NAME@REVISION of a published model.
+        repo_id: USER/NAME of the Space, which is made if it is not there.
+        private: Insist that nobody else sees it: a public Space is refused.
+        onnxruntime_web: The archive of that npm package, as `npm pack` makes it; by default it is downloaded.
+        dry_run: A folder to make with exactly the files, instead of pushing them. Any web server can serve it.
+
+    Returns:
+        The Space's address, or `dry_run`.
+
+    Raises:
+        UserError: The run is damaged, or sees photos in a way that the page does not know; ONNX Runtime for browsers
+            can't be had; `dry_run` exists, or the Hub refuses; the message says what to do.
+    """
+    from dogbreeds.serving.static_page.build import MARK, build
+    from dogbreeds.serving.static_page.runtime import runtime
+
+    if repo_id:
+        hub.check_repo_id(repo_id)
+    elif not dry_run:
+        raise UserError("where to? --repo-id USER/NAME pushes the page, --dry-run FOLDER writes it")
+    run = RunFolder.open(model)
+    with _folder(dry_run) as temporary:
+        folder = Path(temporary)
+        build(run, runtime(onnxruntime_web), folder)
+        if dry_run or not repo_id:
+            return str(dry_run)
+        return hub.upload(folder, repo_id, "space", private=private, mark=MARK, sdk="static")
 
 
 def _folder(dry_run: Path | None) -> AbstractContextManager[str | Path]:

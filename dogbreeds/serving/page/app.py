@@ -81,11 +81,11 @@ def _first_texts(models: ModelSet, texts: Texts) -> dict[str, str]:
         **texts.sentences,
         "heading": _heading(texts),
         "picker_html": photo_picker.layout(models, texts),
-        "breeds_html": breeds_tab.layout(models, texts),
+        "breeds_html": breeds_tab.layout(models.labels(models.names[0]), texts),
         "photos_at_most": texts.photos.format(MAX_FILES),
         "too_many_html": f'<div data-most="{MAX_FILES}">{cards.problem(texts.too_many.format(MAX_FILES), texts)}</div>',
         "waiting_many_html": cards.waiting(texts.waiting_many),
-        "about_all": "\n\n".join([texts.about_text, *rates]),
+        "about_all": "\n\n".join([texts.about_text, texts.about_server, *rates]),
     }
 
 

@@ -16,7 +16,7 @@ from dogbreeds.serving.model_set import ModelSet, agree
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.prediction import Prediction, Shares
 
-_SIGNS = {
+SIGNS = {
     "confident": "✔",
     "unsure": "?",
     "unknown_breed": "≈",
@@ -28,7 +28,7 @@ _SIGNS = {
 """A sign for each kind of answer, for people who don't see the colours."""
 MIN_SHOWN = 0.005
 """Of a breed's probability: less is 0 %."""
-_HEAT_MAP_SIZE = (128, 128)
+HEAT_MAP_SIZE = (128, 128)
 """Pixels; a model's own heat map has about 10 x 10, and the browser stretches it over the photo."""
 
 
@@ -96,7 +96,7 @@ def heat_layer(prediction: Prediction, texts: Texts) -> str:
     """The heat map, to lie over the photo; empty where there is none."""
     if prediction.heat_map is None:
         return ""
-    source = _data_url(heat_map.colours(prediction.heat_map, _HEAT_MAP_SIZE), "WEBP")
+    source = _data_url(heat_map.colours(prediction.heat_map, HEAT_MAP_SIZE), "WEBP")
     alt = escape(texts.heat_map_alt.format(texts.name(prediction.breeds[0].breed)))
     return f'<img class="heat" src="{source}" style="{place(prediction.region)}" alt="{alt}">'
 
@@ -251,7 +251,7 @@ def download_link(content: bytes, name: str, text: str) -> str:
 
 def _banner(kind: str, title: str, sentence: str, remark: str) -> str:
     return (
-        f'<div class="banner {kind}"><p class="kind"><span aria-hidden="true">{_SIGNS[kind]}</span> {escape(title)}</p>'
+        f'<div class="banner {kind}"><p class="kind"><span aria-hidden="true">{SIGNS[kind]}</span> {escape(title)}</p>'
         f'<p class="answer">{escape(sentence)}</p>' + (f"<p>{escape(remark)}</p>" if remark else "") + "</div>"
     )
 

@@ -26,6 +26,11 @@ class Texts:
         """Every sentence by its name."""
         return self._tables["sentences"]
 
+    @property
+    def static_page(self) -> dict[str, str]:
+        """What the page without a server says besides `sentences`, or instead."""
+        return self._tables["static_page"]
+
     def __getattr__(self, name: str) -> str:
         if name not in self.sentences:
             raise AttributeError(f"locales/{self.language}.toml has no sentence {name!r}")

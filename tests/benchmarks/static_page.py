@@ -1,0 +1,92 @@
+"""The page without a server, in Chromium: how often it answers as a server does, and how fast.
+
+    PYTHONPATH=. taskset -c 0,1 python tests/benchmarks/static_page.py --photos FOLDER
+
+An answer is the same if its verdict and its first breed are. The time of a look is that of a photo, from its file to
+its answer, by the number of looks at it.
+"""
+
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import tyro
+from playwright.sync_api import Browser, sync_playwright
+
+from dogbreeds.run_folder import DEFAULT_RUN
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.publish import publish_static
+from tests.static_page import SEVERAL_THREADS, BrowserPredictor, served
+
+NUM_TIMED = 40
+"""Photos that are answered with several threads, for the time alone."""
+CHOOSE = "input[type=file]:not([capture])"
+
+
+def main(photos: Path, run_dir: Path = DEFAULT_RUN, num_photos: int = 400, onnxruntime_web: Path | None = None) -> None:
+    """Print the figures, with and without the headers that allow several threads.
+
+    Args:
+        photos: A folder of photos and sub-folders, of which some are drawn.
+        run_dir: What answers.
+        num_photos: How many are drawn.
+        onnxruntime_web: The archive of that npm package; by default it is downloaded.
+    """
+    files = sorted(file for file in photos.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    drawn = random.Random(0).sample(files, min(num_photos, len(files)))
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        site = Path(temporary) / "site"
+        publish_static(run_dir, onnxruntime_web=onnxruntime_web, dry_run=site)
+        print(
+            f"{sum(file.stat().st_size for file in site.iterdir()) / 1e6:.1f} MB in {len(list(site.iterdir()))} files"
+        )
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        for name, headers, num in (("several threads", SEVERAL_THREADS, NUM_TIMED), ("one thread", {}, num_photos)):
+            with served(site, headers) as (address, _):
+                print(f"{name}:", flush=True)
+                first_answers(browser, address, drawn[0])
+                compare(browser, address, Predictor(run_dir), drawn[:num])
+        browser.close()
+
+
+def first_answers(browser: Browser, address: str, photo: Path) -> None:
+    """Print how long a visitor waits, from opening the page to the answer, with a photo that is chosen at once."""
+    context = browser.new_context()
+    page = context.new_page()
+    for visit in ("first visit", "second visit", "third visit"):
+        started = time.perf_counter()
+        page.goto(address)
+        page.set_input_files(CHOOSE, photo)
+        page.wait_for_selector("body[data-photo=answered]")
+        print(f"  first answer, {visit}: {time.perf_counter() - started:.2f} s")
+        page.wait_for_function("() => document.querySelector('#device').textContent.endsWith('too.')")
+    context.close()
+
+
+def compare(browser: Browser, address: str, predictor: Predictor, photos: list[Path]) -> None:
+    """Print how often the answers are the same, and the time of a look."""
+    page = browser.new_page()
+    in_browser = BrowserPredictor(page, address)
+    milliseconds, num_same, differences = [], 0, []
+    for photo in photos:
+        expected, found = predictor.predict(photo), in_browser.predict(photo.read_bytes())
+        milliseconds.append(found["milliseconds"] / found["numLooks"])
+        answer = found["verdict"], found["breeds"][0]["name"]
+        wanted = expected.verdict, expected.breeds[0].breed
+        num_same += answer == wanted
+        differences.append(abs(found["breeds"][0]["probability"] - expected.breeds[0].probability))
+        if answer != wanted:
+            print(f"  {photo.name}: {wanted} on a server, {answer} here")
+    slowest = statistics.quantiles(milliseconds, n=20)[-1]
+    print(f"  same answer: {num_same} of {len(photos)}; largest difference in probability {max(differences):.3f}")
+    print(f"  a look: median {statistics.median(milliseconds):.0f} ms, 95 % within {slowest:.0f} ms")
+    page.close()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,407 @@
+"""The page without a server: its modules beside those of Python, and the page as its visitor meets it."""
+
+import base64
+import io
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import stand_in_hub
+from axe_playwright_python.sync_playwright import Axe
+from conftest import ROOT, make_photo, run_cli, scene
+from huggingface_hub import metadata_load
+from PIL import Image
+from stand_in_hub import StandInHub, use_hub
+
+from dogbreeds.answers import answers
+from dogbreeds.errors import UserError
+from dogbreeds.images import open_image
+from dogbreeds.looks import Look, combined, next_box
+from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
+from dogbreeds.serving import heat_map
+from dogbreeds.serving.page.head import PICTURES
+from dogbreeds.serving.page.texts import ENGLISH, FRENCH
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.publish import publish_static
+from dogbreeds.serving.static_page import runtime as npm
+from dogbreeds.serving.static_page.build import build
+from dogbreeds.serving.static_page.runtime import Runtime
+from tests.static_page import SEVERAL_THREADS, BrowserPredictor, served
+
+KEPT = [texts.static_page["kept"] for texts in (ENGLISH, FRENCH)]
+CHOOSE = "input[type=file]:not([capture])"
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory):
+    """The npm package; where there is no network the test skips, but fails in CI."""
+    try:
+        content = npm.download()
+    except UserError as error:
+        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
+    file = tmp_path_factory.mktemp("npm") / "onnxruntime-web.tgz"
+    file.write_bytes(content)
+    return file
+
+
+@pytest.fixture(scope="module")
+def published(tiny_run, archive, tmp_path_factory):
+    """The folder of the small model."""
+    folder = tmp_path_factory.mktemp("static") / "tiny"
+    publish_static(tiny_run, onnxruntime_web=archive, dry_run=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def modules(browser, tmp_path_factory):
+    """Runs code that uses the modules of the default run's page on values; in `given`, arrays are Float32Array."""
+    folder = tmp_path_factory.mktemp("modules")
+    build(RunFolder.open(DEFAULT_RUN), Runtime(script=b"", wasm=b""), folder)
+    with served(folder) as (address, _):
+        page = browser.new_page()
+        page.goto(f"{address}/model.json")
+        page.evaluate(
+            """async () => {
+                window.model = await (await fetch("model.json")).json();
+                window.bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+                window.unpacked = (value) => Array.isArray(value) ? value.map(unpacked)
+                    : value?.float32 ? new Float32Array(bytes(value.float32).buffer)
+                    : value?.file ? new Blob([bytes(value.file)]) : value;
+                window.base64 = (values) => new Promise((resolve) => {
+                    const reader = new FileReader();
+                    reader.onload = () => resolve(reader.result.split(",")[1]);
+                    reader.readAsDataURL(new Blob([values]));
+                });
+            }"""
+        )
+
+        def call(code, *arguments):
+            names = ["calibration", "looks", "answers", "heat_map", "view", "resize", "photos"]
+            imports = ", ".join(f"import('./{name}.js')" for name in names)
+            script = (
+                f"const [{', '.join(names)}] = await Promise.all([{imports}]); const given = unpacked(packed); {code}"
+            )
+            return page.evaluate(f"async (packed) => {{ {script} }}", to_browser(list(arguments)))
+
+        yield call
+        page.close()
+
+
+def to_browser(value):
+    if isinstance(value, np.ndarray):
+        return {"float32": base64.b64encode(value.astype("<f4").tobytes()).decode()}
+    if isinstance(value, bytes):
+        return {"file": base64.b64encode(value).decode()}
+    return [to_browser(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def from_browser(text, dtype):
+    return np.frombuffer(base64.b64decode(text), dtype)
+
+
+@pytest.fixture(scope="module")
+def default_run():
+    return RunFolder.open(DEFAULT_RUN)
+
+
+def file_of(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+OPENED = "const photo = await photos.openPhoto(given[0], model.photo);"
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [((300, 261), None), ((1201, 1700), None), ((90, 120), None), ((333, 500), (10.3, 20.7, 300.1, 310.5))],
+)
+def test_a_look_has_the_same_pixels(modules, default_run, size, box):
+    content = file_of(scene(1, size))
+    image = open_image(content, at_least=default_run.preprocessing.decoded_side)
+    expected = default_run.preprocessing(image, box)
+    code = "const box = given[1] ?? view.region(model.view, photo.width, photo.height);"
+    found = modules(f"{OPENED} {code} return base64(view.pixelValues(model.view, photo, box));", content, box)
+    assert np.array_equal(from_browser(found, "<f4").reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("turn", [None, 6, 3])
+def test_a_photo_is_opened_upright_and_on_white(modules, turn):
+    image = scene(2, (64, 40))
+    if turn is None:  # transparent below
+        image.putalpha(Image.fromarray(np.repeat(np.array([255] * 20 + [0] * 20, np.uint8)[:, None], 64, axis=1)))
+        content = file_of(image)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        content = file_of(image, exif=exif)
+    expected = np.asarray(open_image(content))
+    width, height, data = modules(f"{OPENED} return [photo.width, photo.height, await base64(photo.data)];", content)
+    assert np.array_equal(from_browser(data, np.uint8).reshape(height, width, 4)[..., :3], expected)
+
+
+def random_look(rng, num_labels, box):
+    stands_out = rng.uniform(0, 9)
+    logits = rng.normal(0, 1, num_labels).astype(np.float32)
+    logits[rng.integers(num_labels)] += stands_out
+    features = rng.normal(0, 1, 1280).clip(0).astype(np.float32)
+    return Look(box, logits, features, rng.normal(0, 1, (num_labels, 9, 9)).astype(np.float32))
+
+
+def test_looks_verdicts_and_candidates_are_those_of_the_server(modules, default_run):
+    rng, size = np.random.default_rng(0), (640, 480)
+    verdicts, num_boxes = set(), 0
+    for num_looks in [1, 2, 3] * 10:
+        looks = [random_look(rng, 120, (80.0, 0.0, 560.0, 480.0)) for _ in range(num_looks)]
+        outputs = combined(looks)
+        (expected,) = answers(outputs, default_run.calibration, default_run.labels)
+        box = next_box(looks, size, default_run.calibration)
+        given = [[look.box, look.logits, look.features, look.heat_map] for look in looks]
+        found = modules(
+            """
+            const looked = given[0].map(([box, logits, features, data]) => ({
+              box, logits, features, heatMap: { width: 9, height: 9, data } }));
+            const outputs = looks.combined(looked, model.looks);
+            const probabilities = calibration.probabilities(outputs.logits, model.calibration);
+            return {
+              ...answers.answer(probabilities, calibration.verdict(outputs, model.calibration), model),
+              box: looks.nextBox(looked, { width: 640, height: 480 }, model.calibration, model.looks),
+            };""",
+            given,
+        )
+        assert (found["verdict"], found["group"]) == (expected.verdict, expected.group)
+        for name in ("breeds", "candidates"):
+            assert [each["name"] for each in found[name]] == [each.breed for each in getattr(expected, name)]
+        assert found["breeds"][0]["probability"] == pytest.approx(expected.breeds[0].probability, abs=1e-5)
+        assert (found["box"] is None) == (box is None)
+        if box is not None:
+            assert found["box"] == pytest.approx(box, abs=1e-3)
+        verdicts.add(expected.verdict)
+        num_boxes += box is not None
+    assert len(verdicts) > 2 and 0 < num_boxes < 30
+
+
+def test_a_heat_map_has_the_same_colours(modules):
+    values = np.random.default_rng(3).uniform(0, 1, (9, 9)).astype(np.float32)
+    expected = np.asarray(heat_map.colours(values, (128, 128))).astype(int)
+    code = "const map = { width: 9, height: 9, data: given[0] };"
+    found = modules(f"{code} return base64(heat_map.colours(map, 128, model.heat_map));", values)
+    assert abs(from_browser(found, np.uint8).reshape(expected.shape).astype(int) - expected).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def published_default(archive, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("static") / "default"
+    publish_static(onnxruntime_web=archive, dry_run=folder)
+    return folder
+
+
+def test_all_of_the_default_run_is_at_most_25_mb(published_default):
+    assert sum(file.stat().st_size for file in published_default.iterdir()) < 25_000_000
+
+
+@pytest.mark.parametrize("headers", [{}, SEVERAL_THREADS], ids=["one thread", "several threads"])
+def test_the_default_run_answers_as_on_a_server(browser, published_default, headers):
+    photos = [(PICTURES / name).read_bytes() for name in ("white_dog.webp", "shaggy_dog.webp", "cat.webp")]
+    photos += [file_of(scene(seed, size)) for seed, size in enumerate([(800, 300), (300, 800)])]
+    predictor = Predictor()
+    with served(published_default, headers) as (address, _):
+        page = browser.new_page()
+        in_browser = BrowserPredictor(page, address)
+        assert page.evaluate("crossOriginIsolated") == bool(headers)
+        for photo in photos:
+            expected, found = predictor.predict(photo), in_browser.predict(photo)
+            assert found["verdict"] == expected.verdict
+            assert found["breeds"][0]["name"] == expected.breeds[0].breed
+            assert found["breeds"][0]["probability"] == pytest.approx(expected.breeds[0].probability, abs=0.02)
+            assert found["region"] == pytest.approx(expected.region, abs=0.01)
+            assert np.array(found["heatMap"]) == pytest.approx(expected.heat_map.ravel(), abs=0.05)
+        page.close()
+
+
+def opened(context, address):
+    """The page, when it is ready; errors in its console end up in `page.problems`."""
+    page = context.new_page()
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+    page.goto(address)
+    page.wait_for_function("kept => kept.includes(document.querySelector('#device').textContent)", arg=KEPT)
+    return page
+
+
+def answer_to(page, photo):
+    page.set_input_files(CHOOSE, photo)
+    page.wait_for_selector("body[data-photo=answered], body[data-photo=failed]")
+    return page.inner_text("#verdict" if page.get_attribute("body", "data-photo") == "answered" else "#problem")
+
+
+def headline_of(prediction, texts):
+    if prediction.verdict == "confident":
+        return texts.name(prediction.breeds[0].breed)
+    return getattr(texts, prediction.verdict)
+
+
+@pytest.mark.parametrize(("language", "width", "scheme"), [("en", 1280, "light"), ("fr", 390, "dark")])
+def test_the_page_answers_in_airplane_mode_and_sends_nothing(
+    browser, published, tiny_run, tmp_path, language, width, scheme
+):
+    texts = {"en": ENGLISH, "fr": FRENCH}[language]
+    photo = tmp_path / "my dog (1), é.png"
+    make_photo(2, 77, (300, 260)).save(photo)
+    expected = headline_of(Predictor(tiny_run).predict(photo), texts)
+    context = browser.new_context(
+        locale={"en": "en-US", "fr": "fr-FR"}[language],
+        viewport={"width": width, "height": 844},
+        color_scheme=scheme,
+    )
+    asked = []
+    context.on("request", lambda request: asked.append((request.method, request.url)))
+    with served(published) as (address, requests):
+        page = opened(context, address)
+        before = len(requests)
+        assert expected in answer_to(page, photo)
+        assert len(requests) == before, "the photo made a request"
+        assert not Axe().run(page).response["violations"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.set_offline(True)  # and the server is gone
+    page.reload()
+    assert page.inner_text("h1") == texts.title
+    assert expected in answer_to(page, photo)
+    assert {method for method, _ in [*asked, *requests]} == {"GET"}
+    assert all(url.startswith((address, f"blob:{address}")) for _, url in asked)
+    names = {path.partition("?")[0].strip("/") for _, path in requests}
+    assert names <= {"", *(file.name for file in published.iterdir())}
+    assert not page.problems
+    context.close()
+
+
+def test_the_page_can_be_installed_and_switches_its_language(browser, published):
+    context = browser.new_context(locale="en-US")
+    with served(published) as (address, _):
+        page = opened(context, address)
+        page.click("text=Français")
+        page.wait_for_function("title => document.querySelector('h1').textContent === title", arg=FRENCH.title)
+        page.goto(address)
+        page.wait_for_function("title => document.querySelector('h1').textContent === title", arg=FRENCH.title)
+        session = context.new_cdp_session(page)
+        errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
+        assert {error["errorId"] for error in errors} <= {"in-incognito"}
+    context.close()
+
+
+def test_what_is_no_photo_gets_a_sentence_and_the_next_photo_an_answer(browser, published, tmp_path):
+    bad = {"empty": b"", "not_a_photo": b"a text", "cut": (ROOT / "dogbreeds/serving/page/icon.svg").read_bytes()[:100]}
+    context = browser.new_context()
+    with served(published) as (address, _):
+        page = opened(context, address)
+        for name, content in bad.items():
+            (tmp_path / f"{name}.png").write_bytes(content)
+            told = answer_to(page, tmp_path / f"{name}.png")
+            assert ENGLISH.static_page["empty" if name == "empty" else "not_a_photo"] in told
+            assert not page.is_visible("#picture *")
+        make_photo(1, 1, (200, 200)).save(tmp_path / "good.png")
+        page.evaluate("document.body.dataset.photo = ''")
+        answer_to(page, tmp_path / "good.png")
+        assert page.is_visible("#picture canvas")
+    context.close()
+
+
+def test_a_browser_without_simd_and_a_model_cut_short_get_a_sentence(browser, published, tmp_path):
+    cut = shutil.copytree(published, tmp_path / "cut")
+    (model,) = cut.glob("*.onnx")
+    model.write_bytes(model.read_bytes()[:-100])
+    for script, name in (("WebAssembly.validate = () => false", "no_simd"), ("", "model_damaged")):
+        context = browser.new_context()
+        context.add_init_script(script)
+        with served(cut) as (address, _):
+            page = context.new_page()
+            page.goto(address)
+            page.wait_for_selector("body[data-photo=failed]")
+            assert ENGLISH.static_page[name] in page.inner_text("#problem")
+        context.close()
+
+
+def test_where_the_storage_is_full_it_answers_and_says_that_it_needs_a_connection(browser, published, tmp_path):
+    context = browser.new_context()
+    with served(published) as (address, _):
+        page = context.new_page()
+        context.new_cdp_session(page).send(
+            "Storage.overrideQuotaForOrigin", {"origin": address, "quotaSize": 1_000_000}
+        )
+        page.goto(address)
+        page.wait_for_selector(f"text={ENGLISH.static_page['not_kept']}")
+        make_photo(1, 1, (200, 200)).save(tmp_path / "photo.png")
+        answer_to(page, tmp_path / "photo.png")
+        assert page.is_visible("#picture canvas")
+    context.close()
+
+
+def test_a_new_version_replaces_what_is_kept(browser, published, tmp_path):
+    site = shutil.copytree(published, tmp_path / "site")
+    context = browser.new_context(locale="en-US")
+    with served(site) as (address, _):
+        opened(context, address).close()
+        (model,) = site.glob("*.onnx")
+        model.rename(site / "model-new.onnx")
+        for name in ("model.json", "site.js"):
+            (site / name).write_text((site / name).read_text().replace(model.name, "model-new.onnx"))
+        page = opened(context, address)
+        page.evaluate("async () => (await navigator.serviceWorker.getRegistration()).update()")
+        page.wait_for_function("async () => Boolean(await caches.match('model-new.onnx'))")
+        page.wait_for_function("async old => !(await caches.match(old))", arg=model.name)
+    context.close()
+
+
+def test_it_is_pushed_as_a_static_space(tiny_run, archive, published, tmp_path, monkeypatch):
+    # The Hub puts a page of its own into a new static Space.
+    monkeypatch.setattr(stand_in_hub, "FIRST", {"index.html": b"hello", "style.css": b""})
+    with StandInHub() as hub:
+        use_hub(hub.address, tmp_path / "cache", monkeypatch)
+        address = publish_static(tiny_run, repo_id="me/dogs", onnxruntime_web=archive)
+        assert address == f"{hub.address}/spaces/me/dogs"
+        space = hub.repositories["space", "me/dogs"]
+        assert space.asked["sdk"] == "static"
+        pushed = space.commits[space.newest]
+    assert pushed == {file.name: file.read_bytes() for file in published.iterdir()}
+    metadata = metadata_load(published / "README.md")
+    assert metadata["sdk"] == "static" and (published / metadata["app_file"]).is_file()
+    assert len(metadata["short_description"]) <= 60
+    assert {
+        name.title(): value for name, value in metadata["custom_headers"].items()
+    }.items() >= SEVERAL_THREADS.items()
+
+
+def test_the_command_writes_the_folder_or_says_in_a_line_why_not(tiny_run, archive, tmp_path, monkeypatch, capsys):
+    publish = ("publish", "static", "--model", tiny_run)
+    status, _, told = run_cli(monkeypatch, capsys, *publish)
+    assert status == 2 and "--repo-id USER/NAME pushes the page, --dry-run FOLDER writes it" in told
+    written = (*publish, "--dry-run", tmp_path / "site", "--onnxruntime-web")
+    status, out, _ = run_cli(monkeypatch, capsys, *written, archive)
+    assert status == 0 and out == f"{tmp_path / 'site'}\n" and (tmp_path / "site/index.html").is_file()
+    assert json.loads((tmp_path / "site/model.json").read_text())["name"] == tiny_run.name
+
+
+def test_another_package_than_the_pinned_one_is_refused(tiny_run, tmp_path, monkeypatch):
+    other = tmp_path / "other.tgz"
+    other.write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"other\.tgz' is not onnxruntime-web .* as published: `npm pack"):
+        publish_static(tiny_run, onnxruntime_web=other, dry_run=tmp_path / "site")
+    with pytest.raises(UserError, match="can't be read"):
+        publish_static(tiny_run, onnxruntime_web=tmp_path / "missing.tgz", dry_run=tmp_path / "site")
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/onnxruntime-web/-/.*\.tgz can't be fetched"):
+        publish_static(tiny_run, dry_run=tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_run_that_sees_photos_in_another_way_is_refused(tiny_run, tmp_path):
+    run = RunFolder.open(tiny_run)
+    for step in ("grayscale", "equalize", "blur"):
+        other = replace(run, preprocessing=replace(run.preprocessing, **{step: True}))
+        with pytest.raises(UserError, match=f"after the step {step}, which a static page can't do"):
+            build(other, Runtime(script=b"", wasm=b""), tmp_path)
