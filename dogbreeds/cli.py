@@ -15,6 +15,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, 
 from dogbreeds.addresses import place
 from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.files import check_absent, check_parent
+from dogbreeds.hub import HubId
 from dogbreeds.run_folder import DEFAULT_RUN
 from dogbreeds.serving.publish import publish_model, publish_space, publish_static
 
@@ -39,7 +40,9 @@ def main() -> None:
             calibrate,
             evaluate,
             compare,
+            benchmark,
             table,
+            probe,
             doctor,
             export,
             publish,
@@ -344,6 +347,58 @@ def compare(
     print(output / "comparison.html")
 
 
+def benchmark(
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]],
+    output: Path,
+    data: str | None = None,
+    everyday: str | None = None,
+    other_photos: Path | None = None,
+    other_dogs: Path | None = None,
+    manifest: Path | None = None,
+    dataset_id: str | None = None,
+) -> int:
+    """Judge runs by one protocol: a table with a row for each run, 95 % intervals, and a hash of the photos.
+
+    A run is judged on the photos that its training held out (test, else validation), and on the folders that are
+    named. Of these folders, photos that one of the runs was trained or calibrated on are left out for all. The exit
+    status is 1 if a photo could not be read; it is named and not in the figures.
+
+    Args:
+        runs: Run folders, or USER/NAME[@REVISION] of some on the Hugging Face Hub.
+        output: The folder to make: benchmark.md, benchmark.csv with all figures, photos.csv, and for each run its
+            answers, model-index.yaml for its card, and .eval_results/ for the Hub.
+        data: Where the data is that the runs were trained on; by default where it was then.
+        everyday: Photos of breeds that the runs know, one sub-folder a breed.
+        other_photos: A folder of photos without a dog, cats above all.
+        other_dogs: A folder of photos of dogs of other breeds.
+        manifest: photos.csv of an earlier benchmark: its photos of these folders are used, and no others.
+        dataset_id: The id on the Hub of the data that the runs were trained on, for .eval_results/; by default as their
+            training recorded it.
+    """
+    if not runs:
+        raise UserError("no run is named: python -m dogbreeds benchmark RUN [RUN ...] --output FOLDER")
+    if dataset_id and not HubId.parse(dataset_id):
+        raise UserError(f"--dataset-id {dataset_id!r}: must be USER/NAME")
+    from dogbreeds.research.benchmark import benchmark as judge
+    from dogbreeds.research.benchmark_report import in_words, write_benchmark
+
+    check_absent(output)
+    found = judge(
+        runs,
+        data=data,
+        everyday=everyday,
+        other_photos=other_photos,
+        other_dogs=other_dogs,
+        manifest=manifest,
+        progress=sys.stderr.isatty(),
+    )
+    for photo in found.unreadable:
+        print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
+    write_benchmark(found, output, dataset_id)
+    print(in_words(found), end="")
+    return 1 if any(judged.num_unreadable for row in found.rows for judged in row.judged.values()) else 0
+
+
 def table(runs: Path = Path("runs"), data: str | None = None, output: Path | None = None) -> None:
     """Compare the earlier systems' published figures with ours, and print the commands that train the missing runs.
 
@@ -352,11 +407,11 @@ def table(runs: Path = Path("runs"), data: str | None = None, output: Path | Non
         data: What the commands train on; by default the data set that training uses.
         output: A file to make, .html, .csv or .md, instead of printing the table.
     """
-    from dogbreeds.research.tables import FORMATS, earlier_systems
+    from dogbreeds.research.document import check_format
+    from dogbreeds.research.tables import earlier_systems
 
     check_absent(output)
-    if output and output.suffix.lower() not in FORMATS:
-        raise UserError(f"--output {str(output)!r}: the name must end in {', '.join(FORMATS)}")
+    check_format(output)
     if runs != Path("runs") and not runs.is_dir():
         raise UserError(f"--runs {str(runs)!r}: there is no such folder")
     filled = earlier_systems(runs, data)
@@ -365,6 +420,49 @@ def table(runs: Path = Path("runs"), data: str | None = None, output: Path | Non
         print(output)
     else:
         print(filled, end="")
+
+
+def probe(
+    models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL [MODEL ...]")]],
+    data: str,
+    output: Path | None = None,
+    features: Path | None = None,
+    image_size: int = 224,
+    split_seed: int = 0,
+) -> None:
+    """Say what frozen backbones are worth, without training them: a table of top-1 with 95 % intervals.
+
+    The features of each photo are computed once. A linear classifier, nearest neighbours and the nearest class mean
+    are fitted on those of the training photos, chosen on those of the validation photos, and tested on others.
+
+    Args:
+        models: Backbones: Hub ids, names of timm or of this project, folders, or run folders.
+        data: As of training, which splits it in the same way: a folder of Parquet files, a folder with one sub-folder a
+            breed, Stanford's extracted archives, or a Hub data set.
+        output: A file to make, .html, .csv or .md; the table is printed too.
+        features: A Parquet file that keeps the features. What it has already is not computed again, so the same command
+            continues one that was interrupted, and other splits take less time.
+        image_size: Height and width of what the backbones see, pixels.
+        split_seed: Decides which photos are held out.
+    """
+    if not models:
+        raise UserError("no model is named: python -m dogbreeds probe MODEL [MODEL ...] --data FOLDER")
+    if features and features.suffix.lower() != ".parquet":
+        raise UserError(f"--features {str(features)!r}: the name must end in .parquet")
+    from dogbreeds.research.document import check_format
+    from dogbreeds.training.datasets.sources import check_is_there
+
+    check_absent(output)
+    check_format(output)
+    for file in (output, features):
+        check_parent(file)
+    check_is_there(data)
+    from dogbreeds.research.probe import probe as probe_backbones  # imports torch
+
+    found = probe_backbones(models, data, image_size=image_size, split_seed=split_seed, features=features)
+    if output:
+        found.write(output)
+    print(found, end="")
 
 
 def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:

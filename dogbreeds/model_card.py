@@ -18,6 +18,7 @@ METRICS = {
 
 EVERYDAY = "everyday"
 """The figures of photos that are not of the data set; see `RunRecord.figures`."""
+_OF_THE_DATA = ("train", "validation", "test")
 FITTED_ON = {
     "validation": "validation photos",
     "dogs": "photos of dogs",
@@ -37,22 +38,12 @@ def card_metadata(name: str, record: RunRecord) -> dict[str, Any]:
         name: The run's name.
         record: Its run.json.
     """
-    from huggingface_hub import EvalResult, ModelCardData  # takes a second
+    from huggingface_hub import ModelCardData  # takes a second
 
-    data = record.hub.get("data") or Path(record.config["data"]).name
     results = [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Image Classification",
-            dataset_type="everyday-photos" if split == EVERYDAY else data,
-            dataset_name="everyday photos" if split == EVERYDAY else data,
-            dataset_split=split,
-            metric_type=kind,
-            metric_name=shown,
-            metric_value=round(float(figures[figure]), 4),
-        )
+        eval_result(record, split, *metric, figures[figure])
         for split, figures in record.figures.items()
-        for figure, (kind, shown) in METRICS.items()
+        for figure, metric in METRICS.items()
         if figure in figures
     ]
     return ModelCardData(
@@ -65,6 +56,34 @@ def card_metadata(name: str, record: RunRecord) -> dict[str, Any]:
         model_name=name,
         eval_results=results,
     ).to_dict()
+
+
+def eval_result(record: RunRecord, split: str, kind: str, shown: str, value: float, **details: Any) -> Any:
+    """One figure as an `EvalResult` of the Hub's library.
+
+    Args:
+        record: The run's.
+        split: Of its data, or `EVERYDAY` or the name of another set of photos.
+        kind: The type of the figure on the Hub.
+        shown: Its name there.
+        value: The figure.
+        details: Other fields of `EvalResult`.
+    """
+    from huggingface_hub import EvalResult
+
+    data = record.hub.get("data") or Path(record.config["data"]).name
+    name = data if split in _OF_THE_DATA else "everyday photos" if split == EVERYDAY else split
+    return EvalResult(
+        task_type="image-classification",
+        task_name="Image Classification",
+        dataset_type=name.replace(" ", "-"),
+        dataset_name=name,
+        dataset_split=split,
+        metric_type=kind,
+        metric_name=shown,
+        metric_value=round(float(value), 4),
+        **details,
+    )
 
 
 def model_card(name: str, record: RunRecord, labels: tuple[str, ...]) -> str:

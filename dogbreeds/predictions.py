@@ -1,6 +1,7 @@
 """A model's answers to labelled photos, photo by photo: the file from which every figure can be checked."""
 
 import csv
+import hashlib
 import os
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -41,6 +42,13 @@ class Predictions:
     def right(self) -> np.ndarray:
         """`(N,)` bool: whether `predicted` is the label."""
         return self.predicted == self.labels
+
+    @property
+    def photos_hash(self) -> str:
+        """The SHA-256 of the contents and labels of the photos, whatever their order and names."""
+        named = zip(self.digests, self.labels, strict=True)
+        lines = sorted(f"{digest} {self.names[label]}" for digest, label in named)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def uncalibrated(self, temperature: float) -> np.ndarray:
         """`(N, C)`: the softmax of the logits, computed back from the calibrated probabilities.

@@ -9,6 +9,7 @@ from stand_in_hub import StandInHub, use_hub
 
 from dogbreeds.errors import UserError
 from dogbreeds.hub import upload
+from dogbreeds.research.probe import probe
 from dogbreeds.split_file import SPLITS, TRAINED_BEFORE, load_splits
 from dogbreeds.training.base_run import find_base
 from dogbreeds.training.context import Context
@@ -36,6 +37,11 @@ def test_a_leak_is_seen_though_the_data_are_others(photo_folder, tiny_run, tmp_p
     with pytest.raises(UserError, match=LEAK + ".*, and the same --data and --breeds$"):
         train(tiny_config(photo_folder, tmp_path / "run", **options))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_leak_is_seen_where_features_are_probed(photo_folder, tiny_run):
+    with pytest.raises(UserError, match=LEAK):
+        probe(["vit_nano", str(tiny_run)], str(photo_folder), image_size=32, split_seed=5)
 
 
 def test_a_leak_is_seen_from_a_run_on_the_hub(photo_folder, tiny_run, tmp_path, monkeypatch):

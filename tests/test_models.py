@@ -24,7 +24,7 @@ from dogbreeds.training.models.adapters import known_breeds
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.checkpoint import Checkpoint, base_run_folder, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of, features_of
-from dogbreeds.training.models.registry import ARCHITECTURES
+from dogbreeds.training.models.registry import ARCHITECTURES, resolve_model
 from dogbreeds.training.optim import Schedule, parameter_groups
 
 NAMES = tuple(f"breed {index}" for index in range(13))
@@ -175,6 +175,16 @@ def test_a_model_out_of_reach_is_named_with_the_remedies(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"connect to the network and run again, or give a folder") as error:
         build(config(tmp_path, "google/no-such-model-in-the-cache"), NAMES)
     assert "\n" not in str(error.value)
+
+
+def test_a_name_of_timm_is_a_model_of_the_hub(tmp_path):
+    assert resolve_model("resnet18.a1_in1k") == "timm/resnet18.a1_in1k" == resolve_model("resnet18")
+    for name, hint in (
+        ("resnet18.no_such_tag", "dogbreeds/docs/training.md"),
+        ("vit_tini", "did you mean 'vit_tiny'?"),
+    ):
+        with pytest.raises(UserError, match=f"the model '{name}' is no folder here, .* of timm: {hint}"):
+            build(config(tmp_path, name), NAMES)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

@@ -5,7 +5,6 @@
 
 import csv
 import dataclasses
-import hashlib
 import io
 import itertools
 import json
@@ -135,9 +134,7 @@ class Group:
     @property
     def photos_hash(self) -> str:
         """The SHA-256 of the contents and labels of the photos."""
-        named = zip(self.predictions.digests, self.predictions.labels, strict=True)
-        lines = sorted(f"{digest} {self.predictions.names[label]}" for digest, label in named)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return self.predictions.photos_hash
 
     def entry(self, name: str) -> Entry:
         """The run of this name."""

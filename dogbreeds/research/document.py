@@ -1,6 +1,8 @@
 """Reports as Markdown, written by the templates in templates/, and as one HTML page made from that Markdown."""
 
 import base64
+import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -13,8 +15,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from dogbreeds.errors import UserError
+
 PICTURES = "pictures"
 """The folder beside a Markdown report that holds its pictures."""
+
+FORMATS = (".html", ".csv", ".md")
+"""The endings of tables."""
 
 LONG_CELL = 40
 """Characters above which a table cell may break into lines."""
@@ -67,6 +74,41 @@ def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
             image.attrSet("src", f"data:image/{kind};base64,{base64.b64encode(pictures[name]).decode()}")
     body = parser.renderer.render(tokens, parser.options, {})
     return _environment().get_template("page.html.jinja").render(title=title, body=Markup(body))
+
+
+def check_format(path: Path | None) -> None:
+    """Refuse a name that `write_table` has no format for, before any work is done.
+
+    Raises:
+        UserError: It ends in none of `FORMATS`.
+    """
+    if path and path.suffix.lower() not in FORMATS:
+        raise UserError(f"--output {str(path)!r}: the name must end in {', '.join(FORMATS)}")
+
+
+def write_table(path: Path, markdown: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table as the ending of the file's name says.
+
+    Args:
+        path: Its name ends in one of `FORMATS`.
+        markdown: From `render`; for .md, and for .html as a page.
+        header: Of the columns of .csv.
+        rows: Below it.
+
+    Raises:
+        UserError: The file can't be written.
+    """
+    text = markdown
+    if path.suffix.lower() == ".csv":
+        file = io.StringIO()
+        csv.writer(file).writerows([header, *rows])
+        text = file.getvalue()
+    elif path.suffix.lower() == ".html":
+        text = to_html(markdown, {})
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"can't write {str(path)!r}: {error.strerror}") from None
 
 
 def _environment(**options: Any) -> jinja2.Environment:

@@ -249,12 +249,7 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
         UserError: The photos have a breed that the model does not know, or none can be opened.
     """
     run = predictor.run
-    unknown = [name for name in photos.names if name not in run.labels]
-    if unknown:
-        raise UserError(
-            f"the run {run.name!r} does not know {len(unknown)} of the breeds in this data, such as {unknown[0]!r}: "
-            "leave their photos out, or use a run that was trained on them"
-        )
+    check_known(run, photos)
     label_of = np.array([run.labels.index(name) for name in photos.names])
     outputs: list[Outputs] = []
     kept: list[int] = []
@@ -281,6 +276,20 @@ def classify(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
         unreadable=tuple(unreadable),
         seconds=time.perf_counter() - started,
     )
+
+
+def check_known(run: RunFolder, photos: Photos) -> None:
+    """Refuse photos of a breed that a run does not know.
+
+    Raises:
+        UserError: There are some.
+    """
+    unknown = [name for name in photos.names if name not in run.labels]
+    if unknown:
+        raise UserError(
+            f"the run {run.name!r} does not know {len(unknown)} of the breeds in this data, such as {unknown[0]!r}: "
+            "leave their photos out, or use a run that was trained on them"
+        )
 
 
 def latencies(predictors: Sequence[Predictor], photos: Photos) -> list[dict[str, float]]:

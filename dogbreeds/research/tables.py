@@ -4,8 +4,6 @@ Each row is a recipe in `dogbreeds/recipes`, and a run folder that one command m
 data with the same split; those on four breeds share theirs.
 """
 
-import csv
-import io
 import json
 import shlex
 import tomllib
@@ -15,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreeds.errors import UserError
 from dogbreeds.record import RunRecord
-from dogbreeds.research.document import render, to_html
+from dogbreeds.research.document import render, write_table
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.training.config_file import ABOUT, read_config_file
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, resolve
@@ -77,8 +74,6 @@ HEADER = (
     "parameters", "trained on", "command",
 )  # fmt: skip
 
-FORMATS = (".html", ".csv", ".md")
-
 
 @dataclass(frozen=True)
 class EarlierSystems:
@@ -95,17 +90,7 @@ class EarlierSystems:
         Raises:
             UserError: The file can't be written.
         """
-        try:
-            path.write_text(self._text(path.suffix.lower()), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"can't write {str(path)!r}: {error.strerror}") from None
-
-    def _text(self, ending: str) -> str:
-        if ending == ".csv":
-            file = io.StringIO()
-            csv.writer(file).writerows([HEADER, *self.rows])
-            return file.getvalue()
-        return to_html(str(self), {}) if ending == ".html" else str(self)
+        write_table(path, str(self), HEADER, self.rows)
 
     def __str__(self) -> str:
         """Markdown."""

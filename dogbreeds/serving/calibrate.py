@@ -103,11 +103,11 @@ def calibrate(
     predictor = Predictor(run)
     if "features" not in predictor.output_names and other_photos is not None:
         report(f"note: the model of {run.name!r} gives no features: train it again for the dog probe")
-    dogs = _find(predictor, "dogs", list(files), np.array(list(files.values())), progress)
+    dogs = find_outputs(predictor, "dogs", list(files), np.array(list(files.values())), progress)
     _check_enough(dogs, MIN_LABELLED, data)
     found = {"dogs": dogs}
     for kind, paths in other_files.items():
-        found[kind] = _find(predictor, kind, paths, np.full(len(paths), -1), progress)
+        found[kind] = find_outputs(predictor, kind, paths, np.full(len(paths), -1), progress)
         _check_enough(found[kind], MIN_OTHERS, others[kind])
     calibration = _fit(found, run.calibration)
     figures = _figures(calibration, found, run)
@@ -115,24 +115,35 @@ def calibrate(
     return figures
 
 
-def num_fitted_on(run: RunFolder, digests: Sequence[str]) -> int:
-    """How many photos of these digests, SHA-256 in hexadecimal, the calibration of a run was fitted on by `calibrate`.
+def fitted_on(run: RunFolder) -> set[str]:
+    """The first `DIGEST_DIGITS` of the digest of each photo that the calibration of a run was fitted on by `calibrate`.
 
     Raises:
         UserError: The run's list of them is damaged.
     """
     path = run.path / CALIBRATION_PHOTOS
     if not path.is_file():
-        return 0
+        return set()
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            fitted = {row["sha256"] for row in csv.DictReader(file) if row["use"] == "fit"}
+            return {row["sha256"] for row in csv.DictReader(file) if row["use"] == "fit"}
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise UserError(
             f"{str(path)!r} is damaged: copy the run folder again, or remove this file and lose the warning about "
             "photos that fitted the run's calibration"
         ) from None
+
+
+def num_fitted_on(run: RunFolder, digests: Sequence[str]) -> int:
+    """How many photos of these digests, SHA-256 in hexadecimal, are `fitted_on`."""
+    fitted = fitted_on(run)
     return sum(digest[:DIGEST_DIGITS] in fitted for digest in digests)
+
+
+def verdict_shares(outputs: Outputs, calibration: Calibration) -> dict[Verdict, float]:
+    """Of photos of something else, how many get each of `OTHER_VERDICTS`."""
+    verdicts = calibration.apply(outputs)[1]
+    return {verdict: verdicts.count(verdict) / len(verdicts) for verdict in OTHER_VERDICTS}
 
 
 def in_words(figures: dict[str, float]) -> str:
@@ -182,7 +193,7 @@ def _labelled_files(data: Path, run: RunFolder) -> dict[Path, int]:
 def _with_looks(run: RunFolder, data: Path, files: dict[Path, int], progress: bool) -> RunFolder:
     """The run, looking again where a first look says too little; what is too little is fitted on first looks."""
     one_look = replace(run, record=replace(run.record, calibration=replace(run.calibration, sure_margin=None)))
-    first = _find(Predictor(one_look), "first looks", list(files), np.array(list(files.values())), progress)
+    first = find_outputs(Predictor(one_look), "first looks", list(files), np.array(list(files.values())), progress)
     _check_enough(first, MIN_LABELLED, data)
     outputs, labels = first.outputs.select(~first.checks), first.labels[~first.checks]
     looking = replace(
@@ -193,7 +204,7 @@ def _with_looks(run: RunFolder, data: Path, files: dict[Path, int], progress: bo
     return replace(run, record=replace(run.record, calibration=looking))
 
 
-def _find(predictor: Predictor, kind: str, paths: Sequence[Path], labels: np.ndarray, progress: bool) -> Folder:
+def find_outputs(predictor: Predictor, kind: str, paths: Sequence[Path], labels: np.ndarray, progress: bool) -> Folder:
     """Run the network on photos; those that can't be read, or come again, are named and left out."""
     outputs: list[Outputs] = []
     kept: list[int] = []
@@ -256,10 +267,10 @@ def _figures(calibration: Calibration, found: dict[str, Folder], run: RunFolder)
         figures["named_right_estimated"] = float((best >= calibration.right_threshold).mean())
     for kind, outputs in checking.items():
         if kind != "dogs" and len(outputs):
-            name, verdicts = kind.replace(" ", "_"), calibration.apply(outputs)[1]
+            name = kind.replace(" ", "_")
             figures[f"n_{name}"] = len(outputs)
-            for verdict in OTHER_VERDICTS:
-                figures[f"{name}_{verdict}"] = verdicts.count(verdict) / len(outputs)
+            for verdict, share in verdict_shares(outputs, calibration).items():
+                figures[f"{name}_{verdict}"] = share
     return figures
 
 

@@ -76,15 +76,15 @@ class TensorDataset(Dataset[Batch]):
 
     def __init__(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
         assert len(inputs) == len(labels), (inputs.shape, labels.shape)
-        self._inputs, self._labels = inputs, labels
+        self.inputs, self._labels = inputs, labels
         self.device = inputs.device
 
     def __len__(self) -> int:
-        return len(self._inputs)
+        return len(self.inputs)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         index = torch.tensor(indices).to(self.device, non_blocking=True)
-        return Batch(index, self._inputs[index], self._labels[index])
+        return Batch(index, self.inputs[index], self._labels[index])
 
 
 class EpochSampler(Sampler[int]):

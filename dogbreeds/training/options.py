@@ -53,7 +53,8 @@ class ModelOptions:
     """Which network, and what of it is trained."""
 
     model: str
-    """A Hub id, a local folder with the same files, or a name from dogbreeds/training/models/registry.py."""
+    """A Hub id, a local folder with the same files, a name of timm, or a name from
+    dogbreeds/training/models/registry.py."""
     from_scratch: bool = False
     """Build the architecture of --model with random weights."""
     freeze_backbone: bool = False

@@ -1,5 +1,6 @@
 """A pre-trained checkpoint: its config, its labels, and the pixel format that it was trained on."""
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,11 +80,19 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str) -> Checkpoint | None:
-    """The checkpoint that `--model` names; None for an architecture, which has no weights."""
+    """The checkpoint that `--model` names; None for an architecture, which has no weights.
+
+    Raises:
+        UserError: It can be no checkpoint: no folder, no id of the Hub and no known name.
+    """
     if model in ARCHITECTURES:
         return None
     source = resolve_model(model)
     if not Path(source).is_dir():
+        if "/" not in source:
+            near = difflib.get_close_matches(model, [*CHECKPOINTS, *ARCHITECTURES], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "dogbreeds/docs/training.md lists the names"
+            raise UserError(f"the model {model!r} is no folder here, and no name of this project or of timm: {hint}")
         announce(source)
     return Checkpoint(source)
 

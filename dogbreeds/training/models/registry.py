@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import MobileNetV2Config, PreTrainedConfig, TimmWrapperConfig, ViTConfig
@@ -82,8 +83,18 @@ The nano ones train in seconds; the tests use them. The others are those of earl
 
 
 def resolve_model(model: str) -> str:
-    """The Hub id behind a short name of `CHECKPOINTS`; any other model as it is."""
-    return CHECKPOINTS.get(model, model)
+    """The Hub id behind a short name of `CHECKPOINTS` or a name of timm; any other model as it is."""
+    if model in CHECKPOINTS:
+        return CHECKPOINTS[model]
+    if model in ARCHITECTURES or "/" in model or Path(model).is_dir():
+        return model
+    from timm.models import get_pretrained_cfg  # takes a second to import
+
+    try:
+        pretrained = get_pretrained_cfg(model)
+    except RuntimeError:  # timm has the architecture, and no weights of this tag
+        return model
+    return pretrained.hf_hub_id or model if pretrained else model
 
 
 def is_plain_cnn(model: str) -> bool:

@@ -1,0 +1,265 @@
+"""One protocol for any number of runs: the same photos for all, a row for each, every figure with its interval.
+
+A run is judged on the photos that its training held out, and, where folders of them are given, on everyday photos, on
+photos without a dog and on dogs of breeds that it does not know. `dogbreeds.research.benchmark_report` writes the
+figures, and which photos they are of.
+"""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dogbreeds.errors import UserError, first_line
+from dogbreeds.images import BadImage
+from dogbreeds.metrics import wilson_interval
+from dogbreeds.model_card import EVERYDAY, FITTED_ON
+from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
+from dogbreeds.research.evaluate import Evaluation, check_known, evaluate, latencies, photos_of
+from dogbreeds.research.what_differs import Difference, what_differs
+from dogbreeds.run_folder import RunFolder, unique_names
+from dogbreeds.serving.calibrate import DIGEST_DIGITS, find_outputs, fitted_on, num_fitted_on, verdict_shares
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.split_file import SPLITS, load_trained_on
+from dogbreeds.training.datasets.checks import LeftOut, concatenated
+from dogbreeds.training.datasets.sources import Photos, PhotoSources, read_dataset
+
+HELD_OUT = "held-out"
+OTHERS = ("other_photos", "other_dogs")
+WORDS = {
+    HELD_OUT: "held out in training",
+    EVERYDAY: "everyday photos",
+    **{kind: FITTED_ON[kind] for kind in OTHERS},
+}
+"""The sets in words."""
+
+MANIFEST = "photos.csv"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run on one set of photos."""
+
+    digests: tuple[str, ...]
+    """The SHA-256 of each photo that could be opened."""
+    labels: tuple[str, ...]
+    """The breed of each; empty for one without a known breed."""
+    photos_hash: str
+    """Of both, whatever their order."""
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    """95 %."""
+    num_unreadable: int
+    """Photos that could not be opened, and are in none of the above."""
+    remarks: tuple[str, ...]
+    """What flatters the run, and what it can't answer."""
+    evaluation: Evaluation | None = None
+    """Of photos of breeds that the run knows."""
+
+    @property
+    def n(self) -> int:
+        """The number of photos."""
+        return len(self.digests)
+
+    @classmethod
+    def of_breeds(cls, evaluation: Evaluation) -> "Judged":
+        """On photos of breeds that the run knows."""
+        found = evaluation.predictions
+        labels = tuple(found.names[label] for label in found.labels)
+        return cls(
+            digests=found.digests,
+            labels=labels,
+            photos_hash=found.photos_hash,
+            figures=evaluation.figures,
+            intervals=evaluation.intervals,
+            num_unreadable=len(evaluation.unreadable),
+            remarks=evaluation.remarks,
+            evaluation=evaluation,
+        )
+
+    @classmethod
+    def of_others(cls, predictor: Predictor, kind: str, photos: Photos, progress: bool) -> "Judged":
+        """On photos of something else, for their verdicts."""
+        found = find_outputs(predictor, FITTED_ON[kind], list(map(Path, photos.ids)), photos.labels, progress)
+        shares = verdict_shares(found.outputs, predictor.run.calibration)
+        figures = {f"share_{verdict}": share for verdict, share in shares.items()}
+        num, num_fitted = len(found.digests), num_fitted_on(predictor.run, found.digests)
+        remark = f"{num_fitted:,} of the {num:,} {WORDS[kind]} fitted the calibration of {predictor.run.name}"
+        return cls(
+            digests=found.digests,
+            labels=("",) * num,
+            photos_hash=hashlib.sha256("\n".join(sorted(found.digests)).encode()).hexdigest(),
+            figures=figures,
+            intervals={name: wilson_interval(round(share * num), num) for name, share in figures.items()},
+            num_unreadable=len(photos) - num,
+            remarks=(f"{remark}, which flatters its verdicts",) if num_fitted else (),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run in the table."""
+
+    name: str
+    run: RunFolder
+    split: Literal["validation", "test"]
+    """That of its training, whose photos it is judged on."""
+    judged: dict[str, Judged]
+    """By set of photos: `HELD_OUT`, and of `EVERYDAY` and `OTHERS` those that there are."""
+    milliseconds: float
+    """From a file to its answer, the median, measured in turns with the other runs."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """Those of all sets, each once."""
+        return list(dict.fromkeys(remark for judged in self.judged.values() for remark in judged.remarks))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The result of `benchmark`."""
+
+    rows: tuple[Row, ...]
+    places: dict[str, str]
+    """Where the photos of each set were, but for those that were held out."""
+    num_left_out: dict[str, int] = field(default_factory=dict)
+    """By set, the photos that one of the runs knew before, and on which therefore none is judged."""
+
+    @property
+    def what_differs(self) -> list[Difference]:
+        """What the runs differ in besides their figures."""
+        return what_differs([[row.run] for row in self.rows])
+
+    @property
+    def unreadable(self) -> list[LeftOut]:
+        """Photos of known breeds that could not be opened; of the others `find_outputs` tells while it runs."""
+        found = [judged.evaluation for row in self.rows for judged in row.judged.values() if judged.evaluation]
+        return list(dict.fromkeys(photo for evaluation in found for photo in evaluation.unreadable))
+
+    @property
+    def photos(self) -> dict[tuple[str, str], tuple[Judged, list[str]]]:
+        """The different photos of each set: by set and hash, one run on them, and the names of all."""
+        found: dict[tuple[str, str], tuple[Judged, list[str]]] = {}
+        for row in self.rows:
+            for kind, judged in row.judged.items():
+                found.setdefault((kind, judged.photos_hash), (judged, []))[1].append(row.name)
+        return found
+
+
+def benchmark(
+    run_dirs: Sequence[Path],
+    *,
+    data: str | None = None,
+    everyday: str | None = None,
+    other_photos: Path | None = None,
+    other_dogs: Path | None = None,
+    manifest: Path | None = None,
+    progress: bool = True,
+) -> Benchmark:
+    """Judge runs by one protocol.
+
+    Args:
+        run_dirs: Run folders, each once.
+        data: Where the data is that they were trained on; by default where it was then.
+        everyday: Photos of breeds that they know, as for `dogbreeds.training.datasets.sources.read_dataset`.
+        other_photos: Photos without a dog.
+        other_dogs: Dogs of breeds that they do not know.
+        manifest: photos.csv of an earlier benchmark, whose photos are used, and no others. Without it, those photos are
+            left out that one of the runs was trained or calibrated on.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: A run is missing or damaged, or was trained on other data; a folder is missing, holds a breed that a
+            run does not know, or lacks photos of the manifest.
+    """
+    runs = [RunFolder.open(path) for path in run_dirs]
+    names = unique_names(runs)
+    folders = {kind: path for kind, path in zip(OTHERS, (other_photos, other_dogs), strict=True) if path}
+    given = {EVERYDAY: concatenated(list(read_dataset(everyday).values()))} if everyday else {}
+    given |= {kind: _unlabelled(folder) for kind, folder in folders.items()}
+    for run in runs:
+        if everyday:
+            check_known(run, given[EVERYDAY])
+    wanted = read_manifest(manifest) if manifest else None
+    used: set[str] = set().union(*map(_used, runs))
+    chosen = {kind: _choose(kind, photos, used, wanted) for kind, photos in given.items()}
+    predictors = [Predictor(run) for run in runs]
+    held_out = [_held_out(predictor, data) for predictor in predictors]
+    milliseconds = latencies(predictors, held_out[0][1])
+    rows = []
+    for name, predictor, (split, photos), speed in zip(names, predictors, held_out, milliseconds, strict=True):
+        judged = {HELD_OUT: Judged.of_breeds(evaluate(predictor, photos, progress=progress))}
+        for kind, others in chosen.items():
+            judged[kind] = (
+                Judged.of_breeds(evaluate(predictor, others, progress=progress))
+                if kind == EVERYDAY
+                else Judged.of_others(predictor, kind, others, progress)
+            )
+        rows.append(Row(name, predictor.run, split, judged, speed["median"]))
+    places = {kind: str(place) for kind, place in {EVERYDAY: everyday, **folders}.items() if place}
+    num_left_out = {} if wanted else {kind: len(given[kind]) - len(photos) for kind, photos in chosen.items()}
+    return Benchmark(tuple(rows), places, num_left_out)
+
+
+def read_manifest(path: Path) -> dict[str, set[str]]:
+    """The digests of the photos of each set, from the photos.csv of an earlier benchmark.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    found: dict[str, set[str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["set"], set()).add(row["sha256"])
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"--manifest {str(path)!r} can't be read as the {MANIFEST} of a benchmark ({first_line(error)})"
+        ) from None
+    return found
+
+
+def _unlabelled(folder: Path) -> Photos:
+    files = photo_files(folder)
+    return Photos(tuple(map(str, files)), PhotoSources(files), np.full(len(files), -1), ())
+
+
+def _used(run: RunFolder) -> set[str]:
+    """The first `DIGEST_DIGITS` of the digests of all photos that a run was trained or calibrated on."""
+    trained_on = load_trained_on(run.path / SPLITS) or {}
+    return fitted_on(run) | {digest[:DIGEST_DIGITS] for digest in trained_on}
+
+
+def _choose(kind: str, photos: Photos, used: set[str], wanted: dict[str, set[str]] | None) -> Photos:
+    """Of these photos, each once, those that are wanted, or that no run knew before."""
+    index_of: dict[str, int] = {}
+    digests = read_photos(photos.sources, lambda source: photo_digest(read_bytes(source)))
+    for index, digest in enumerate(digests):
+        # A file that can't be read stays, to be named with those that can't be decoded.
+        index_of.setdefault(f"unreadable {index}" if isinstance(digest, BadImage) else digest, index)
+    if wanted is None:
+        chosen = [index for digest, index in index_of.items() if digest[:DIGEST_DIGITS] not in used]
+        if not chosen:
+            raise UserError(
+                f"all {len(photos):,} {WORDS[kind]} were used to train or to calibrate one of the runs: give others"
+            )
+        return photos.select(chosen)
+    if missing := wanted.get(kind, set()) - index_of.keys():
+        raise UserError(
+            f"{len(missing):,} of the {len(wanted[kind]):,} {WORDS[kind]} of the manifest are not in the folder, such "
+            f"as {min(missing)[:DIGEST_DIGITS]}...: give the folder of the earlier benchmark"
+        )
+    if kind not in wanted:
+        raise UserError(f"the manifest has no {WORDS[kind]}: leave their folder out, or the manifest")
+    return photos.select(sorted(index_of[digest] for digest in wanted[kind]))
+
+
+def _held_out(predictor: Predictor, data: str | None) -> tuple[Literal["validation", "test"], Photos]:
+    """The split on which nothing was chosen, if training had one, else that of validation."""
+    record = predictor.run.record
+    split: Literal["validation", "test"] = "test" if record.data.num_test else "validation"
+    return split, photos_of(predictor, data or record.config["data"], split)

@@ -1,0 +1,224 @@
+"""What frozen backbones are worth: simple classifiers on their features, fitted on the same photos.
+
+The linear probe has its penalty chosen on validation photos, as for CLIP (Radford et al. 2021,
+https://arxiv.org/abs/2103.00020, appendix A.3). Nearest neighbours by cosine similarity are those of DINO (Caron et al.
+2021, https://arxiv.org/abs/2104.14294), the nearest class mean is that of Mensink et al. 2013
+(https://doi.org/10.1109/TPAMI.2013.83), on features of length 1.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+from tqdm import tqdm
+
+from dogbreeds import metrics
+from dogbreeds.research.document import render, write_table
+from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar
+from dogbreeds.training.backbones import Backbone, compute_backbone, open_backbones
+from dogbreeds.training.base_run import find_base
+from dogbreeds.training.context import Context
+from dogbreeds.training.datasets.splits import Splits, load_data
+from dogbreeds.training.feature_file import FeatureFile
+from dogbreeds.training.options import TrainConfig
+
+
+@dataclass(frozen=True)
+class Way:
+    """A classifier on features, with at most one setting that is chosen on the validation photos."""
+
+    name: str
+    classifier: Pipeline
+    setting: str | None = None
+    """The parameter that is chosen; None if there is nothing to choose."""
+    values: tuple[float, ...] = (0,)
+    """From the simplest classifier to the most flexible."""
+
+
+NEIGHBOURS = "nearest__n_neighbors"
+
+
+def votes(distances: np.ndarray) -> np.ndarray:
+    """How much each neighbour counts, by its cosine distance: with the temperature 0.07 of DINO."""
+    return np.exp(-distances / 0.07)
+
+
+WAYS = (
+    Way(
+        "linear",
+        Pipeline([("scale", StandardScaler()), ("linear", LogisticRegression(max_iter=1000, warm_start=True))]),
+        "linear__C",
+        tuple(round(10 ** (exponent / 2), 6) for exponent in range(-10, 3)),
+    ),
+    Way(
+        "nearest neighbours",
+        Pipeline(
+            [
+                ("scale", Normalizer()),
+                ("nearest", KNeighborsClassifier(weights=votes, metric="cosine", algorithm="brute")),
+            ]
+        ),
+        NEIGHBOURS,
+        (100, 50, 20, 10, 5, 1),
+    ),
+    Way("nearest class mean", Pipeline([("scale", Normalizer()), ("mean", NearestCentroid())])),
+)
+PATIENCE = 3
+"""After so many values in a row that are not better, the more flexible ones are not tried, which take the longest."""
+
+HEADER = (
+    "backbone", "seen", "parameters", "features", "classifier", "setting", "validation top-1", "n", "top-1", "low",
+    "high",
+)  # fmt: skip
+"""Of the CSV file, which has a row for each backbone and way."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How often a way is right with the features of a backbone."""
+
+    setting: float
+    """What was chosen, of `Way.values`."""
+    validation_top1: float
+    right: tuple[bool, ...]
+    """Whether it is, on each of the test photos, on which nothing was chosen."""
+
+    @property
+    def top1(self) -> float:
+        """The share of the test photos on which it is right."""
+        return sum(self.right) / len(self.right)
+
+    def __str__(self) -> str:
+        return metrics.share_with_interval(self.top1, len(self.right))
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The best backbone by one way, and another."""
+
+    way: str
+    best: str
+    other: str
+    difference: float
+    """In top-1, on the same photos."""
+    interval: tuple[float, float]
+    """95 %, see `dogbreeds.research.significance.bootstrap_interval`."""
+    p_value: float
+    """Of McNemar's exact test, after Holm's correction for all leads of this probe."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The result of `probe`. `str` gives a table as Markdown."""
+
+    backbones: tuple[Backbone, ...]
+    scores: dict[str, list[Score]]
+    """By the name of the backbone, one of each of `WAYS`."""
+    splits: Splits
+    image_size: int
+
+    def __str__(self) -> str:
+        return render("probe.md.jinja", probe=self, ways=WAYS)
+
+    def leads(self) -> list[Lead]:
+        """How far the best backbone is ahead of each other one, by each way."""
+        found: list[Lead] = []
+        for index, way in enumerate(WAYS):
+            right = {name: np.array(scores[index].right) for name, scores in self.scores.items()}
+            best = max(right, key=lambda name: right[name].mean())
+            for other in (name for name in right if name != best):
+                gaps = right[best].astype(float) - right[other]
+                p_value = mcnemar(right[best], right[other])
+                found.append(Lead(way.name, best, other, gaps.mean(), bootstrap_interval(gaps), p_value))
+        adjusted = holm([lead.p_value for lead in found])
+        return [replace(lead, p_value=p_value) for lead, p_value in zip(found, adjusted, strict=True)]
+
+    def write(self, path: Path) -> None:
+        """Write the table as the ending of the name says; CSV has all figures.
+
+        Raises:
+            UserError: The file can't be written.
+        """
+        write_table(path, str(self), HEADER, list(self._rows()))
+
+    def _rows(self) -> Iterator[tuple[object, ...]]:
+        for backbone in self.backbones:
+            for way, score in zip(WAYS, self.scores[backbone.name], strict=True):
+                setting = "" if way.setting is None else f"{way.setting.partition('__')[2]} {score.setting:g}"
+                yield (
+                    backbone.name, backbone.seen, backbone.num_parameters, backbone.num_features, way.name, setting,
+                    score.validation_top1, len(score.right), score.top1,
+                    *metrics.wilson_interval(sum(score.right), len(score.right)),
+                )  # fmt: skip
+
+
+def probe(
+    models: Sequence[str], data: str, *, image_size: int = 224, split_seed: int = 0, features: Path | None = None
+) -> Probe:
+    """Compute the features of backbones, and classify the photos by them.
+
+    Args:
+        models: As `--model` of training.
+        data: As `--data` of training, which splits it alike.
+        image_size: Of what the backbones see, pixels.
+        split_seed: As of training.
+        features: See `dogbreeds.training.feature_file`; None to keep none.
+
+    Raises:
+        UserError: A model is unknown, or was trained on photos that are held out here; the data is missing, or has no
+            labels, one breed only, or too few photos of a breed; the file of features is of other photos.
+    """
+    options = {"data": data, "image_size": image_size, "split_seed": split_seed}
+    # Without random views, so that photos are stored as a model sees them.
+    config = TrainConfig.from_options(model=models[0], output_dir="probe", augment="off", **options)
+    checkpoints = open_backbones(models, image_size)
+    context = Context(config.run, config.optim, Path())
+    splits = load_data(config)
+    for line in splits.in_words():
+        context.say(line)
+    for name in models:
+        find_base(config.replace(model=name), context, splits)  # refuses a run that was trained on what is held out
+    file = FeatureFile(features, splits) if features else None
+    backbones = []
+    for number, (name, checkpoint) in enumerate(checkpoints.items(), 1):
+        context.say(f"{name} ({number} of {len(models)})")
+        backbones.append(compute_backbone(name, checkpoint, config.preprocessing, splits, context, file))
+    scores: dict[str, list[Score]] = {backbone.name: [] for backbone in backbones}
+    with tqdm(desc="classifiers", total=len(backbones) * len(WAYS)) as bar:
+        for backbone in backbones:
+            for way in WAYS:
+                scores[backbone.name].append(score_of(way, backbone, splits))
+                bar.update()
+    return Probe(tuple(backbones), scores, splits, image_size)
+
+
+def score_of(way: Way, backbone: Backbone, splits: Splits) -> Score:
+    """Fit a way on the training photos, with the setting that is right on most of the validation photos."""
+    assert splits.test is not None, "--test-fraction has a default"
+    train, validation, test = (backbone.features[split] for split in ("train", "validation", "test"))
+    classifier = clone(way.classifier)
+    # NearestCentroid says so of features that are 0 for a whole breed, though it only needs their deviation to shrink.
+    warnings.filterwarnings("ignore", message="self.within_class_std_dev_ has at least 1 zero", category=UserWarning)
+    best, num_worse = None, 0
+    for value in way.values:
+        if way.setting == NEIGHBOURS and value > len(train):
+            continue
+        if way.setting:
+            classifier.set_params(**{way.setting: value})
+        classifier.fit(train, splits.train.labels)
+        top1 = float(classifier.score(validation, splits.validation.labels))
+        num_worse += 1
+        if best is None or top1 > best.validation_top1:
+            right = classifier.predict(test) == splits.test.labels
+            best, num_worse = Score(value, top1, tuple(right.tolist())), 0
+        if num_worse == PATIENCE:
+            break
+    assert best is not None, "there is always one neighbour"
+    return best

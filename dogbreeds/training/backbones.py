@@ -1,0 +1,159 @@
+"""Frozen backbones by their names, and the features that they give of every photo of a data set."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from dogbreeds.errors import UserError
+from dogbreeds.files import read_json
+from dogbreeds.preprocessing import Preprocessing
+from dogbreeds.record import RunRecord
+from dogbreeds.run_folder import RECORD
+from dogbreeds.training.context import Context
+from dogbreeds.training.datasets.checks import CheckedPhotos
+from dogbreeds.training.datasets.pixel_cache import PixelCache
+from dogbreeds.training.datasets.splits import Splits
+from dogbreeds.training.feature_file import FeatureFile
+from dogbreeds.training.features import compute_features
+from dogbreeds.training.loaders import PixelDataset
+from dogbreeds.training.models.adapters import known_breeds
+from dogbreeds.training.models.build import build_model, model_preprocessing
+from dogbreeds.training.models.checkpoint import Checkpoint, base_run_folder, open_checkpoint
+from dogbreeds.training.models.inspection import classifier_of
+from dogbreeds.training.models.registry import ARCHITECTURES
+from dogbreeds.training.options import ModelOptions, PreprocessingOptions
+
+Seen = Literal["yes", "no", "not known"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its classifier, and its features of all photos."""
+
+    name: str
+    """As it was asked for."""
+    num_parameters: int
+    seen: Seen
+    """Whether its pre-training had breeds of the data among its classes, as far as its files say. ImageNet's classes
+    are such: who was trained on them has seen the photos of Stanford Dogs."""
+    features: dict[str, np.ndarray]
+    """Of each split `(N, D)` float32, in the order of the splits."""
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.features["train"].shape[1]
+
+
+def open_backbones(models: Sequence[str], image_size: int) -> dict[str, Checkpoint | None]:
+    """Load every model once, so that none is found to be missing when the features of others are computed.
+
+    Returns:
+        By name the checkpoint; None for an architecture, which has random weights.
+
+    Raises:
+        UserError: One is named twice, is unknown, has no weights, or can't be run on photos of this size.
+    """
+    for name in models:
+        if models.count(name) > 1:
+            raise UserError(f"the model {name!r} is named twice: name it once")
+    checkpoints = {name: open_checkpoint(name) for name in models}
+    for name, checkpoint in checkpoints.items():
+        load_backbone(name, checkpoint, PreprocessingOptions(image_size=image_size))
+    return checkpoints
+
+
+def load_backbone(
+    name: str, checkpoint: Checkpoint | None, options: PreprocessingOptions
+) -> tuple[PreTrainedModel, Preprocessing]:
+    """The network, with a classifier of two classes that nothing asks, and what it sees of a photo.
+
+    An architecture gets the same random weights each time: a backbone to compare with.
+    """
+    model_options = ModelOptions(model=name)
+    torch.manual_seed(0)
+    model = build_model(model_options, options.image_size, ("first", "second"), checkpoint)
+    return model, model_preprocessing(model_options, options, checkpoint)
+
+
+def features_of_photos(
+    model: PreTrainedModel,
+    preprocessing: Preprocessing,
+    photos: Mapping[str, CheckedPhotos],
+    cache: PixelCache | None,
+    context: Context,
+) -> dict[str, np.ndarray]:
+    """Compute the features `(N, D)` of the photos of each split, in their order.
+
+    Args:
+        model: From `load_backbone`, as the next.
+        preprocessing: What it sees of a photo.
+        photos: By split.
+        cache: Their pixels, stored without random views.
+        context: The process.
+    """
+    pixels = {split: PixelDataset(each, preprocessing, cache) for split, each in photos.items()}
+    datasets, _ = compute_features(model, pixels, preprocessing, context, num_workers=0)
+    return {split: dataset.inputs.cpu().numpy() for split, dataset in datasets.items()}
+
+
+def compute_backbone(
+    name: str,
+    checkpoint: Checkpoint | None,
+    options: PreprocessingOptions,
+    splits: Splits,
+    context: Context,
+    file: FeatureFile | None = None,
+) -> Backbone:
+    """Compute the features of a backbone, or find them in a file.
+
+    Args:
+        name: Of the model.
+        checkpoint: From `open_backbones`.
+        options: What backbones see of the photos.
+        splits: From `dogbreeds.training.datasets.splits.load_data`.
+        context: The process.
+        file: Where features are kept.
+    """
+    model, preprocessing = load_backbone(name, checkpoint, options)
+    key = _key(model, preprocessing)
+    features = file.find(name, key) if file else None
+    if features is None:
+        photos = {split: splits[split] for split in ("train", *splits.held_out)}
+        features = features_of_photos(model, preprocessing, photos, splits.cache, context)
+        if file:
+            file.add(name, key, features)
+    classifier = classifier_of(model)[1]
+    num_parameters = model.num_parameters() - sum(each.numel() for each in classifier.parameters())
+    return Backbone(name, num_parameters, seen(name, checkpoint, splits.names), features)
+
+
+def _key(model: PreTrainedModel, preprocessing: Preprocessing) -> str:
+    """A hash of all that features depend on besides the photos: the backbone's weights and what it sees."""
+    hashed = hashlib.sha256(repr(preprocessing).encode())
+    classifier = classifier_of(model)[0]
+    for name, weights in model.state_dict().items():
+        if not name.startswith(classifier):  # which has new weights each time
+            hashed.update(name.encode() + weights.contiguous().numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def seen(name: str, checkpoint: Checkpoint | None, names: Sequence[str]) -> Seen:
+    """See `Backbone.seen`.
+
+    Args:
+        name: Of the model.
+        checkpoint: From `open_backbones`.
+        names: The breeds of the data.
+    """
+    if checkpoint is None:
+        return "no"
+    if folder := base_run_folder(name):  # a run, whose own photos are known one by one: see `find_base`
+        options = RunRecord.from_json(read_json(folder / RECORD), folder).config
+        return "no" if options["from_scratch"] or options["model"] in ARCHITECTURES else "not known"
+    return "yes" if known_breeds(checkpoint.config.id2label or {}, names) else "not known"

@@ -1,0 +1,211 @@
+"""`benchmark`: the same photos for all runs, which none was trained or calibrated on, and what the Hub reads of it."""
+
+import csv
+import hashlib
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import BREED_FOLDERS, make_photo, run_cli
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from PIL import Image
+
+from dogbreeds.cli import main
+from dogbreeds.files import read_json
+from dogbreeds.predictions import Predictions
+from dogbreeds.research.benchmark import benchmark
+from dogbreeds.research.document import to_html
+from dogbreeds.run_folder import CALIBRATION_PHOTOS, RECORD
+from dogbreeds.serving.calibrate import DIGEST_DIGITS
+from dogbreeds.split_file import SPLITS, load_splits
+
+
+def digests_of(folder: Path) -> set[str]:
+    return {hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*.png")}
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_run, photo_folder, tmp_path_factory) -> Path:
+    """everyday/ with 3 new photos of each breed, cats/ and dogs/ with noise, trained/ with some of the training."""
+    folder = tmp_path_factory.mktemp("folders")
+    trained_on = load_splits(tiny_run / SPLITS)["train"]
+    for file in sorted(photo_folder.rglob("*.png")):
+        if hashlib.sha256(file.read_bytes()).hexdigest() in trained_on:
+            (folder / "trained" / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder / "trained" / file.parent.name / "known.png")
+    for label, name in enumerate(BREED_FOLDERS):
+        (folder / "everyday" / name).mkdir(parents=True)
+        for seed in range(3):
+            make_photo(label, 700 + seed).save(folder / "everyday" / name / f"{seed}.png")
+    for number, kind in enumerate(("cats", "dogs")):
+        (folder / kind).mkdir()
+        for seed in range(10):
+            noise = np.random.default_rng(100 * number + seed).integers(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(noise).save(folder / kind / f"{seed}.png")
+    shutil.copy(folder / "cats" / "0.png", folder / "cats" / "again.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_run, folders, tmp_path_factory) -> list[Path]:
+    """Two runs, of which the second was calibrated on three of the cats, and on a photo that is in no folder."""
+    copy = shutil.copytree(tiny_run, tmp_path_factory.mktemp("runs") / "calibrated")
+    fitted = sorted(digests_of(folders / "cats"))[:3]
+    lines = [f"{digest[:DIGEST_DIGITS]},other photos,fit" for digest in [*fitted, "0" * 64]]
+    lines.append(f"{max(digests_of(folders / 'cats'))[:DIGEST_DIGITS]},other photos,check")
+    (copy / CALIBRATION_PHOTOS).write_text("\n".join(["sha256,kind,use", *lines]))
+    return [tiny_run, copy]
+
+
+def options_of(folders: Path) -> list[object]:
+    return [
+        "--everyday", folders / "everyday", "--other-photos", folders / "cats", "--other-dogs", folders / "dogs",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(runs, folders, tmp_path_factory):
+    """The folder of a benchmark with everything, and what was printed; not to be changed."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    known = shutil.copytree(folders, folder / "folders") / "everyday" / BREED_FOLDERS[0] / "known.png"
+    shutil.copy(folders / "trained" / BREED_FOLDERS[0] / "known.png", known)
+    arguments = [*runs, "--output", folder / "output", *options_of(folder / "folders"), "--dataset-id", "someone/dogs"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr("sys.argv", ["dogbreeds", "benchmark", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert stop.value.code == 0
+    return folder / "output", printed.getvalue()
+
+
+def test_every_run_is_judged_on_the_same_photos_that_none_knew(written, runs, folders):
+    output, printed = written
+    photos = {}
+    for row in rows_of(output / "photos.csv"):
+        photos.setdefault((row["set"], row["photos"]), []).append((row["sha256"], row["label"]))
+    assert [kind for kind, _ in photos] == ["held-out", "everyday", "other_photos", "other_dogs"], "one set of each"
+    found = {kind: {digest for digest, _ in rows} for (kind, _), rows in photos.items()}
+    assert found["held-out"] == set(load_splits(runs[0] / SPLITS)["test"])
+    assert found["everyday"] == digests_of(folders / "everyday"), "and not the photo that was trained on"
+    assert found["other_photos"] == set(sorted(digests_of(folders / "cats"))[3:])
+    assert found["other_dogs"] == digests_of(folders / "dogs")
+    for (_, hashed), rows in photos.items():
+        lines = sorted(f"{digest} {label}".strip() for digest, label in rows)
+        assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == hashed and hashed[:16] in printed
+    assert "Left out are 1 everyday photos that" in printed
+    assert "Left out are 4 photos without a dog that" in printed
+
+
+def test_the_figures_are_those_of_the_answers(written, runs):
+    output, printed = written
+    figures = {(row["run"], row["set"], row["figure"]): row for row in rows_of(output / "benchmark.csv")}
+    for name in ("tiny", "calibrated"):
+        for kind, n in (("held-out", 8), ("everyday", 12)):
+            answers = Predictions.load(output / name / f"predictions-{kind}.parquet")
+            row = figures[name, kind, "top1"]
+            assert len(answers) == n == int(row["n"]) and float(row["value"]) == answers.right.mean()
+            assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    record = read_json(runs[0] / RECORD)["figures"]["test"]
+    assert float(figures["tiny", "held-out", "ece"]["value"]) == pytest.approx(record["ece"], abs=1e-3)
+    shares = [
+        float(figures["tiny", "other_dogs", f"share_{verdict}"]["value"]) for verdict in ("not_a_dog", "confident")
+    ]
+    assert 0 <= sum(shares) <= 1 and int(figures["tiny", "other_photos", "share_not_a_dog"]["n"]) == 7
+    value = figures["tiny", "everyday", "top1"]
+    shown = f"{float(value['value']):.1%} ({100 * float(value['low']):.1f}-{100 * float(value['high']):.1f})"
+    (row,) = (line for line in printed.splitlines() if line.startswith("| tiny | "))
+    assert shown in row and printed == (output / "benchmark.md").read_text()
+    assert to_html(printed, {}).count("<table>") == 3, "figures, photos, and what the runs differ in"
+
+
+def test_the_hub_reads_the_figures(written):
+    output = written[0]
+    card = ModelCard(f"---\n{(output / 'tiny' / 'model-index.yaml').read_text()}---\n# Mine\n")
+    assert card.data.model_name == "tiny"
+    told = {(each.dataset_name, each.metric_type): each for each in card.data.eval_results}
+    figures = {(row["set"], row["figure"]): row for row in rows_of(output / "benchmark.csv") if row["run"] == "tiny"}
+    for name, kind, metric, figure in (
+        ("everyday photos", "everyday", "accuracy", "top1"),
+        ("photos without a dog", "other_photos", "not_a_dog_rate", "share_not_a_dog"),
+        ("photos of dogs of other breeds", "other_dogs", "confident_rate", "share_confident"),
+    ):
+        result, row = told[name, metric], figures[kind, figure]
+        assert result.metric_value == pytest.approx(float(row["value"]), abs=5e-5)
+        assert result.metric_args["interval_95"] == pytest.approx([float(row["low"]), float(row["high"])], abs=5e-5)
+        assert result.dataset_args == {"num_photos": int(row["n"]), "photos_sha256": row["photos"]}
+    (entry,) = parse_eval_result_entries(yaml.safe_load((output / "tiny" / ".eval_results" / "dogs.yaml").read_text()))
+    assert (entry.dataset_id, entry.task_id) == ("someone/dogs", "default")
+    assert entry.value == pytest.approx(float(figures["held-out", "top1"]["value"]))
+    assert figures["held-out", "top1"]["photos"] in entry.notes
+
+
+def test_a_manifest_holds_the_photos(written, runs, folders, tmp_path, monkeypatch, capsys):
+    more, run = shutil.copytree(folders, tmp_path / "folders"), shutil.copytree(runs[0], tmp_path / "run")
+    make_photo(0, 999).save(more / "everyday" / BREED_FOLDERS[0] / "more.png")
+    arguments = ["benchmark", runs[0], "--output", tmp_path / "output", "--manifest", written[0] / "photos.csv"]
+    status, printed, _ = run_cli(monkeypatch, capsys, *arguments, *options_of(more))
+    assert status == 0 and "Left out" not in printed
+    assert rows_of(tmp_path / "output" / "photos.csv") == rows_of(written[0] / "photos.csv")
+    assert not (tmp_path / "output" / "tiny" / ".eval_results").exists(), "the data is a folder here"
+    (run / CALIBRATION_PHOTOS).write_text(
+        f"sha256,kind,use\n{max(digests_of(more / 'cats'))[:DIGEST_DIGITS]},cats,fit\n"
+    )
+    found = benchmark([run], other_photos=more / "cats", manifest=written[0] / "photos.csv", progress=False)
+    assert "1 of the 7 photos without a dog fitted the calibration of run, which flatters" in found.rows[0].remarks[-1]
+    (more / "everyday" / BREED_FOLDERS[0] / "0.png").unlink()
+    arguments[3] = tmp_path / "again"
+    status, _, err = run_cli(monkeypatch, capsys, *arguments, *options_of(more))
+    assert status == 2 and "1 of the 12 everyday photos of the manifest are not in the folder, such as" in err
+
+
+def test_a_photo_that_can_not_be_read_is_named(runs, folders, tmp_path, monkeypatch, capsys):
+    cats = shutil.copytree(folders / "cats", tmp_path / "cats")
+    (cats / "text.png").write_text("no photo")
+    arguments = ["benchmark", runs[0], "--output", tmp_path / "output", "--other-photos", cats]
+    status, printed, err = run_cli(monkeypatch, capsys, *arguments)
+    assert status == 1 and f"left out {cats / 'text.png'}: " in err
+    assert "| photos without a dog | 10 |" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["RUN", "RUN"], "is named twice"),
+        (["nowhere"], "there is no run folder"),
+        (["RUN", "--data", "nowhere"], "there is no data folder 'nowhere'"),
+        (["RUN", "--everyday", "nowhere"], "there is no data folder 'nowhere'"),
+        (["RUN", "--everyday", "CATS"], "holds no labelled photos"),
+        (["RUN", "--other-dogs", "nowhere"], "'nowhere' is no folder"),
+        (
+            ["RUN", "--manifest", "nowhere.csv"],
+            "--manifest 'nowhere.csv' can't be read as the photos.csv of a benchmark",
+        ),
+        (["RUN", "--other-photos", "TRAINED"], "all 4 photos without a dog were used to train or to calibrate"),
+        (["RUN", "--dataset-id", "dogs"], "--dataset-id 'dogs': must be USER/NAME"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_judged(
+    arguments, words, tiny_run, folders, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("dogbreeds.research.benchmark.evaluate", None)
+    known = {"RUN": tiny_run, "CATS": folders / "cats", "TRAINED": folders / "trained"}
+    named = [known.get(word, word) for word in arguments]
+    status, _, err = run_cli(monkeypatch, capsys, "benchmark", *named, "--output", tmp_path / "output")
+    assert status == 2 and words in err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_the_breeds_is_named(tiny_run, tmp_path):
+    (tmp_path / "pug").mkdir()
+    make_photo(0, 0).save(tmp_path / "pug" / "0.png")
+    with pytest.raises(Exception, match="does not know 1 of the breeds in this data, such as 'Pug'"):
+        benchmark([tiny_run], everyday=str(tmp_path), progress=False)
