@@ -465,7 +465,7 @@ def probe(
     print(found, end="")
 
 
-def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
+def doctor(data: str, output: Path | None = None, image_size: int = 224, labels_by: str | None = None) -> int:
     """List what is wrong with a data set, with examples.
 
     Photos that can't be read, are cut short, in another format than their name says, films, too small or with bad EXIF;
@@ -477,6 +477,8 @@ def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
             data set.
         output: A JSON file to make that names every photo.
         image_size: Sides of what the model sees, pixels: smaller photos are listed.
+        labels_by: Also list photos whose label is probably wrong, by the features of this pre-trained model: a Hub id,
+            a name of timm or of this project, or a folder. It must not have been trained on these labels.
     """
     from dogbreeds.training.doctor import examine
 
@@ -484,7 +486,7 @@ def doctor(data: str, output: Path | None = None, image_size: int = 224) -> int:
     check_parent(output)
     if image_size < 1:
         raise UserError(f"--image-size {image_size}: must be 1 or more")
-    diagnosis = examine(data, image_size=image_size, progress=sys.stderr.isatty())
+    diagnosis = examine(data, image_size=image_size, labels_by=labels_by, progress=sys.stderr.isatty())
     if output:
         diagnosis.save(output)
     print(diagnosis)

@@ -33,6 +33,7 @@ KINDS = {
     "alike_in_two_breeds": "groups of near duplicates are in two breeds: keep the right one",
     "alike_in_two_splits": "groups of near duplicates are in two splits: keep the one for testing",
     "alike": "groups are near duplicates: keep one of each",
+    "suspect_label": "labels are probably wrong, the surest first: look at these photos",
 }
 """What may be wrong, and the remedy; printed after the number of cases."""
 
@@ -125,7 +126,7 @@ class _PhotoFacts:
     """Of `dogbreeds.training.datasets.near_duplicates`; None if the photo can't be decoded."""
 
 
-def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diagnosis:
+def examine(data: str, *, image_size: int = 224, labels_by: str | None = None, progress: bool = False) -> Diagnosis:
     """Find the faults of a data set, in each photo and between photos.
 
     Near duplicates are found if they differ in size, format or compression, not if one is mirrored, turned or cropped.
@@ -133,12 +134,14 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
     Args:
         data: As for `dogbreeds.training.datasets.sources.read_dataset`.
         image_size: Sides of what the model sees, pixels.
+        labels_by: A backbone, as `--model`, by whose features labels are suspected; None to believe them.
         progress: Show a progress bar.
 
     Raises:
-        UserError: There is no such data, or it holds no labelled photos.
+        UserError: There is no such data, or it holds no labelled photos; or the backbone is unknown.
     """
     splits = read_dataset(data)
+    suspects = _suspects(data, labels_by, image_size, progress) if labels_by else []
     named = [
         Photo(split, id_, photos.names[label])
         for split, photos in splits.items()
@@ -163,6 +166,8 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
         if count < median / 2
     ]
     findings += _duplicates(named, facts)
+    photo_of = {photo.id: photo for photo in named}
+    findings += [Finding("suspect_label", (photo_of[id_],), f"it looks like {likely}") for id_, likely in suspects]
     readable = [each for each in facts if each.sketch is not None]
     return Diagnosis(
         num_photos={split: len(photos) for split, photos in splits.items()},
@@ -170,6 +175,14 @@ def examine(data: str, *, image_size: int = 224, progress: bool = False) -> Diag
         share_grey=sum(each.is_grey for each in readable) / max(1, len(readable)),
         findings=tuple(findings),
     )
+
+
+def _suspects(data: str, model: str, image_size: int, progress: bool) -> list[tuple[str, str]]:
+    from dogbreeds.training.backbones import open_backbones  # imports torch, which nothing else here needs
+    from dogbreeds.training.label_suspects import find_suspects
+
+    checkpoint = open_backbones([model], image_size)[model]
+    return find_suspects(data, model, checkpoint, image_size, progress=progress)
 
 
 def _facts(source: Place | bytes, named: Photo, image_size: int) -> _PhotoFacts:
