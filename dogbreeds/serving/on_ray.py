@@ -59,7 +59,9 @@ def rows_on_ray(
     with _one_line_errors(), _started(address):
         model = ray.put({name: (run.path / name).read_bytes() for name in (RECORD, *serving_files(run.record))})
         num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for chunk in batches(photos, ROUND_SIZE):
+        paths = iter(photos)
+        first = batches(islice(paths, num_actors * NUM_FIRST_TASKS * TASK_SIZE), ROUND_SIZE)
+        for chunk in chain(first, batches(paths, ROUND_SIZE)):
             tasks = [
                 pyarrow.table(
                     {"path": [os.fsencode(path) for path, _ in task], "place": [os.fsencode(at) for _, at in task]}
