@@ -96,8 +96,11 @@ def _pixels(photo: Image.Image) -> np.ndarray:
     scale, stride = math.sqrt(NUM_PIXELS / (photo.width * photo.height)), _STRIDES[-1]
     longest = NUM_PIXELS // stride
     size = [min(max(stride, round(side * scale / stride) * stride), longest) for side in photo.size]
-    small = np.asarray(photo.resize((size[0], size[1]), Image.Resampling.BILINEAR), np.float32)[..., ::-1]
-    return np.ascontiguousarray(((small - _MEAN) / _STD).transpose(2, 0, 1)[None])
+    small = np.asarray(photo.resize((size[0], size[1]), Image.Resampling.BILINEAR))
+    pixels = np.empty((1, 3, size[1], size[0]), np.float32)
+    for channel, (mean, std) in enumerate(zip(_MEAN, _STD, strict=True)):
+        np.divide(small[..., 2 - channel] - mean, std, out=pixels[0, channel])
+    return pixels
 
 
 def _cells(width: int, height: int) -> np.ndarray:
