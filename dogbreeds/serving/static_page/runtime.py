@@ -3,28 +3,23 @@
 import base64
 import hashlib
 import io
-import os
 import shutil
 import subprocess
 import tarfile
-import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dogbreeds.errors import UserError, report
 
 VERSION = "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """Of the package's archive, as `npm view onnxruntime-web@1.30.0 dist.integrity` prints it."""
-REGISTRY = "https://registry.npmjs.org"
-"""npm's own, where no other is configured."""
-SECONDS = 60
-"""Without an answer of the registry, after which it is given up."""
 
 _SCRIPT = "package/dist/ort.wasm.bundle.min.mjs"
 _WASM = "package/dist/ort-wasm-simd-threaded.wasm"
 _PACK = f"`npm pack onnxruntime-web@{VERSION}`"
+_REMEDY = f"install Node.js, or name the file that {_PACK} has made elsewhere with --onnxruntime-web"
 
 
 @dataclass(frozen=True)
@@ -38,10 +33,10 @@ class Runtime:
 
 
 def runtime(archive: Path | None = None) -> Runtime:
-    """Take ONNX Runtime from the package's archive, or from the npm registry.
+    """Take ONNX Runtime from the package's archive.
 
     Args:
-        archive: The archive, which `npm pack` makes; by default it is downloaded.
+        archive: The archive, which `npm pack` makes; by default npm fetches it.
 
     Raises:
         UserError: It can't be read or downloaded, or is not the one that was tested.
@@ -51,7 +46,7 @@ def runtime(archive: Path | None = None) -> Runtime:
     except OSError as error:
         raise UserError(f"{str(archive)!r} can't be read ({error.strerror}): {_PACK} makes the archive") from None
     if "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode() != INTEGRITY:
-        given = f"what {_address()} gives" if archive is None else repr(str(archive))
+        given = "what npm has fetched" if archive is None else repr(str(archive))
         raise UserError(f"{given} is not onnxruntime-web {VERSION} as published: {_PACK} makes the archive")
     with tarfile.open(fileobj=io.BytesIO(content)) as package:
         script, wasm = (package.extractfile(member) for member in (_SCRIPT, _WASM))
@@ -60,34 +55,20 @@ def runtime(archive: Path | None = None) -> Runtime:
 
 
 def download() -> bytes:
-    """Fetch the package's archive from the npm registry; `runtime` checks it.
+    """Fetch the package's archive with npm, from the registry that it is set to; `runtime` checks it.
 
     Raises:
-        UserError: It can't be fetched.
+        UserError: npm is not there, or can't fetch it.
     """
-    address = _address()
-    report(f"fetching onnxruntime-web {VERSION} from the npm registry ...")
-    try:
-        with urllib.request.urlopen(address, timeout=SECONDS) as reply:
-            return bytes(reply.read())
-    except (OSError, HTTPException, ValueError) as error:
-        raise UserError(
-            f"{address} can't be fetched ({error}): set npm_config_registry, or name a file that {_PACK} has made "
-            "with --onnxruntime-web"
-        ) from None
-
-
-def _address() -> str:
-    return f"{_registry().rstrip('/')}/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
-
-
-def _registry() -> str:
-    """The registry that npm would ask: of the environment, of its settings where npm is installed, or its own."""
-    named = [value for name, value in os.environ.items() if name.lower() == "npm_config_registry" and value]
-    if named:
-        return named[0]
-    if npm := shutil.which("npm"):
-        asked = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True)
-        if asked.stdout.startswith("http"):
-            return asked.stdout.strip()
-    return REGISTRY
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(f"ONNX Runtime for browsers is fetched with npm: {_REMEDY}")
+    report(f"fetching onnxruntime-web {VERSION} with npm ...")
+    with TemporaryDirectory() as folder:
+        command = [npm, "pack", f"onnxruntime-web@{VERSION}", "--pack-destination", folder]
+        asked = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        if asked.returncode:
+            why = next((line for line in asked.stderr.splitlines() if "npm error" in line), "no reason given")
+            raise UserError(f"npm can't fetch onnxruntime-web {VERSION} ({why}): {_REMEDY}")
+        (archive,) = Path(folder).glob("*.tgz")
+        return archive.read_bytes()
