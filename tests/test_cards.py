@@ -288,7 +288,7 @@ def test_models_of_the_same_name_get_different_names_and_the_same_run_twice_is_r
     ],
 )
 def test_all_breeds_are_listed_by_todays_names(texts, words):
-    said = breeds_tab.layout(ModelSet([Predictor(SHIPPED_RUNS[0])]), texts)
+    said = breeds_tab.layout(RunFolder.open(SHIPPED_RUNS[0]).labels, texts)
     assert said.count("<li>") == 120 and "120" in said and all(word in said for word in words)
     listed = [re.sub("<.*", "", item) for item in said.split("<li>")[1:]]
     assert listed == sorted(listed, key=str.casefold) and len(set(listed)) == 120

@@ -573,7 +573,7 @@ def test_endpoints_are_named_and_typed_and_no_others_are_described(server):
         endpoints = json.load(reply)["named_endpoints"]
     assert set(endpoints) == {"/predict", "/compare"}
     (returned,) = endpoints["/predict"]["returns"]
-    assert {"verdict", "breeds", "candidates", "group", "model", "seconds", "error"} == set(
+    assert {"verdict", "breeds", "candidates", "group", "model", "seconds", "error", "dogs"} == set(
         returned["type"]["properties"]
     )
     (returned,) = endpoints["/compare"]["returns"]
