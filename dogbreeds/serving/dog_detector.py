@@ -18,7 +18,7 @@ MODEL = Path(__file__).with_name("detector") / "nanodet_g.onnx"
 SHA256 = "3c7dfb01adfcb7778ed2714d6fa2ffffade643c9b1f630222010dc1311feaee9"
 """Of the model; dogbreeds/training/convert_detector.py makes it."""
 
-NUM_PIXELS = 512 * 512
+NUM_PIXELS = 448 * 448
 """Of what the network sees of a photo, about: the photo in its own proportions."""
 MIN_SCORE = 0.25
 """Of a dog, 0..1, after what `_distinct` takes off. The network is sure of few: half of those it finds have less than
