@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -170,10 +171,10 @@ class Evaluation:
             "num_trained_on": self.num_trained_on,
             "unreadable": unreadable,
         }
-        with whole_or_absent(folder) as partial:
-            write_json(partial / "evaluation.json", record)
-            self.predictions.write_tables(partial)
-            self.predictions.save(partial / "predictions.parquet")
+        with whole_or_absent(folder) as unfinished:
+            write_json(unfinished / "evaluation.json", record)
+            self.predictions.write_tables(unfinished)
+            self.predictions.save(unfinished / "predictions.parquet")
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,7 @@ def latencies(predictors: Sequence[Predictor], photos: Photos) -> list[dict[str,
     """The median and 95th percentile of the milliseconds from one file to its answer, for each run, taken in turns."""
     readable = (source for source in photos.sources if not isinstance(read_photo(source, open_image), BadImage))
     some = list(islice(readable, NUM_PHOTOS))
-    return milliseconds_per_photo([predictor.predict for predictor in predictors], some)
+    return milliseconds_per_photo([partial(predictor.predict, every_dog=False) for predictor in predictors], some)
 
 
 def fixed_cost(run: RunFolder) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class _Report:
             stem = f"{self.files[right.name]}-right-{self.files[wrong.name]}-wrong-{len(rows) + 1}"
             row = [self._add_photo(stem, image, predictions.names[predictions.labels[index]])]
             for which, entry in (("right", right), ("wrong", wrong)):
-                heat_map = overlay(image, entry.predictor.predict(image, top_k=1))
+                heat_map = overlay(image, entry.predictor.predict(image, top_k=1, every_dog=False))
                 probabilities = entry.predictions.probabilities[index]
                 breed = predictions.names[probabilities.argmax()]
                 caption = f"{entry.name}: {breed} ({probabilities.max():.0%})"

@@ -13,6 +13,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.files import sha256
 from dogbreeds.looks import Box
 from dogbreeds.machine import num_cores
+from dogbreeds.serving.network import session_options
 
 MODEL = Path(__file__).with_name("detector") / "nanodet_g.onnx"
 SHA256 = "3c7dfb01adfcb7778ed2714d6fa2ffffade643c9b1f630222010dc1311feaee9"
@@ -54,10 +55,7 @@ class DogDetector:
         """
         if not MODEL.is_file() or sha256(MODEL) != SHA256:
             raise UserError(f"{str(MODEL)!r} is missing or damaged: install the project again")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_cores()
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # as in dogbreeds.serving.network
-        options.log_severity_level = 4
+        options = session_options(num_cores())
         self._session = onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
 
     def find(self, photo: Image.Image) -> list[Found]:

@@ -125,16 +125,22 @@ def _in_words(file: NetworkFile, error: Exception) -> UserError:
     return file.fault(first_line(error))
 
 
-def _options(file: NetworkFile, num_threads: int) -> onnxruntime.SessionOptions:
+def session_options(num_threads: int) -> onnxruntime.SessionOptions:
+    """How each model of an answer runs, on this many cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     # Threads wait for work by spinning, which is faster. They stop when an answer is done, because otherwise they
     # would take the cores from a second model.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 4  # nothing: its warnings are about the graph, and its errors are raised too
+    return options
+
+
+def _options(file: NetworkFile, num_threads: int) -> onnxruntime.SessionOptions:
+    options = session_options(num_threads)
     if file.is_8bit and not has_8bit_products():
         # Sums of 8-bit products can overflow there unless ONNX Runtime takes more care.
         options.add_session_config_entry("session.x64quantprecision", "1")
-    options.log_severity_level = 4  # nothing: its warnings are about the graph, and its errors are raised too
     if file.is_limited:
         _limit_memory()
         options.add_session_config_entry("session.use_env_allocators", "1")

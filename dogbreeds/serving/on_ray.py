@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -34,9 +33,8 @@ BATCH_SIZE = 8
 TASK_SIZE = 64
 """Photos of one task. Its rows come back together; what Ray does for a task takes a few milliseconds."""
 ROUND_SIZE = 200_000
-"""Photos that Ray is given at a time: this process has the paths of one round in memory."""
-NUM_FIRST_TASKS = 4
-"""Of each actor, in the first round: the first answers need not wait until Ray has all tasks of a full one."""
+"""Photos that Ray is given at a time: the first answers do not wait for the end of a list, and this process has the
+paths of one round in memory."""
 
 
 def rows_on_ray(
@@ -59,9 +57,7 @@ def rows_on_ray(
     with _one_line_errors(), _started(address):
         model = ray.put({name: (run.path / name).read_bytes() for name in (RECORD, *serving_files(run.record))})
         num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        paths = iter(photos)
-        first = batches(islice(paths, num_actors * NUM_FIRST_TASKS * TASK_SIZE), ROUND_SIZE)
-        for chunk in chain(first, batches(paths, ROUND_SIZE)):
+        for chunk in batches(photos, ROUND_SIZE):
             tasks = [
                 pyarrow.table(
                     {"path": [os.fsencode(path) for path, _ in task], "place": [os.fsencode(at) for _, at in task]}

@@ -50,19 +50,21 @@ class Predictor:
         self.output_names = self._network.output_names
         """What the model gives; models of older versions and those of some architectures lack some."""
 
-    def predict(self, photo: PhotoSource, *, top_k: int = 5) -> Prediction:
+    def predict(self, photo: PhotoSource, *, top_k: int = 5, every_dog: bool = True) -> Prediction:
         """Open a photo and answer it, and each dog of it where there are several.
 
         Args:
             photo: Path, bytes or PIL image.
             top_k: How many breeds to name, at least 1.
+            every_dog: Look for several dogs, which takes longer than the answer to the photo as a whole.
 
         Raises:
             BadImage: The photo can't be read; the message is a sentence for the person.
         """
         started = time.perf_counter()
         image = open_image(photo, at_least=self.run.preprocessing.decoded_side)
-        prediction = predict_every_dog(image, partial(self.predict_images, top_k=top_k))
+        answer = partial(self.predict_images, top_k=top_k)
+        prediction = predict_every_dog(image, answer) if every_dog else answer([image])[0]
         return replace(prediction, seconds=time.perf_counter() - started)
 
     def predict_images(self, images: Sequence[Image.Image], *, top_k: int = 5) -> list[Prediction]:
