@@ -388,6 +388,7 @@ def test_look_alikes_stand_together(names):
     assert abs(order.index(0) - order.index(2)) == abs(order.index(1) - order.index(3)) == 1
 
 
+@pytest.mark.slow
 def test_those_that_come_with_the_project_can_be_compared():
     comparison = compare(SHIPPED_RUNS, show_photos=False, progress=False)
     assert len(comparison.main.predictions) == 1200

@@ -281,6 +281,7 @@ def test_a_killed_run_goes_on_where_it_was(tiny_run, photos, tmp_path, capsys, t
     assert sorted(row["path"] for row in rows) == sorted(there)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_loses_no_row(tiny_run):
     """See tests/killed_runs.py, which does it more often."""
     command = [sys.executable, "tests/killed_runs.py", "--index", "--kills", "12", "--photos", "80"]

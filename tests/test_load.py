@@ -11,6 +11,8 @@ from dogbreeds.serving.predictor import Predictor
 from tests.benchmarks.attacks import attacked
 from tests.benchmarks.load import MAX_MEMORY, Person, load, make_samples, running_page, what_is_wrong
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def samples():

@@ -182,6 +182,7 @@ def by_a_visit(server: str, functions: int, models: list[str], number: int, path
     return answers
 
 
+@pytest.mark.slow
 def test_a_photo_has_one_answer_in_every_way(photos, tiny_run, tmp_path):
     assert len(photos) == NUM_PHOTOS
     runs = {DEFAULT_RUN.name: DEFAULT_RUN, "tiny": tiny_run}

@@ -44,6 +44,12 @@ def test_requirements_files_repeat_the_lists_of_the_project(file, wanted):
     assert sorted(lines(ROOT / file)) == sorted(wanted)
 
 
+def test_ci_runs_the_tests_that_are_left_out_by_default():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    (left_out,) = re.findall(r"-m 'not (\w+)'", options)
+    assert f".venv/bin/pytest -m {left_out}" in lines(ROOT / ".ci/run")
+
+
 def test_development_needs_everything():
     assert EXTRAS["dev"][0] == "dogbreeds[serve,train]"
 

@@ -249,6 +249,7 @@ def test_a_space_is_lean(space):
     assert metadata["sdk"] == "gradio" and (space / metadata["app_file"]).is_file() and "models" not in metadata
 
 
+@pytest.mark.slow
 def test_a_space_runs_with_its_own_requirements_only(space, tmp_path):
     python = environment(space / "requirements.txt", tmp_path / "venv")
     torch = subprocess.run([python, "-c", "import torch"], capture_output=True, text=True)

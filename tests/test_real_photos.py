@@ -9,6 +9,8 @@ from dogbreeds.research.evaluate import evaluate, photos_of
 from dogbreeds.run_folder import PRETRAINED, RunFolder
 from dogbreeds.serving.predictor import Predictor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def predictor():

@@ -535,6 +535,7 @@ def test_what_happens_in_the_second_epoch_is_told_and_the_first_is_kept(photo_fo
         assert SavedStates(run.partial / "state").load()["progress"]["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_if_it_never_was():
     """See tests/killed_runs.py, which does it more often, and with other models."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

@@ -180,6 +180,7 @@ def command(config, *arguments):
     return [sys.executable, "train_vit.py", *words, *arguments]
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_study_and_one_that_is_killed_loses_nothing(photo_folder, tmp_path):
     config = tiny_config(photo_folder, tmp_path / "tiny")
     study = study_folder(config.run.output_dir)

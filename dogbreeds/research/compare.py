@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class Entry:
     cost: dict[str, Any]
     """`dogbreeds.research.evaluate.fixed_cost`; `training_seconds`, including those of the run that it started from;
     the `training_hardware`; and `milliseconds_per_photo` from one file to its answer, measured here in turns with the
-    other runs."""
+    other runs and without a search for several dogs."""
     history: tuple[dict[str, float], ...]
     """history.csv: one row an epoch."""
 
@@ -462,7 +463,7 @@ def _costs(
     what = f"{len(sources)} of the photos"
     if not sources:
         sources, what = [_generated_jpeg()] * NUM_PHOTOS, "a generated JPEG of 500 x 375 pixels"
-    timed = milliseconds_per_photo([predictor.predict for predictor in predictors], sources)
+    timed = milliseconds_per_photo([partial(predictor.predict, every_dog=False) for predictor in predictors], sources)
     costs = []
     for predictor, milliseconds in zip(predictors, timed, strict=True):
         record = predictor.run.record
