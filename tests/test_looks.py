@@ -142,6 +142,21 @@ def test_a_third_look_is_for_dogs_that_are_hardly_seen():
     assert next_box([look, look, look], PHOTO, calibration_with(2.6, 3.1)) is None
 
 
+def test_a_second_look_is_at_a_small_dog():
+    look = replace(look_at((2, 2)), logits=np.array([1.0, 7.5, 5.0]))
+    sure, unsure = calibration_with(2.5), calibration_with(2.6, 3.1)
+    pointed_at = closer_box(look, PHOTO, SPREADS[0])
+    small, large = (200.0, 0.0, 260.0, 60.0), (50.0, 0.0, 130.0, 60.0)  # 9 and 12 % of the first look
+    assert next_box([look], PHOTO, unsure, lambda: small) == small
+    assert next_box([look], PHOTO, unsure, lambda: large) == next_box([look], PHOTO, unsure, lambda: None) == pointed_at
+
+    def detector_runs():
+        raise AssertionError("nobody needs to know where the dog is")
+
+    assert next_box([look], PHOTO, sure, detector_runs) is None
+    assert next_box([look, look], PHOTO, unsure, detector_runs) == closer_box(look, PHOTO, SPREADS[1])
+
+
 class Counted:
     """A network that counts how many photos each of its calls has."""
 

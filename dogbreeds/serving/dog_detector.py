@@ -42,6 +42,8 @@ class Found:
     box: Box
     is_sure: bool
     """Whether the network takes it for a dog and for no other animal."""
+    score: float
+    """Of a dog or another animal, 0..1."""
 
 
 class DogDetector:
@@ -75,7 +77,10 @@ class DogDetector:
         kept = _distinct(boxes, scores[likely])
         boxes = boxes[kept] * np.tile(np.divide(photo.size, (width, height)), 2)
         is_sure = dog_scores[likely][kept] >= SURE_SCORE
-        found = [Found((x0, y0, x1, y1), sure) for (x0, y0, x1, y1), sure in zip(boxes.tolist(), is_sure, strict=True)]
+        found = [
+            Found((x0, y0, x1, y1), bool(sure), float(score))
+            for (x0, y0, x1, y1), sure, score in zip(boxes.tolist(), is_sure, scores[likely][kept], strict=True)
+        ]
         return sorted(found, key=lambda each: each.box[0] + each.box[2])
 
 
@@ -83,6 +88,16 @@ class DogDetector:
 def dog_detector() -> DogDetector:
     """The one detector of this process."""
     return DogDetector()
+
+
+def likeliest_dog(photo: Image.Image) -> Box | None:
+    """The box with the highest score; None where no dog is found.
+
+    Args:
+        photo: Upright and RGB.
+    """
+    best = max(dog_detector().find(photo), key=lambda each: each.score, default=None)
+    return None if best is None else best.box
 
 
 def _pixels(photo: Image.Image) -> np.ndarray:

@@ -19,6 +19,7 @@ from dogbreeds.images import BadImage, PhotoSource, halved, open_image
 from dogbreeds.looks import Look, combined, first_box, next_box
 from dogbreeds.photos import batches, photo_digest, read_bytes, read_photos
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
+from dogbreeds.serving.dog_detector import likeliest_dog
 from dogbreeds.serving.every_dog import predict_every_dog
 from dogbreeds.serving.network import Network, NetworkFile
 from dogbreeds.serving.prediction import Prediction
@@ -166,7 +167,12 @@ class Predictor:
             found = self._network.run(names, pixels)
             for row, (index, box) in enumerate(boxes.items()):
                 looks[index].append(Look(box, **{name: values[row] for name, values in found.items()}))
-            nexts = {index: next_box(looks[index], images[index].size, self.run.calibration) for index in boxes}
+            nexts = {
+                index: next_box(
+                    looks[index], images[index].size, self.run.calibration, partial(likeliest_dog, images[index])
+                )
+                for index in boxes
+            }
             boxes = {index: box for index, box in nexts.items() if box is not None}
         return looks
 
