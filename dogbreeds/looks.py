@@ -1,4 +1,4 @@
-"""Several looks at one photo, until the answer is sure: at a small dog that a detector finds, or where a heat map points.
+"""Several looks at one photo, until the answer is sure: at a small dog that is found, or where a heat map points.
 
 A dog that is small, or in a corner, or has its head outside of the centre square, is found so; what that gains is in
 dogbreeds/docs/results.md. The constants were chosen on a part of Oxford's pets, on whole photos of ImageNet, and on
@@ -106,8 +106,8 @@ def next_box(
 ) -> Box | None:
     """Where to look next, if one more look at the photo is worth it.
 
-    The second look is for answers that are not sure, and goes to a small dog where there is one. The third, much closer, is for dogs that the first two have hardly
-    seen: on others it takes more right answers than it gives.
+    The second look is for answers that are not sure, and goes to a small dog where there is one. The third, much
+    closer, is for dogs that the first two have hardly seen: on others it takes more right answers than it gives.
 
     Args:
         looks: The looks so far, at least one.
