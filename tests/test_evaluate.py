@@ -12,7 +12,7 @@ from conftest import make_photo
 from dogbreeds import cli, metrics
 from dogbreeds.answers import num_rated
 from dogbreeds.errors import UserError
-from dogbreeds.research.evaluate import evaluate, photos_of
+from dogbreeds.research.evaluate import answer_milliseconds, evaluate, photos_of
 from dogbreeds.run_folder import CALIBRATION_PHOTOS
 from dogbreeds.serving.calibrate import DIGEST_DIGITS
 from dogbreeds.serving.predictor import Predictor
@@ -119,3 +119,12 @@ def test_a_rate_is_of_the_photos_that_it_is_a_share_of():
         "share_group": 50, "group_right": 20,
     }  # fmt: skip
     assert metrics.share_with_interval(0.96, 100) == "96.0% (90.2-98.4)"
+
+
+def test_the_time_of_an_answer_is_without_a_search_for_several_dogs(tiny_run, monkeypatch):
+    def search(*_):
+        raise AssertionError("nobody asked for every dog")
+
+    monkeypatch.setattr("dogbreeds.serving.predictor.predict_every_dog", search)
+    (milliseconds,) = answer_milliseconds([Predictor(tiny_run)], [make_photo(0, 0)] * 4)
+    assert milliseconds["n"] == 4 and milliseconds["median"] > 0

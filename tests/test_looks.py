@@ -9,6 +9,7 @@ from PIL import Image
 
 from dogbreeds.calibration import Calibration, dog_score
 from dogbreeds.looks import MAX_PROPORTION, MIN_SIDE, SPREADS, WEIGHT, Look, closer_box, combined, first_box, next_box
+from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.predictor import Predictor
 
@@ -198,6 +199,25 @@ def test_a_photo_gets_as_many_looks_as_its_answer_needs(sure_margin, seen_score,
         predictor._network.batches.clear()
         ask(photos)
         assert predictor._network.batches == [len(photos)] * num_looks
+
+
+def test_a_photo_is_looked_at_where_the_detector_finds_a_small_dog(tiny_run, photos, monkeypatch):
+    seen = []
+
+    def find(photo):
+        seen.append(photo)
+        return 10.0, 5.0, 20.0, 15.0
+
+    boxes = []
+    preprocess = Preprocessing.__call__
+    monkeypatch.setattr("dogbreeds.serving.predictor.likeliest_dog", find)
+    monkeypatch.setattr(
+        Preprocessing, "__call__", lambda self, photo, box=None: boxes.append(box) or preprocess(self, photo, box)
+    )
+    predictor_with(tiny_run, 1e6).outputs(photos[:1])
+    assert len(seen) == 1 and boxes[1] == (10, 5, 20, 15)
+    predictor_with(tiny_run, 0.0).outputs(photos[:1])
+    assert len(seen) == 1, "an answer that is sure does not ask where the dog is"
 
 
 def test_photos_are_answered_together_as_they_are_alone(tiny_run, photos):

@@ -64,6 +64,13 @@ def changed(run, copy, change):
     return copy
 
 
+@pytest.mark.parametrize("path", SHIPPED_RUNS, ids=lambda path: path.name)
+def test_a_shipped_run_names_no_folder_of_the_machine_that_made_it(path):
+    record = RunFolder.open(path).record
+    for command in (record.calibration_command, record.export_command):
+        assert command and not [word for word in command.split() if word.startswith("/")]
+
+
 def test_a_record_is_written_as_it_was_read(tiny_run):
     for path in (tiny_run, *SHIPPED_RUNS):
         written = json.loads((path / "run.json").read_text())

@@ -14,7 +14,6 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,17 @@ from PIL import Image
 
 from dogbreeds import metrics
 from dogbreeds.errors import UserError
-from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
+from dogbreeds.latency import NUM_PHOTOS
 from dogbreeds.machine import processor
 from dogbreeds.predictions import Predictions
-from dogbreeds.research.evaluate import classify, fixed_cost, photos_of, rate_intervals, training_remarks
+from dogbreeds.research.evaluate import (
+    answer_milliseconds,
+    classify,
+    fixed_cost,
+    photos_of,
+    rate_intervals,
+    training_remarks,
+)
 from dogbreeds.research.photo_finder import PhotoFinder
 from dogbreeds.research.significance import (
     bootstrap_interval,
@@ -463,7 +469,7 @@ def _costs(
     what = f"{len(sources)} of the photos"
     if not sources:
         sources, what = [_generated_jpeg()] * NUM_PHOTOS, "a generated JPEG of 500 x 375 pixels"
-    timed = milliseconds_per_photo([partial(predictor.predict, every_dog=False) for predictor in predictors], sources)
+    timed = answer_milliseconds(predictors, sources)
     costs = []
     for predictor, milliseconds in zip(predictors, timed, strict=True):
         record = predictor.run.record

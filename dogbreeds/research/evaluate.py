@@ -19,7 +19,7 @@ from dogbreeds.answers import answer_rates, num_rated
 from dogbreeds.calibration import Outputs, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_json
-from dogbreeds.images import BadImage, open_image
+from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
 from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
@@ -297,7 +297,12 @@ def latencies(predictors: Sequence[Predictor], photos: Photos) -> list[dict[str,
     """The median and 95th percentile of the milliseconds from one file to its answer, for each run, taken in turns."""
     readable = (source for source in photos.sources if not isinstance(read_photo(source, open_image), BadImage))
     some = list(islice(readable, NUM_PHOTOS))
-    return milliseconds_per_photo([partial(predictor.predict, every_dog=False) for predictor in predictors], some)
+    return answer_milliseconds(predictors, some)
+
+
+def answer_milliseconds(predictors: Sequence[Predictor], photos: Sequence[PhotoSource]) -> list[dict[str, float]]:
+    """`milliseconds_per_photo` of runs; they answer a photo as a whole, without a search for several dogs."""
+    return milliseconds_per_photo([partial(predictor.predict, every_dog=False) for predictor in predictors], photos)
 
 
 def fixed_cost(run: RunFolder) -> dict[str, Any]:

@@ -77,10 +77,8 @@ class DogDetector:
         kept = _distinct(boxes, scores[likely])
         boxes = boxes[kept] * np.tile(np.divide(photo.size, (width, height)), 2)
         is_sure = dog_scores[likely][kept] >= SURE_SCORE
-        found = [
-            Found((x0, y0, x1, y1), bool(sure), float(score))
-            for (x0, y0, x1, y1), sure, score in zip(boxes.tolist(), is_sure, scores[likely][kept], strict=True)
-        ]
+        rows = zip(boxes.tolist(), is_sure.tolist(), scores[likely][kept].tolist(), strict=True)
+        found = [Found((x0, y0, x1, y1), sure, score) for (x0, y0, x1, y1), sure, score in rows]
         return sorted(found, key=lambda each: each.box[0] + each.box[2])
 
 
