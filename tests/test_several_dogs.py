@@ -26,7 +26,7 @@ def predictor():
     return Predictor(RUN)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def two_dogs() -> Image.Image:
     return drawings_beside("white_dog", "shaggy_dog")
 
@@ -73,9 +73,9 @@ def test_what_the_classifier_calls_no_dog_is_kept_if_the_detector_is_sure(predic
         return [replace(answer, verdict="not_a_dog") for answer in predictor.predict_images(photos)]
 
     monkeypatch.setattr(dog_detector, "SURE_SCORE", 0.0)
-    assert [dog.prediction.verdict for dog in predict_every_dog(two_dogs, no_dogs).dogs] == ["not_a_dog"] * 2
+    assert [dog.prediction.verdict for dog in predict_every_dog(two_dogs.copy(), no_dogs).dogs] == ["not_a_dog"] * 2
     monkeypatch.setattr(dog_detector, "SURE_SCORE", 1.0)
-    assert predict_every_dog(two_dogs, no_dogs).dogs == ()
+    assert predict_every_dog(two_dogs.copy(), no_dogs).dogs == ()
 
 
 def test_the_heat_map_of_a_dog_lies_in_its_box(predictor, two_dogs):
@@ -101,6 +101,18 @@ def test_a_photo_of_any_shape_is_looked_at_in_the_same_memory(size):
     photo = Image.new("RGB", size, "gray")
     assert dog_detector.dog_detector().find(photo) == []
     assert dog_detector._pixels(photo)[0, 0].size <= 1.1 * dog_detector.NUM_PIXELS
+
+
+def test_a_photo_is_searched_once_while_it_is_open(two_dogs, monkeypatch):
+    detector = dog_detector.DogDetector()
+    searched = []
+    search = detector._search
+    monkeypatch.setattr(detector, "_search", lambda photo: searched.append(id(photo)) or search(photo))
+    copy = two_dogs.copy()
+    assert detector.find(copy) == detector.find(copy) and searched == [id(copy)]
+    assert detector.find(two_dogs) == detector.find(copy) and len(searched) == 2
+    del copy
+    assert set(detector._known) == {id(two_dogs)}
 
 
 def test_of_boxes_of_the_same_dog_the_best_is_kept():

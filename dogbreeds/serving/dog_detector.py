@@ -1,6 +1,7 @@
 """Where the dogs of a photo are: boxes from NanoDet-g, a detector of 3.8 million weights (detector/README.md)."""
 
 import math
+import weakref
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,13 +60,24 @@ class DogDetector:
             raise UserError(f"{str(MODEL)!r} is missing or damaged: install the project again")
         options = session_options(num_cores())
         self._session = onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
+        self._known: dict[int, list[Found]] = {}
+        """By the `id` of each photo that is still open."""
 
     def find(self, photo: Image.Image) -> list[Found]:
         """The dogs of a photo, from left to right, at most `MAX_DOGS`.
 
+        A photo is searched once while it is open: for its several dogs, and again for where to look closer.
+
         Args:
             photo: Upright and RGB.
         """
+        found = self._known.get(id(photo))
+        if found is None:
+            found = self._known[id(photo)] = self._search(photo)
+            weakref.finalize(photo, self._known.pop, id(photo), None)
+        return found
+
+    def _search(self, photo: Image.Image) -> list[Found]:
         pixels = _pixels(photo)
         names = ["scores", "dog_scores", "distances"]
         (scores,), (dog_scores,), (distances,) = self._session.run(names, {"pixel_values": pixels})
