@@ -20,11 +20,11 @@ import pytest
 from conftest import ROOT, make_photo
 
 from dogbreeds.run_folder import DEFAULT_RUN
+from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.clients import REQUESTS_AT_ONCE
 from dogbreeds.serving.connections import MAX_CONNECTIONS_OF_ADDRESS
 from dogbreeds.serving.gateway import Doors, Gateway, upload_response
 from dogbreeds.serving.questions import Event, Questions
-from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import UploadFolder
 from tests.served_page import served_page
 
@@ -272,7 +272,9 @@ def test_of_all_routes_these_are_open():
 
     events = [Event(0, "predict", True, ()), Event(1, "compare", True, ())]
     uploads = Path("/uploads")
-    stands = Gateway(nobody, UploadFolder(uploads, nobody), Questions(events, uploads), Turns(1))
+    stands = Gateway(
+        nobody, UploadFolder(uploads, nobody), Questions(events, uploads), AnswerQueue(1, num_for_address=1)
+    )
     names = {"{api_name}": "predict", "{event_id}": "e1", "{session_hash}": "s1", "{path:path}": "a.js"}
     names["{path_or_url:path}"] = f"uploads/{32 * 'a'}/photo.webp"
     routes = set(found_routes(App.create_app(gr.Blocks()).routes))
@@ -626,7 +628,10 @@ def test_a_refusal_waits_for_no_more_than_the_body(tmp_path):
         raise AssertionError
 
     gateway = Gateway(
-        nobody, UploadFolder(tmp_path, nobody), Questions([Event(0, "predict", True, ())], tmp_path), Turns(1)
+        nobody,
+        UploadFolder(tmp_path, nobody),
+        Questions([Event(0, "predict", True, ())], tmp_path),
+        AnswerQueue(1, num_for_address=1),
     )
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/call/predict", "query_string": b"", "client": None}
     scope["headers"] = [(b"host", b"localhost")]

@@ -67,12 +67,12 @@ def test_a_full_queue_says_so_in_a_sentence(page, samples):
     def ask(number: int) -> str:
         person = Person(host, random.Random(2000 + number))
         try:
-            person.post("/gradio_api/call/compare", {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]})
+            person.answer([{"path": path, "meta": {"_type": "gradio.FileData"}}], None)
         except Exception as error:
             return str(error)
         return ""
 
     path = Person(host, random.Random(0)).upload(samples[0])
     with ThreadPoolExecutor(100) as pool:
-        said = list(filter(None, pool.map(ask, range(300))))
+        said = list(filter(None, pool.map(ask, range(100))))
     assert said and all(each.startswith("503: ") and "is busy" in each for each in said), said[:3]

@@ -1,5 +1,4 @@
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
@@ -14,9 +13,8 @@ from dogbreeds.calibration import Outputs, Verdict, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
-from dogbreeds.serving.batching import MAX_BATCH_SIZE, BatchingPredictor
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
-from dogbreeds.serving.model_set import ModelSet
+from dogbreeds.serving.model_set import TOP_K, ModelSet
 from dogbreeds.serving.predictor import Predictor, evidence
 from dogbreeds.training.export import MAX_DIFFERENCE, export_serving_model
 from dogbreeds.training.heat_maps import ServingModel
@@ -51,34 +49,14 @@ def test_photos_answered_together_get_the_answers_they_get_alone(predictor):
         assert prediction.region == alone.region and prediction.verdict == alone.verdict
 
 
-def test_those_who_ask_at_the_same_time_are_answered_together(predictor, monkeypatch):
-    asked, predict_images = [], predictor.predict_images
-
-    def slow(photos, top_k):
-        asked.append(len(photos))
-        time.sleep(0.2)  # the others come meanwhile
-        return predict_images(photos, top_k=top_k)
-
-    monkeypatch.setattr(predictor, "predict_images", slow)
-    batching = BatchingPredictor(predictor, top_k=4)
-    photos = [make_photo(number % 4, number) for number in range(20)]
-    with ThreadPoolExecutor(20) as pool:
-        answers = [answer for (answer,) in pool.map(lambda photo: batching.predict_images([photo]), photos)]
-    assert sum(asked) == 20 and len(asked) < 8 and max(asked) <= MAX_BATCH_SIZE
-    for photo, answer in zip(photos, answers, strict=True):
-        alone = predict_images([photo], top_k=4)[0]
-        assert [c.breed for c in answer.breeds] == [c.breed for c in alone.breeds]
-        assert [c.probability for c in answer.breeds] == pytest.approx([c.probability for c in alone.breeds])
-
-
-def test_a_failure_reaches_all_who_wait_and_nobody_else(predictor, monkeypatch):
-    batching = BatchingPredictor(predictor, top_k=1)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
-        patch.setattr(
-            predictor, "predict_images", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
-        )
-        batching.predict_images([make_photo(0, 0)])
-    assert batching.predict_images([make_photo(0, 0)])[0].breeds
+def test_those_who_ask_at_the_same_time_get_their_own_answers(predictor):
+    models, photos = ModelSet([predictor]), [make_photo(number % 4, number) for number in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        predictions = list(pool.map(lambda photo: models.predict("tiny", photo), photos))
+    for photo, prediction in zip(photos, predictions, strict=True):
+        alone = predictor.predict(photo, top_k=TOP_K)
+        assert [c.breed for c in prediction.breeds] == [c.breed for c in alone.breeds]
+        assert [c.probability for c in prediction.breeds] == pytest.approx([c.probability for c in alone.breeds])
 
 
 def test_an_opened_photo_is_not_opened_again_and_has_one_softmax(predictor, monkeypatch):

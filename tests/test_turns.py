@@ -49,3 +49,18 @@ def test_who_goes_away_frees_their_place():
     turns = Turns(1)
     assert order_of(turns, list("abcb"), cancelled=(0, 1)) == ["a", "c", "b"]
     assert turns.num_working == turns.num_waiting == 0 and not turns._waiting
+
+
+def test_who_is_not_urgent_comes_last():
+    turns, worked = Turns(1), []
+
+    async def work(task: str) -> None:
+        async with turns.turn("address", task.isupper):
+            worked.append(task)
+            await asyncio.sleep(0.001)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(work, "abCdE"))
+
+    asyncio.run(all_of_them())
+    assert "".join(worked) == "aCEbd"

@@ -21,17 +21,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.clients import Proxies, RateLimiter
 from dogbreeds.serving.questions import PUBLIC_FOLDER, Questions, Refused
-from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.upload_route import MAX_FILE, UploadRoute, body_parts
 from dogbreeds.serving.uploads import UploadFolder
 
 MAX_BODY = 1_000_000
 """Bytes of a question; photos are uploaded to another path."""
-MAX_WAITING = 64
-"""Questions that may wait for an answer; the next one is told that the page is busy."""
-MAX_WAITING_OF_ADDRESS = 32
 
 _STATIC = re.compile(r"/(?:assets|static|svelte)/[^\0]+|/favicon\.ico|/pwa_icon|/pictures/\w+\.(?:jpg|webp)")
 """Static files, which cost little and are not counted by the rate limiter."""
@@ -39,9 +36,10 @@ _FILE = "/gradio_api/file="
 _READABLE = re.compile(
     r"/|/config|/manifest\.json|/robots\.txt|/theme\.css"
     r"|/gradio_api/(?:info|app_id|startup-events|theme\.css|upload_progress|queue/data|heartbeat/[\w-]{1,64}"
-    r"|call/(?:v2/)?(?:predict|compare)/[\w-]{1,64})"
+    r"|call/(?:v2/)?(?:predict|compare)/(?P<question>[\w-]{1,64}))"
 )
 _HEARTBEAT = "/gradio_api/heartbeat/"
+_ANSWERS = "/gradio_api/queue/data"
 _UPLOAD, _UPLOAD_PROGRESS = "/gradio_api/upload", "/gradio_api/upload_progress"
 _SESSION = re.compile(r"[\w-]{1,64}")
 
@@ -125,7 +123,7 @@ class Gateway:
         app: ASGIApp,
         uploads: UploadFolder,
         questions: Questions,
-        answers: Turns,
+        answers: AnswerQueue,
         *,
         doors: Doors | None = None,
         proxies: Proxies | None = None,
@@ -248,7 +246,20 @@ class Gateway:
             file = self._questions.upload(path.removeprefix(_FILE))
             assert file is not None  # `_is_needed`
             return upload_response(file), receive
+        if path == _ANSWERS:
+            return self._listened(session), receive
+        if (found := _READABLE.fullmatch(path)) and found["question"]:
+            return self._listened(found["question"]), receive
         return self._app, receive
+
+    def _listened(self, session: str) -> ASGIApp:
+        """Gradio's stream of a session's answers."""
+
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            with self._answers.listening(session):
+                await self._app(scope, receive, send)
+
+        return respond
 
     async def _question(self, scope: Scope, address: str, receive: Receive) -> bytes:
         """The body that gradio gets in place of a question's."""
@@ -258,10 +269,9 @@ class Gateway:
             if len(content) > MAX_BODY:
                 raise Refused(413, "This request is too long: photos are sent to /gradio_api/upload.")
         path, question = self._questions.for_gradio(scope["path"], content)
-        if not path.endswith(("/cancel", "/reset")):
-            busy = self.is_draining or self._answers.num_waiting >= MAX_WAITING
-            if busy or self._answers.num_of(address) >= MAX_WAITING_OF_ADDRESS:
-                raise Refused(503, _BUSY)
+        needs_place = not path.endswith(("/cancel", "/reset"))
+        if needs_place and (self.is_draining or not self._answers.has_place_for(address)):
+            raise Refused(503, _BUSY)
         scope["path"], scope["raw_path"] = path, path.encode()
         return json.dumps(question).encode()
 

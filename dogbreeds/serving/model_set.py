@@ -1,12 +1,12 @@
 """The models of a page: one answers by its name, or all answer the same photo."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from PIL import Image
 
 from dogbreeds.answers import Answer
 from dogbreeds.run_folder import unique_names
-from dogbreeds.serving.batching import BatchingPredictor
 from dogbreeds.serving.every_dog import predict_every_dog
 from dogbreeds.serving.prediction import Prediction
 from dogbreeds.serving.predictor import Predictor
@@ -27,7 +27,6 @@ class ModelSet:
         names = unique_names([predictor.run for predictor in predictors])
         self.predictors = dict(zip(names, predictors, strict=True))
         self.names = list(self.predictors)
-        self._batching = {name: BatchingPredictor(each, top_k=TOP_K) for name, each in self.predictors.items()}
 
     @property
     def first(self) -> Predictor:
@@ -39,12 +38,12 @@ class ModelSet:
         return self.predictors[name].run.labels
 
     def predict(self, name: str, photo: Image.Image) -> Prediction:
-        """One model's answer to an upright RGB photo, and to each dog of it; simultaneous calls share a batch."""
-        return predict_every_dog(photo, self._batching[name].predict_images)
+        """One model's answer to an upright RGB photo, and to each dog of it."""
+        return predict_every_dog(photo, partial(self.predictors[name].predict_images, top_k=TOP_K))
 
     def compare(self, photo: Image.Image) -> dict[str, Prediction]:
         """All models' answers to an upright RGB photo as a whole, by the models' names."""
-        return {name: self._batching[name].predict_images([photo])[0] for name in self.names}
+        return {name: predictor.predict_images([photo], top_k=TOP_K)[0] for name, predictor in self.predictors.items()}
 
 
 def agree(answers: Iterable[Answer]) -> bool:

@@ -14,11 +14,12 @@ from gradio.route_utils import get_root_url
 
 from dogbreeds.errors import UserError, report
 from dogbreeds.images import JPEG_SIDE
+from dogbreeds.machine import num_cores
 from dogbreeds.serving import server, zero_gpu
-from dogbreeds.serving.batching import MAX_BATCH_SIZE
+from dogbreeds.serving.answer_queue import MAX_WAITING, AnswerQueue
 from dogbreeds.serving.clients import Proxies
 from dogbreeds.serving.decoding import Decoder
-from dogbreeds.serving.gateway import MAX_WAITING, Doors, Gateway
+from dogbreeds.serving.gateway import Doors, Gateway
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import breeds_tab, cards, head, photo_picker
 from dogbreeds.serving.page.components import texts_of
@@ -30,13 +31,14 @@ from dogbreeds.serving.page.programs import examples_section, program_endpoints
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.questions import Questions
-from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import UploadFolder, private_upload_folder
 
 CACHE_SECONDS = 1200.0
 """Uploads older than this are deleted."""
+CORES_FOR_ANSWER = 2
+"""A model uses several cores for a photo. More photos at a time, or in one batch, take more memory and no less time."""
 ANSWERS_FOR_ADDRESS = 2
-"""Questions of one address that are answered at the same time; with more, others would wait for a whole batch of it."""
+"""Questions of one address that are answered at the same time; with more, others would wait for all of them."""
 _SWEEP_SECONDS = 60.0
 """Between two searches for such, and for sessions that are over."""
 MAX_SESSIONS = 256
@@ -46,7 +48,7 @@ program as a visit too."""
 _HERE = Path(__file__).parent
 
 
-def build_page(models: ModelSet, answers: Turns, text: gr.I18n) -> gr.Blocks:
+def build_page(models: ModelSet, answers: AnswerQueue, text: gr.I18n) -> gr.Blocks:
     """Lay out the page.
 
     Args:
@@ -153,10 +155,14 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> 
     # Read in gradio 6.31.0: it keeps the last 10,000 events and computes statistics of them after each answer, which no
     # option turns off.
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
-    text, answers = page_texts(models), Turns(MAX_BATCH_SIZE, num_for_address=ANSWERS_FOR_ADDRESS)
+    text, answers = (
+        page_texts(models),
+        AnswerQueue(num_cores() // CORES_FOR_ANSWER or 1, num_for_address=ANSWERS_FOR_ADDRESS),
+    )
     page = build_page(models, answers, text)
     # Read in gradio 6.31.0: what `launch` sets and `mount_gradio_app` does not. A page that runs keeps streams alive.
     page.state_session_capacity, page.is_running = MAX_SESSIONS, True
+    page.max_threads = page._queue.max_thread_count = 2 * MAX_WAITING  # all that wait, wait in `answers`
     sides = [predictor.run.preprocessing.decoded_side for predictor in models.predictors.values()]
     decoder = Decoder(max(JPEG_SIDE, *sides))
     uploads = UploadFolder(folder, decoder.copy)

@@ -14,9 +14,9 @@ from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter
 
+from dogbreeds.serving.answer_queue import AnswerQueue, NobodyListens
 from dogbreeds.serving.api import ComparisonJson, PredictionJson
 from dogbreeds.serving.page.texts import Texts, texts_for
-from dogbreeds.serving.turns import Turns
 
 Component = TypeVar("Component", bound=type[gr.components.Component])
 
@@ -102,20 +102,23 @@ def texts_of(request: gr.Request | Request) -> Texts:
 
 
 @asynccontextmanager
-async def turn(answers: Turns, request: gr.Request) -> AsyncIterator[None]:
+async def turn(answers: AnswerQueue, request: gr.Request) -> AsyncIterator[None]:
     """Wait until it is a question's turn.
 
     Raises:
         gradio.Error: Nobody waits for the answer any more.
     """
     assert request.client is not None
-    async with answers.turn(request.client.host):  # the address that the gateway found
-        # Not documented (read in gradio 6.31.0): it forgets the questions of who went away only before they begin.
-        page, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
-        event = page._queue.event_ids_to_events.get(event_id or "") if page else None
-        if event and not event.alive:
-            raise gr.Error("Nobody waits for this answer.", print_exception=False)
-        yield
+    # Not documented (read in gradio 6.31.0): it forgets the questions of who went away only before they begin.
+    page, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    event = page._queue.event_ids_to_events.get(event_id or "") if page else None
+    assert event is not None and event.session_hash is not None
+    address = request.client.host  # that the gateway found
+    try:
+        async with answers.turn(address, event.session_hash, lambda: not event.alive):
+            yield
+    except NobodyListens:
+        raise gr.Error("Nobody waits for this answer.", print_exception=False) from None
 
 
 def uploaded(path: str) -> Path:

@@ -7,12 +7,12 @@ import gradio as gr
 from gradio.i18n import I18nData
 
 from dogbreeds.images import BadImage
+from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import cards, several_dogs
 from dogbreeds.serving.page.components import texts_of, turn
 from dogbreeds.serving.page.photo_picker import SentPhoto
 from dogbreeds.serving.page.texts import Texts
-from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import open_copy
 
 ALL_MODELS = "/"
@@ -40,7 +40,7 @@ def model_choice(models: ModelSet, text: gr.I18n) -> gr.Radio:
     )
 
 
-def one_photo_tab(models: ModelSet, answers: Turns, model: gr.Radio, text: gr.I18n) -> None:
+def one_photo_tab(models: ModelSet, answers: AnswerQueue, model: gr.Radio, text: gr.I18n) -> None:
     """Add the tab to the page.
 
     Args:

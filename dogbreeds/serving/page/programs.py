@@ -10,11 +10,11 @@ from PIL import Image
 
 from dogbreeds.answers import NO_ANSWER
 from dogbreeds.images import BadImage
+from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.api import comparison_json, prediction_json
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, texts_of, turn
 from dogbreeds.serving.page.texts import ENGLISH
-from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import open_copy
 
 _EXAMPLES = Path(__file__).with_name("examples.md")
@@ -37,7 +37,7 @@ def examples_section(page: gr.Blocks, models: ModelSet, text: gr.I18n) -> None:
     page.load(tell_programs, None, program, api_visibility="private", queue=False, show_progress="hidden")
 
 
-def program_endpoints(models: ModelSet, answers: Turns) -> None:
+def program_endpoints(models: ModelSet, answers: AnswerQueue) -> None:
     """Add the endpoints `predict` and `compare`; their components are invisible.
 
     Args:

@@ -1,0 +1,96 @@
+"""The queue in which questions wait for their answers: those that somebody listens for come first."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from dogbreeds.serving.turns import Turns
+
+MAX_WAITING = 64
+"""Questions that may wait for an answer; the next one is told that the page is busy."""
+MAX_WAITING_OF_ADDRESS = 32
+
+
+@dataclass(eq=False)
+class _Question:
+    """A question that waits."""
+
+    session: str
+    is_given_up: bool = False
+
+
+class NobodyListens(Exception):
+    """A question gets no answer: who asked it has left, or had not come for the answer when its place was needed."""
+
+
+class AnswerQueue:
+    """Gives questions their turns.
+
+    A question is posted on one connection, and its answer is listened for on another. Some are never listened for, be
+    it that the page was closed, or that somebody wants to keep the server busy. Nobody waits behind such a question.
+    """
+
+    def __init__(self, num_at_once: int, *, num_for_address: int) -> None:
+        """Begin with no question.
+
+        Args:
+            num_at_once: Questions that are answered at a time.
+            num_for_address: How many of them may be of one address; with more, others would wait for all of these.
+        """
+        self._turns = Turns(num_at_once, num_for_address=num_for_address)
+        self._waiting: list[_Question] = []
+        self._num_listening: Counter[str] = Counter()
+
+    def has_place_for(self, address: str) -> bool:
+        """Whether another question of an address may wait; if need be, in the place of one that nobody listens for."""
+        if self._turns.num_of(address) >= MAX_WAITING_OF_ADDRESS:
+            return False
+        if len(self._waiting) < MAX_WAITING:
+            return True
+        unheard = next((each for each in self._waiting if each.session not in self._num_listening), None)
+        if unheard is None:
+            return False
+        unheard.is_given_up = True
+        self._waiting.remove(unheard)
+        return True
+
+    @contextmanager
+    def listening(self, session: str) -> Iterator[None]:
+        """Somebody listens meanwhile for the answers of a session, or of a single question."""
+        self._num_listening[session] += 1
+        try:
+            yield
+        finally:
+            self._num_listening[session] -= 1
+            if not self._num_listening[session]:
+                del self._num_listening[session]
+
+    @asynccontextmanager
+    async def turn(self, address: str, session: str, has_left: Callable[[], bool]) -> AsyncIterator[None]:
+        """Wait until it is a question's turn, and keep it meanwhile.
+
+        Args:
+            address: Whose question it is.
+            session: By which its answer is listened for.
+            has_left: Whether who listened for it listens no more.
+
+        Raises:
+            NobodyListens: Nobody waits for the answer any more.
+        """
+        question = _Question(session)
+
+        def is_given_up() -> bool:
+            return question.is_given_up or has_left()
+
+        self._waiting.append(question)
+        try:
+            # What is given up comes first too, since it goes at once.
+            async with self._turns.turn(address, lambda: session in self._num_listening or is_given_up()):
+                if is_given_up():
+                    raise NobodyListens
+                self._waiting.remove(question)
+                yield
+        finally:
+            if question in self._waiting:
+                self._waiting.remove(question)
