@@ -74,5 +74,5 @@ def test_a_full_queue_says_so_in_a_sentence(page, samples):
 
     path = Person(host, random.Random(0)).upload(samples[0])
     with ThreadPoolExecutor(100) as pool:
-        said = list(filter(None, pool.map(ask, range(100))))
+        said = list(filter(None, pool.map(ask, range(200))))
     assert said and all(each.startswith("503: ") and "is busy" in each for each in said), said[:3]
