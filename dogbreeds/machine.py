@@ -64,16 +64,6 @@ def num_bytes_of_memory() -> int:
         return memory
 
 
-def has_8bit_products() -> bool:
-    """Whether the CPU is known to multiply and add 8-bit numbers without overflow (VNNI on x86)."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return False
-
-
 def keep_freed_memory() -> None:
     """Have the C library keep freed memory for what is allocated next, instead of giving it back to the system.
 

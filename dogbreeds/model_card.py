@@ -225,8 +225,16 @@ def _is_plain_cnn(record: RunRecord) -> bool:
     return record.model_type == "convnet"
 
 
+def _in_javascript(model_type: str) -> str:
+    if model_type in ("timm_wrapper", "convnet"):
+        return "\ntransformers.js does not know this architecture; ONNX Runtime answers with it in any language.\n"
+    return "\ntransformers.js opens it with `pipeline`, without the calibration of `run.json`.\n"
+
+
 def _loading(record: RunRecord) -> str:
-    if not _is_plain_cnn(record) or record.export_command:
+    if record.export_command:  # without the weights for PyTorch
+        return "" if record.model_type is None else _in_javascript(record.model_type)
+    if not _is_plain_cnn(record):
         return ""
     return """
 `AutoModelForImageClassification.from_pretrained` loads it after `import dogbreeds.training.earlier.convnet`, which

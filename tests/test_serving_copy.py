@@ -88,6 +88,12 @@ def test_the_weights_are_8_bit_and_tell_nothing_of_the_machine(int8_copy, tiny_r
         assert secret.encode() not in content
 
 
+def test_the_shipped_8_bit_model_computes_the_same_on_every_cpu():
+    weights = onnx.load(RunFolder.open(run_folder.PRETRAINED / "vit_tiny").onnx).graph.initializer
+    large = [tensor for tensor in weights if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2]
+    assert large and max(np.abs(onnx.numpy_helper.to_array(each).astype(int)).max() for each in large) <= MAX_WEIGHT
+
+
 def test_an_8_bit_answer_does_not_depend_on_its_neighbours(int8_copy):
     predictor = Predictor(int8_copy)
     pixels = views(predictor)
@@ -212,6 +218,7 @@ def test_the_card_says_what_the_copy_is(int8_copy, tiny_run):
     card = (int8_copy / "README.md").read_text()
     assert "# tiny-int8\n" in card and command in card
     assert "`onnx/model_quantized.onnx` takes" in card and "8-bit numbers" in card
+    assert "transformers.js opens it" in card
     assert "library_name" not in card and "library_name: transformers" in (tiny_run / "README.md").read_text()
 
 

@@ -13,7 +13,7 @@ from dogbreeds import metrics, run_folder, split_file
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, softmax
 from dogbreeds.errors import UserError
-from dogbreeds.files import whole_or_absent
+from dogbreeds.files import read_json, whole_or_absent, write_json
 from dogbreeds.images import open_image
 from dogbreeds.machine import processor
 from dogbreeds.model_card import model_card
@@ -78,6 +78,8 @@ def export_serving_copy(
                     raise
                 print(f"{error}: the copy is float32", file=sys.stderr)
                 (partial / run_folder.ONNX_8BIT).unlink()
+        if record:
+            _name_8bit(partial / run_folder.CONFIG)
         record = record or _copy_float32(run, partial)
         record = replace(
             record,
@@ -88,6 +90,11 @@ def export_serving_copy(
         (partial / run_folder.CARD).write_text(card, encoding="utf-8")
         run_folder.commit(partial, output, record)
     return output
+
+
+def _name_8bit(config: Path) -> None:
+    """Tell transformers.js which model to load: by default that is onnx/model.onnx, which an 8-bit copy lacks."""
+    write_json(config, {**read_json(config), "transformers.js_config": {"dtype": "q8"}})
 
 
 def _copy_float32(run: RunFolder, partial: Path) -> RunRecord:

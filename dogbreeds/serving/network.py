@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 
 from dogbreeds.errors import UserError, first_line, printable
-from dogbreeds.machine import has_8bit_products, num_bytes_of_memory, num_cores
+from dogbreeds.machine import num_bytes_of_memory, num_cores
 
 INPUT = "pixel_values"
 NUM_DIMENSIONS = {"logits": 2, "features": 2, "heat_map": 4}
@@ -138,9 +138,6 @@ def session_options(num_threads: int) -> onnxruntime.SessionOptions:
 
 def _options(file: NetworkFile, num_threads: int) -> onnxruntime.SessionOptions:
     options = session_options(num_threads)
-    if file.is_8bit and not has_8bit_products():
-        # Sums of 8-bit products can overflow there unless ONNX Runtime takes more care.
-        options.add_session_config_entry("session.x64quantprecision", "1")
     if file.is_limited:
         _limit_memory()
         options.add_session_config_entry("session.use_env_allocators", "1")
