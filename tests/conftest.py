@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import os
 import shutil
 import sys
@@ -76,6 +77,12 @@ def make_photo_folder(folder: Path, num_photos: int = 10, num_breeds: int = 4) -
     return folder
 
 
+def pytest_collection_finish() -> None:
+    """The garbage collector passes over what the imports made; they are millions of objects, and exports make more."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory):
     """Pixel caches of tests go here, not to the person's own; processes that a test starts inherit it."""
@@ -128,6 +135,23 @@ def tiny_runs_onnx(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return ServingExport(differences={"logits": 0.0}, why_no_heat_map=None)
 
     monkeypatch.setattr(save_run, "export_serving_model", copy_onnx)
+
+
+@pytest.fixture
+def features_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen backbone runs in PyTorch, as on a GPU, for tests that only train behind it.
+
+    On a CPU it is exported first, which takes most of the time of a small run.
+    """
+    import torch
+
+    from dogbreeds.training import features
+
+    def encoder(model, normalise, accelerator, image_size):
+        feature_model = features.FeatureModel(model).eval()
+        return torch.no_grad()(lambda pixels: feature_model(normalise(pixels)))
+
+    monkeypatch.setattr(features, "encoder", encoder)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Several runs compared: the figures against other people's code, and the report in a real browser."""
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -12,15 +13,18 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from conftest import ROOT, make_photo, tiny_config
+from PIL import Image
 from scipy import stats
 from sklearn import metrics as reference
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from dogbreeds import cli
+from dogbreeds import cli, latency
 from dogbreeds.errors import UserError
 from dogbreeds.predictions import Predictions
+from dogbreeds.research import compare as compare_module
+from dogbreeds.research import plots
 from dogbreeds.research.compare import compare, order_by_similarity
 from dogbreeds.research.evaluate import photos_of
 from dogbreeds.research.report import write_report
@@ -57,6 +61,23 @@ def run_like(run, folder, predictions, split="test", **config):
     record["config"] |= config
     (folder / "run.json").write_text(json.dumps(record))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_photos_are_timed():
+    """Instead of 50, which take longer than the figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (latency, compare_module):
+            patch.setattr(module, "NUM_PHOTOS", 4)
+        yield
+
+
+@pytest.fixture
+def charts_are_blank(monkeypatch):
+    """For tests of reports that do not look at them: to draw them takes longer than all the rest."""
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    monkeypatch.setattr(plots, "png", lambda figure, dpi=150: picture.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +201,7 @@ def test_differences_agree_with_other_code(three_runs, comparison):
     assert pairs[0]["p_value_adjusted"] < 0.05
 
 
-def test_runs_that_differ_in_the_seed_are_one_recipe(tiny_run, names, tmp_path):
+def test_runs_that_differ_in_the_seed_are_one_recipe(tiny_run, names, tmp_path, charts_are_blank):
     runs = [
         run_like(
             tiny_run, tmp_path / f"{name}-seed{seed}", invented(names, skill, seed, photos=seed), seed=seed, model=name
@@ -335,7 +356,7 @@ def test_options_of_other_versions_are_compared_as_they_are_recorded(tiny_run, n
     assert [entry.recipe for entry in compare(runs, show_photos=False).main.entries] == ["now", "newer", "newer-still"]
 
 
-def test_names_that_are_alike_get_files_of_their_own(tiny_run, names, tmp_path):
+def test_names_that_are_alike_get_files_of_their_own(tiny_run, names, tmp_path, charts_are_blank):
     runs = [
         run_like(tiny_run, tmp_path / name, invented(names, 2, seed), model=name)
         for seed, name in enumerate(("_a b", "_a_b", "_a"))
@@ -446,7 +467,7 @@ def test_the_report_is_whole(report, tiny_run, second_run):
     assert not report.with_name("report.partial").exists()
 
 
-def test_the_page_shows_the_figures_in_the_right_places(three_runs, tmp_path):
+def test_the_page_shows_the_figures_in_the_right_places(three_runs, tmp_path, charts_are_blank):
     comparison = compare(three_runs, show_photos=False)
     write_report(comparison, tmp_path / "report")
     _differing, *tables = markdown_tables((tmp_path / "report" / "comparison.md").read_text())
@@ -521,7 +542,7 @@ def test_the_report_in_a_browser(browser, report, width):
     page.close()
 
 
-def test_the_report_works_without_photos(tiny_run, second_run, tmp_path, capsys, monkeypatch):
+def test_the_report_works_without_photos(tiny_run, second_run, tmp_path, capsys, monkeypatch, charts_are_blank):
     arguments = ["compare", str(tiny_run), str(second_run), "--output", str(tmp_path / "report"), "--without-photos"]
     monkeypatch.setattr(sys, "argv", ["dogbreeds", *arguments])
     with pytest.raises(SystemExit) as stop:
@@ -535,7 +556,7 @@ def test_the_report_works_without_photos(tiny_run, second_run, tmp_path, capsys,
     assert stop.value.code == 2 and "exists already" in capsys.readouterr().err
 
 
-def test_photos_that_were_replaced_are_not_shown(tiny_run, second_run, photo_folder, tmp_path):
+def test_photos_that_were_replaced_are_not_shown(tiny_run, second_run, photo_folder, tmp_path, charts_are_blank):
     other = tmp_path / "photos"
     shutil.copytree(photo_folder, other)
     for file in other.rglob("*.png"):
@@ -611,7 +632,7 @@ def test_a_split_is_found_among_photos_that_came_later(tiny_run, photo_folder, t
         photos_of(Predictor(run), str(data), "validation")
 
 
-def test_runs_can_be_judged_anew(tiny_run, second_run, photo_folder, tmp_path):
+def test_runs_can_be_judged_anew(tiny_run, second_run, photo_folder, tmp_path, charts_are_blank):
     data = tmp_path / "photos"
     shutil.copytree(photo_folder, data)
     (data / "n02085620-Chihuahua" / "zz.png").write_bytes(b"no photo")
@@ -628,7 +649,7 @@ def test_runs_can_be_judged_anew(tiny_run, second_run, photo_folder, tmp_path):
     assert "held out only 16 of these 40 photos" in (tmp_path / "report" / "comparison.html").read_text()
 
 
-def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypatch, capsys):
+def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypatch, capsys, tiny_runs_onnx):
     from dogbreeds.training_script import run_training_script
 
     preset = tiny_config(photo_folder, tmp_path / "vit", epochs=1).to_dict()

@@ -40,7 +40,7 @@ from dogbreeds.training import export as export_module
 from dogbreeds.training.earlier.convnet import ACTIVATIONS
 from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
 from dogbreeds.training.export import export_onnx, export_serving_model
-from dogbreeds.training.heat_maps import ServingModel, explain_dense, explain_vit
+from dogbreeds.training.heat_maps import ServingModel, explain_dense
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS
@@ -130,6 +130,15 @@ SMALL = {
 """Of checkpoints their architecture, narrower or shorter than it is."""
 FROZEN = ("resnet50", "resnet50v2", "vgg16")
 """Those of which the classifier alone is trained, so that both ways are gone; it takes a second export."""
+ALIKE = ("cnn1", "cnn3v2_tuned", "my_vgg16", "vgg19", "vit", "vit_tiny")
+"""Those that differ from another one here, or from `vit_nano`, in their widths or their number of layers alone."""
+LARGE = ("inception_resnet_v2", "levit", "mobilenet_v1", "mobilevit", "my_xception")
+"""Those that have many layers even so, of which an export takes long."""
+
+
+def each(names) -> list:
+    """Parameters of a test, of which these are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE + LARGE else name for name in names]
 
 
 def config(tmp_path, model, **options) -> TrainConfig:
@@ -165,7 +174,7 @@ def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Pr
     return predictor
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.endswith("_nano")])
+@pytest.mark.parametrize("name", each(name for name in ARCHITECTURES if not name.endswith("_nano")))
 def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_path, capsys, monkeypatch):
     if name in NARROWER:
         narrow = ARCHITECTURES[name](image_size=32)
@@ -181,7 +190,7 @@ def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_pa
     )
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", each(SMALL))
 def test_each_checkpoint_goes_the_whole_way(name, photo_folder, tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     architecture = SMALL[name]
@@ -215,17 +224,17 @@ def test_why_there_is_no_heat_map_is_one_line():
 
 
 @pytest.mark.parametrize("failure", ["the exporter", "the comparison"])
-def test_a_heat_map_that_cannot_be_exported_is_left_out(failure, tmp_path, monkeypatch):
+def test_a_heat_map_that_cannot_be_exported_is_left_out(failure, checkpoints, tmp_path, monkeypatch):
     """A finished run is not lost for it."""
     torch.manual_seed(0)
-    model = build_model(ModelOptions(model="vit_nano"), 32, NAMES)
+    model = build_model(ModelOptions(model=str(checkpoints / "resnet_nano")), 32, NAMES)
 
     def export_badly(module, path, image_size, output_names):
         if "heat_map" in output_names and failure == "the exporter":
             raise RuntimeError("no such operator\nand a long explanation")
         if "heat_map" in output_names:
-            module = copy.copy(module)
-            module.explain = lambda model, pixels: tuple(output + 1 for output in explain_vit(model, pixels))
+            module, explain = copy.copy(module), module.explain
+            module.explain = lambda model, pixels: tuple(output + 1 for output in explain(model, pixels))
         export_onnx(module, path, image_size, output_names)
 
     monkeypatch.setattr(export_module, "export_onnx", export_badly)
@@ -262,7 +271,7 @@ def test_networks_have_as_many_numbers_as_they_are_said_to(name, image_size, num
         assert num_numbers(AutoModelForImageClassification.from_config(architecture)) == num
 
 
-def test_timms_own_files_are_a_checkpoint(photo_folder, tmp_path):
+def test_timms_own_files_are_a_checkpoint(photo_folder, tmp_path, tiny_runs_onnx, features_by_torch):
     """As its repositories on the Hub have them: names without a prefix, mean and deviation in config.json.
 
     A run of it is one too, with what it saw in preprocessor_config.json, beside that config.json.

@@ -10,10 +10,9 @@ import pyarrow.parquet
 import pytest
 from conftest import ROOT, make_photo_folder
 
+if "RAY" not in os.environ:  # before it is imported, which takes seconds in each process of pytest
+    pytest.skip("starts Ray for each test: RAY=1 pytest tests/test_ray.py", allow_module_level=True)
 pytest.importorskip("ray", reason="ray is an extra")
-pytestmark = pytest.mark.skipif(
-    "RAY" not in os.environ, reason="starts Ray for each test: RAY=1 pytest tests/test_ray.py"
-)
 
 
 @pytest.fixture(autouse=True)

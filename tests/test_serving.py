@@ -1,4 +1,5 @@
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
@@ -102,10 +103,10 @@ def test_the_verdict_follows_the_calibration(predictor):
     assert "confident" in verdicts
 
 
-@pytest.mark.parametrize("name", ["vit_nano", "mobilenet_v2_nano"])
-def test_heat_maps_are_what_they_are_said_to_be(name, tmp_path):
+@pytest.mark.parametrize("name", ["vit_nano", "resnet_nano"])
+def test_heat_maps_are_what_they_are_said_to_be(name, checkpoints, tmp_path):
     torch.manual_seed(0)
-    model = build_model(ModelOptions(model=name), 32, ("a", "b", "c")).eval()
+    model = build_model(ModelOptions(model=str(checkpoints / name)), 32, ("a", "b", "c")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -116,7 +117,7 @@ def test_heat_maps_are_what_they_are_said_to_be(name, tmp_path):
         logits, features, heat_maps = ServingModel(model, 32)(pixels)
     torch.testing.assert_close(logits, model(pixels).logits)
     torch.testing.assert_close(classifier_of(model)[1](features), logits)
-    if name == "mobilenet_v2_nano":
+    if name == "resnet_nano":
         # The class activation map is exact: its mean is the logit.
         torch.testing.assert_close(heat_maps.mean((2, 3)), logits, atol=1e-5, rtol=1e-4)
     else:
@@ -157,9 +158,14 @@ def attributed(model, pixels):
     return found.reshape(batch, -1, side, side)
 
 
-def test_an_export_that_differs_is_refused(tmp_path, monkeypatch):
-    model = build_model(ModelOptions(model="vit_nano"), 32, ("a", "b"))
-    monkeypatch.setattr("dogbreeds.training.export.MAX_DIFFERENCE", 0.0)
+def test_an_export_that_differs_is_refused(tiny_run, tmp_path, monkeypatch):
+    """Here that of other weights."""
+    from dogbreeds.run_folder import ONNX
+
+    model = build_model(ModelOptions(model="vit_nano"), 32, BREED_FOLDERS)
+    monkeypatch.setattr(
+        "dogbreeds.training.export.export_onnx", lambda module, path, *_: shutil.copy(tiny_run / ONNX, path)
+    )
     with pytest.raises(RuntimeError, match="differs from PyTorch"):
         export_serving_model(model, tmp_path / "model.onnx", 32)
 

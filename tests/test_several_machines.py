@@ -151,14 +151,8 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
             process.wait(20)
 
 
-@pytest.mark.parametrize(
-    "launch",
-    [
-        on_one_machine,
-        pytest.param(by_skypilot, marks=pytest.mark.slow),
-        pytest.param(by_slurm, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [on_one_machine, by_skypilot, by_slurm])
 def test_two_processes_train_one_model(launch: Callable[[Path, list[str]], None], checkout, photo_folder, tmp_path):
     """Two processes with half the batch do what one does.
 

@@ -155,7 +155,7 @@ def test_the_same_seed_gives_the_same_run_with_the_pixel_cache_or_without(photo_
     ids=str,
 )
 def test_a_resumed_run_is_the_run_that_was_never_stopped(
-    photo_folder, checkpoints, tmp_path, options, monkeypatch, tiny_runs_onnx
+    photo_folder, checkpoints, tmp_path, options, monkeypatch, tiny_runs_onnx, features_by_torch
 ):
     if options.get("freeze_backbone"):
         options = {**options, "model": str(checkpoints / options["model"])}
@@ -213,7 +213,7 @@ def test_an_old_run_stays_until_the_new_one_is_complete(photo_folder, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_a_frozen_backbone_stays_as_it_was(photo_folder, checkpoints, tmp_path):
+def test_a_frozen_backbone_stays_as_it_was(photo_folder, checkpoints, tmp_path, features_by_torch):
     for augment in ("auto", "on"):
         options = {"model": str(checkpoints / "resnet_nano"), "freeze_backbone": True, "augment": augment}
         run = set_up(tiny_config(photo_folder, tmp_path / augment, **options))
@@ -278,7 +278,7 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(photo_folder, tmp_path):
         train(tiny_config(photo_folder, tmp_path / "run", epochs=5, **options))
 
 
-def test_bfloat16_trains(photo_folder, tmp_path):
+def test_bfloat16_trains(photo_folder, tmp_path, tiny_runs_onnx):
     run = fitted(tiny_config(photo_folder, tmp_path / "run", mixed_precision="bf16", ema_decay=0.5))
     average = run.learner.average.model
     averaged, _ = logits_of(run, average)

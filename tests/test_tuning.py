@@ -103,7 +103,7 @@ def test_the_first_trial_has_the_options_as_they_were_given_and_all_are_in_range
 
 
 def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifier_tuned(
-    photo_folder, tiny_run, tmp_path, monkeypatch, tiny_runs_onnx
+    photo_folder, tiny_run, tmp_path, monkeypatch, tiny_runs_onnx, features_by_torch
 ):
     calls = []
     compute = inputs.compute_features

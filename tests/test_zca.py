@@ -86,7 +86,7 @@ def test_it_is_fitted_on_training_photos_alone_and_a_function_of_the_seed(tmp_pa
     ],
     ids=str,
 )
-def test_training_and_answers_see_the_same(photo_folder, checkpoints, tmp_path, steps):
+def test_training_and_answers_see_the_same(photo_folder, checkpoints, tmp_path, steps, features_by_torch):
     """The predictions that training wrote are those of the run folder, whatever the steps; and other steps matter."""
     if "freeze_backbone" in steps:
         steps = {**steps, "model": str(checkpoints / steps["model"])}
