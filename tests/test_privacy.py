@@ -125,7 +125,9 @@ def check(trace: Path, folder: Path, allowed: list[Path]) -> None:
     assert [path for path in temporary.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "training" else name for name in COMMANDS]
+)
 def test_a_command_tells_nobody_and_writes_where_it_is_told(name, tiny_run, home):
     command, folder, trace = COMMANDS[name], home.parent / "work", home.parent / "trace"
     make_photo(1, 1).save(folder / "photo.png")
