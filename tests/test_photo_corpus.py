@@ -15,11 +15,11 @@ from conftest import ROOT
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.serving.predictor import Predictor
 
-PARTS = {  # and the step: every n-th file is tried
-    "upright and on its side": (partial(photo_corpus.formats, orientations=(1, 6)), 2),
-    "turned": (partial(photo_corpus.formats, orientations=(2, 3, 4, 5, 7, 8), modes=("RGB",)), 1),
+PARTS = {  # and the step: every n-th file is tried, where 5 comes to each orientation
+    "upright and on its side": (partial(photo_corpus.formats, orientations=(1, 6)), 5),
+    "turned": (partial(photo_corpus.formats, orientations=(2, 3, 4, 5, 7, 8), modes=("RGB",)), 5),
     "cut short": (photo_corpus.cut_short, 5),
-    "flipped": (photo_corpus.flipped, 9),
+    "flipped": (photo_corpus.flipped, 23),
     "no photos": (photo_corpus.no_photos, 3),
     "names": (photo_corpus.names, 1),
     "shapes": (photo_corpus.shapes, 2),

@@ -126,7 +126,8 @@ def check(trace: Path, folder: Path, allowed: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "training" else name for name in COMMANDS]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("compare", "training") else name for name in COMMANDS],
 )
 def test_a_command_tells_nobody_and_writes_where_it_is_told(name, tiny_run, home):
     command, folder, trace = COMMANDS[name], home.parent / "work", home.parent / "trace"
