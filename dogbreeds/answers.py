@@ -53,7 +53,14 @@ NO_ANSWER: dict[str, Any] = {"verdict": None, "breeds": [], "candidates": [], "g
 """The JSON of an answer to a photo that could not be read; see `Answer.to_dict`."""
 
 
-def answers(outputs: Outputs, calibration: Calibration, labels: Sequence[str], *, top_k: int = 5) -> list[Answer]:
+def answers(
+    outputs: Outputs,
+    calibration: Calibration,
+    labels: Sequence[str],
+    *,
+    top_k: int = 5,
+    listed: np.ndarray | None = None,
+) -> list[Answer]:
     """The answer to each photo.
 
     Args:
@@ -61,8 +68,9 @@ def answers(outputs: Outputs, calibration: Calibration, labels: Sequence[str], *
         calibration: The run's.
         labels: The name of each class.
         top_k: How many breeds to name, at least 1.
+        listed: As for `Calibration.apply`.
     """
-    return answers_of(*calibration.apply(outputs), calibration, labels, top_k=top_k)
+    return answers_of(*calibration.apply(outputs, listed), calibration, labels, top_k=top_k)
 
 
 def answers_of(
@@ -76,7 +84,7 @@ def answers_of(
     """The answers to photos of which `Calibration.apply` is known.
 
     Args:
-        probabilities: `(N, C)`, calibrated.
+        probabilities: `(N, C)`, calibrated; breeds with 0 are not named.
         verdicts: The verdict on each photo.
         calibration: The run's.
         labels: The name of each class.
@@ -85,7 +93,7 @@ def answers_of(
     groups = [group_of(label) for label in labels]
     found = []
     for row, verdict in zip(probabilities, verdicts, strict=True):
-        order = np.argsort(-row, kind="stable")[: max(top_k, MAX_CANDIDATES)]
+        order = np.argsort(-row, kind="stable")[: min(max(top_k, MAX_CANDIDATES), np.count_nonzero(row))]
         ranked = tuple(BreedProbability(labels[i], float(row[i])) for i in order)
         candidates: tuple[BreedProbability, ...] = ()
         group = None

@@ -110,14 +110,24 @@ class Calibration:
         """Calibrated probabilities `(N, C)`, rows summing to 1, of logits `(N, C)`."""
         return softmax(logits / self.temperature)
 
-    def apply(self, outputs: Outputs) -> tuple[np.ndarray, list[Verdict]]:
-        """The `probabilities` and the verdict on each photo, with one softmax for both."""
+    def apply(self, outputs: Outputs, listed: np.ndarray | None = None) -> tuple[np.ndarray, list[Verdict]]:
+        """The `probabilities` and the verdict on each photo, with one softmax for both.
+
+        Args:
+            outputs: Of N photos.
+            listed: `(C,)` bool, the breeds that come into question: the others get a probability of 0. Whether there is
+                a dog is told as without a list. It is of an unknown breed too if the listed ones together are less
+                probable than what a confident answer leaves to all others. None for all.
+        """
         probabilities = self.probabilities(outputs.logits)
         score = dog_score(outputs.logits)
         is_dog = score >= self.not_a_dog_threshold
         if self.dog_probe is not None and outputs.features is not None:
             is_dog &= DogProbe.from_text(self.dog_probe)(outputs.features) >= self.dog_probe_threshold
         is_known = score >= (-np.inf if self.unknown_breed_threshold is None else self.unknown_breed_threshold)
+        if listed is not None:
+            is_known &= probabilities[:, listed].sum(axis=1) >= 1 - self.confident_threshold
+            probabilities = self.probabilities(np.where(listed, outputs.logits, -np.inf))
         is_sure = score >= (-np.inf if self.confident_score is None else self.confident_score)
         is_sure &= probabilities.max(axis=1) >= self.confident_threshold
         verdicts = np.select([~is_dog, ~is_known, is_sure], ["not_a_dog", "unknown_breed", "confident"], "unsure")

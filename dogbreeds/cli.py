@@ -16,7 +16,7 @@ from dogbreeds.addresses import place
 from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.files import check_absent, check_parent
 from dogbreeds.hub import HubId
-from dogbreeds.run_folder import DEFAULT_RUN
+from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 from dogbreeds.serving.publish import publish_model, publish_space, publish_static
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def main() -> None:
             index_merge,
             similar,
             calibrate,
+            add_breed,
             evaluate,
             compare,
             benchmark,
@@ -61,6 +62,7 @@ def main() -> None:
 def predict(
     photos: Positional[Annotated[tuple[str, ...], arg(metavar="PHOTO [PHOTO ...]")]],
     top_k: int = 5,
+    only_breeds: tuple[str, ...] = (),
     json: bool = False,
     run_dir: Path = DEFAULT_RUN,
 ) -> int:
@@ -71,6 +73,7 @@ def predict(
     Args:
         photos: Image files.
         top_k: How many breeds to name.
+        only_breeds: The breeds that come into question, two or more; by default all.
         json: Print one JSON object a line.
         run_dir: The run folder that answers, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
     """
@@ -83,7 +86,7 @@ def predict(
     from dogbreeds.photos import read_photo
     from dogbreeds.serving.predictor import Predictor
 
-    predictor = Predictor(run_dir)
+    predictor = Predictor(RunFolder.open(run_dir).only(only_breeds))
     num_failed = 0
     for path in photos:
         started = time.perf_counter()
@@ -98,7 +101,7 @@ def predict(
             print(f"{path}: {found}", file=sys.stderr)
         else:
             for name, answer in _answers_by_name(path, found):
-                print(f"{name}: {_sentence(answer, len(predictor.run.labels))}")
+                print(f"{name}: {_sentence(answer, predictor.run)}")
     return 1 if num_failed else 0
 
 
@@ -106,6 +109,7 @@ def index(
     photos: Positional[str],
     output: str,
     top_k: int = 3,
+    only_breeds: tuple[str, ...] = (),
     embeddings: bool = False,
     write_tags: bool = False,
     shard: str | None = None,
@@ -124,6 +128,7 @@ def index(
             are left out.
         output: The table to make, .csv or .parquet.
         top_k: How many breeds to name; no more than the run knows are named.
+        only_breeds: The breeds that come into question, two or more; by default all.
         embeddings: Add a column with what the network found in each photo (float16), for `similar`; in Parquet only.
         write_tags: Write the breed of each confident answer, or the breed group where only that is sure, beside the
             photo for photo libraries, such as Dog|terrier|Norfolk terrier in photo.jpg.xmp.
@@ -138,29 +143,35 @@ def index(
     if ray_address and engine != "ray":
         raise UserError(f"--ray-address {ray_address!r}: give --engine ray too")
     from dogbreeds.photo_paths import Shard
-    from dogbreeds.serving.library import index_library, rows_on_all_cores
+    from dogbreeds.serving.library import index_library
     from dogbreeds.serving.shards import shard_table
 
     part = Shard.parse(shard) if shard else None
-    rows_of: Engine = rows_on_all_cores
-    if engine == "ray":
-        if find_spec("ray") is None:
-            raise UserError("--engine ray needs the package Ray: pip install 'ray[data]'")
-        from dogbreeds.serving.on_ray import rows_on_ray
-
-        rows_of = partial(rows_on_ray, address=ray_address)
     summary = index_library(
         run_dir,
         photos,
         output,
         top_k=top_k,
+        only_breeds=only_breeds,
         embeddings=embeddings,
         write_tags=write_tags,
         shard=part,
-        engine=rows_of,
+        engine=_engine(engine, ray_address),
         progress=sys.stderr.isatty(),
     )
     return _sum_up(summary, os.fspath(shard_table(place(output), part)) if part else output)
+
+
+def _engine(name: Literal["cores", "ray"], ray_address: str | None) -> "Engine":
+    if name == "cores":
+        from dogbreeds.serving.library import rows_on_all_cores
+
+        return rows_on_all_cores
+    if find_spec("ray") is None:
+        raise UserError("--engine ray needs the package Ray: pip install 'ray[data]'")
+    from dogbreeds.serving.on_ray import rows_on_ray
+
+    return partial(rows_on_ray, address=ray_address)
 
 
 def index_merge(photos: Positional[str], output: str) -> int:
@@ -258,6 +269,24 @@ def calibrate(
         _dump(dict(figures))
     else:
         print(in_words(figures))
+
+
+def add_breed(name: Positional[str], photos: Positional[Path], output: Path, run_dir: Path = DEFAULT_RUN) -> None:
+    """Add a breed to a run from five to twenty photos of it, in seconds and without training.
+
+    What is printed is how many of the photos are recognised by the others, and which breeds lose answers to it.
+
+    Args:
+        name: Of the breed.
+        photos: A folder of photos of it.
+        output: The run folder to make, which answers as any other; it has no weights for PyTorch.
+        run_dir: The run to add it to, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
+    """
+    if missing := [package for package in ("onnx", "pyarrow") if find_spec(package) is None]:
+        raise UserError(f"add-breed needs the package {missing[0]}: pip install onnx pyarrow")
+    from dogbreeds.serving.add_breed import add_breed as add_to_run
+
+    print(add_to_run(name, photos, run_dir, output, progress=sys.stderr.isatty()))
 
 
 def evaluate(
@@ -545,17 +574,18 @@ def _answers_by_name(path: str, prediction: "Prediction") -> list[tuple[str, "An
     return [(f"{path}, dog {i} of {num} from the left", dog.prediction) for i, dog in enumerate(prediction.dogs, 1)]
 
 
-def _sentence(answer: "Answer", num_breeds: int) -> str:
+def _sentence(answer: "Answer", run: RunFolder) -> str:
     from dogbreeds.breeds import breed_groups
 
+    breeds = f"{len(run.labels)} breeds I know" if run.listed is None else f"{len(run.listed)} breeds listed"
     named = ", ".join(f"{candidate.breed} {candidate.probability:.0%}" for candidate in answer.breeds)
     if answer.verdict == "confident":
         return named
     if answer.verdict == "unknown_breed":
         names = ", ".join(candidate.breed for candidate in answer.candidates)
-        return f"a dog, but none of the {num_breeds} breeds I know, or a mix; it resembles: {names}"
+        return f"a dog, but none of the {breeds}, or a mix; it resembles: {names}"
     if answer.verdict == "not_a_dog":
-        return f"does not look like one of my {num_breeds} breeds (nearest: {named})"
+        return f"does not look like one of my {len(run.labels)} breeds (nearest: {named})"
     return f"a {breed_groups()[answer.group].name}, not sure which: {named}" if answer.group else f"not sure: {named}"
 
 

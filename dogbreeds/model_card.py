@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dogbreeds.metrics import wilson_interval
-from dogbreeds.record import RunRecord
+from dogbreeds.record import AddedBreed, RunRecord
 
 METRICS = {
     "top1": ("accuracy", "top-1 accuracy"),
@@ -47,8 +47,8 @@ def card_metadata(name: str, record: RunRecord) -> dict[str, Any]:
         if figure in figures
     ]
     return ModelCardData(
-        # transformers needs model.safetensors, which a serving copy lacks, and an architecture that it knows.
-        library_name=None if record.export_command or _is_plain_cnn(record) else "transformers",
+        # transformers needs model.safetensors and an architecture that it knows.
+        library_name="transformers" if record.has_weights and not _is_plain_cnn(record) else None,
         pipeline_tag="image-classification",
         tags=["dogs", "onnx"],
         base_model=record.hub.get("model"),
@@ -105,6 +105,7 @@ def model_card(name: str, record: RunRecord, labels: tuple[str, ...]) -> str:
     commands = f"- `{record.command}`"
     if record.export_command:
         commands += f"\n{_copied(record)}"
+    commands += "".join(f"\n{_added(breed)}" for breed in record.added_breeds or ())
     return f"""---
 {yaml_dump(card_metadata(name, record), sort_keys=False)}---
 # {name}
@@ -232,7 +233,7 @@ def _in_javascript(model_type: str) -> str:
 
 
 def _loading(record: RunRecord) -> str:
-    if record.export_command:  # without the weights for PyTorch
+    if not record.has_weights:
         return "" if record.model_type is None else _in_javascript(record.model_type)
     if not _is_plain_cnn(record):
         return ""
@@ -253,6 +254,13 @@ def _steps(config: dict[str, Any]) -> str:
 It was trained on photos after {", ".join(steps)}. This project does the same before each answer;
 `transformers.pipeline` does not, and shows it other pixels than it knows.
 """
+
+
+def _added(breed: AddedBreed) -> str:
+    """How a breed was added."""
+    return f"""- then `{breed.command}`: {breed.name}, from {breed.num_photos} photos and without training.
+  {breed.num_recognised} of them are recognised by the others; {breed.loss:.1%} of the validation photos lost their
+  right answer to it. All figures above are from before. The weights for PyTorch do not know it, and are left out"""
 
 
 def _copied(record: RunRecord) -> str:

@@ -91,6 +91,20 @@ class BaseRun:
     """Its `DataRecord.split_hash`."""
 
 
+@dataclass(frozen=True)
+class AddedBreed:
+    """A breed that a run got after its training, by `add-breed`."""
+
+    name: Text
+    num_photos: Count
+    """That it was added from ..."""
+    num_recognised: Count
+    """... and how many of these are of this breed to the others."""
+    loss: Finite
+    """The share of the validation photos, of the breeds before, that were right and are of the new breed now."""
+    command: Text
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """The content of run.json."""
@@ -139,6 +153,9 @@ class RunRecord:
     """The command that fitted the calibration after training; the figures of "everyday" are from it, those of other
     splits of the calibration before."""
 
+    added_breeds: list[AddedBreed] | None = None
+    """In order. The weights for PyTorch do not know them, and are left out; the figures are from before."""
+
     serving_model: Literal["onnx/model.onnx", "onnx/model_quantized.onnx"] = ONNX
     """The model that answers. This and all below is written by `export`."""
     precision: Literal["float32", "int8"] | None = None
@@ -151,6 +168,11 @@ class RunRecord:
     """The matrix products of an 8-bit copy that stay float32."""
     float32_milliseconds_per_photo: Numbers | None = None
     """Of the run that an 8-bit copy was made from, measured with it."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the run folder holds the weights for PyTorch."""
+        return not (self.export_command or self.added_breeds)
 
     def to_json(self) -> dict[str, Any]:
         """What run.json holds, `format` first."""

@@ -8,7 +8,8 @@
                                             (`dogbreeds.record`)
     history.csv                             one row per epoch
     splits.parquet                          the photos of each split: hash, label
-    predictions-<split>.parquet             image id, hash, label, calibrated probabilities
+    predictions-<split>.parquet             image id, hash, label, calibrated probabilities; "added" are the photos that
+                                            `dogbreeds.serving.add_breed` added breeds from, also in splits.parquet
     breeds-<split>.csv, confusion-*.csv     figures of each breed and both confusion matrices, from those
     calibration-photos.csv                  what each photo of `dogbreeds calibrate` was used for, by its hash
     README.md                               the model card, written from run.json
@@ -17,6 +18,7 @@ A run is made in ``<name>.partial`` beside its final path and renamed when it is
 absent. `state/` in the partial folder holds what ``--resume`` needs.
 """
 
+import difflib
 import os
 import shutil
 from collections import Counter
@@ -25,8 +27,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
+from dogbreeds.breeds import label_name
 from dogbreeds.calibration import Calibration
 from dogbreeds.default_runs import RUNS
 from dogbreeds.errors import UserError
@@ -96,6 +100,8 @@ class RunFolder:
     labels: tuple[str, ...]
     """The name of each class, in the order of the logits."""
     preprocessing: Preprocessing
+    listed: tuple[str, ...] | None = None
+    """The labels that answers may name; None for all. Not of the folder: see `only`."""
     origin: HubId | None = None
     """The repository on the Hugging Face Hub, with the commit; None for a local folder."""
 
@@ -123,6 +129,34 @@ class RunFolder:
     def is_shipped(self) -> bool:
         """Whether it came with the project itself."""
         return self.path.parent == PRETRAINED
+
+    @property
+    def is_listed(self) -> np.ndarray | None:
+        """`(C,)` bool, which labels answers may name; None for all."""
+        return None if self.listed is None else np.isin(self.labels, self.listed)
+
+    def only(self, breeds: Sequence[str]) -> "RunFolder":
+        """The same run, whose answers name some of its breeds only.
+
+        Args:
+            breeds: Their names, two or more; none for all breeds.
+
+        Raises:
+            UserError: The run does not know one, or there is one alone.
+        """
+        if not breeds:
+            return self
+        by_name = {label.casefold(): label for label in self.labels}
+        listed = set()
+        for breed in breeds:
+            name = label_name(breed).casefold()
+            if name not in by_name:
+                (nearest,) = difflib.get_close_matches(name, by_name, n=1, cutoff=0)
+                raise UserError(f"the run {self.name!r} knows no breed {breed!r}: did you mean {by_name[nearest]!r}?")
+            listed.add(by_name[name])
+        if len(listed) < 2:
+            raise UserError(f"{listed.pop()!r} alone is no choice, every dog would be one: list two breeds or more")
+        return replace(self, listed=tuple(label for label in self.labels if label in listed))
 
     def files(self) -> list[Path]:
         """Every file, relative to the folder, in order."""
@@ -276,6 +310,21 @@ def commit(partial: Path, output_dir: Path, record: RunRecord) -> None:
 
 def _replaced_path(output_dir: Path) -> Path:
     return output_dir.with_name(output_dir.name + ".replaced")
+
+
+def with_label(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A checked config.json with one more class, the last."""
+    if "label_names" in config:
+        labels = [*config["label_names"], name]
+        return {**config, "label_names": labels, "num_classes": len(labels)}
+    names = config["id2label"]
+    if not isinstance(names, dict):
+        return {**config, "id2label": [*names, name]}
+    return {
+        **config,
+        "id2label": {**names, str(len(names)): name},
+        "label2id": {**config.get("label2id", {}), name: len(names)},
+    }
 
 
 def _labels(config: dict[str, Any], path: Path) -> tuple[str, ...]:

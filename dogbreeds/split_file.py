@@ -1,6 +1,7 @@
 """splits.parquet of a run folder: which photos a run was trained, validated and tested on, by their content.
 
-A run that starts from another run has a further split, of the photos that only the other was trained on.
+A run that starts from another run has a further split, of the photos that only the other was trained on; and a run
+that got breeds after its training, one of the photos that they were added from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,9 @@ SPLITS = "splits.parquet"
 
 TRAINED_BEFORE = "trained before"
 """The split of photos that a run was not trained on itself, but the run that it started from."""
+
+ADDED = "added"
+"""The split of photos that `dogbreeds.serving.add_breed` added breeds from."""
 
 _COLUMNS = ("digest", "split", "label")
 
@@ -68,7 +72,7 @@ def load_splits(path: Path) -> dict[str, dict[str, str]] | None:
 
 
 def load_trained_on(path: Path) -> dict[str, str] | None:
-    """The photos that the weights of a run were trained on, also by the run that it started from.
+    """The photos that a run has learned from, also those of the run that it started from.
 
     Returns:
         The breed of each photo, by its digest; None where there is no such file.
@@ -77,4 +81,6 @@ def load_trained_on(path: Path) -> dict[str, str] | None:
         UserError: The file is damaged, or holds something else.
     """
     splits = load_splits(path)
-    return None if splits is None else {**splits.get("train", {}), **splits.get(TRAINED_BEFORE, {})}
+    if splits is None:
+        return None
+    return {**splits.get("train", {}), **splits.get(TRAINED_BEFORE, {}), **splits.get(ADDED, {})}

@@ -17,8 +17,8 @@ FLOORS = [
     {"model_card"},
     {"run_folder", "study"},
     {"addresses", "answers", "breeds", "calibration", "default_runs", "dog_probe", "errors", "files", "hub", "images"}
-    | {"json_types", "latency", "looks", "machine", "metrics", "photo_paths", "photos", "predictions", "preprocessing"}
-    | {"record", "split_file"},
+    | {"json_types", "latency", "logistic_regression", "looks", "machine", "metrics", "photo_paths", "photos"}
+    | {"predictions", "preprocessing", "record", "split_file"},
 ]
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate"}
 

@@ -61,8 +61,8 @@ def training_flags() -> set[str]:
 
 def subcommand_flags(words: list[str]) -> set[str]:
     """The flags of the command that these words name, such as `publish space`."""
-    two = "_".join(words[:2])
-    name = two if callable(getattr(cli, two, None)) else words[0]
+    one, two = ("_".join(words[:num]).replace("-", "_") for num in (1, 2))
+    name = two if callable(getattr(cli, two, None)) else one
     assert callable(getattr(cli, name, None)), f"no command {' '.join(words[:2])}"
     return flags_of(getattr(cli, name))
 
@@ -184,8 +184,8 @@ def test_flags_in_the_text_exist(page):
         known |= script_flags(script)
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", code)) <= known, code
-        for command in re.findall(r"python -m dogbreeds (\w+)", code):
-            assert callable(getattr(cli, command, None)), code
+        for command in re.findall(r"python -m dogbreeds ([\w-]+)", code):
+            assert callable(getattr(cli, command.replace("-", "_"), None)), code
 
 
 @pytest.mark.parametrize("name", ["results.md", "reliability.md"])

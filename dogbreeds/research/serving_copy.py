@@ -65,7 +65,7 @@ def export_serving_copy(
     command += [] if data is None else ["--data", data]
     with whole_or_absent(output) as partial:
         _copy_files(run, partial, run_folder.CONFIG, run_folder.PREPROCESSOR, run_folder.HISTORY)
-        for name in (split_file.SPLITS, run_folder.CALIBRATION_PHOTOS):
+        for name in (split_file.SPLITS, run_folder.CALIBRATION_PHOTOS, predictions_file(split_file.ADDED)):
             if (run.path / name).exists():  # not every run has them
                 _copy_files(run, partial, name)
         (partial / run_folder.ONNX).parent.mkdir()

@@ -56,6 +56,7 @@ class Folder:
     labels: np.ndarray
     """`(N,)`; -1 of other photos and other dogs."""
     digests: tuple[str, ...]
+    paths: tuple[Path, ...]
 
     @property
     def checks(self) -> np.ndarray:
@@ -220,7 +221,7 @@ def find_outputs(predictor: Predictor, kind: str, paths: Sequence[Path], labels:
             kept.append(index)
     if not kept:
         raise UserError(f"none of the {len(paths)} {kind} can be opened")
-    return Folder(kind, Outputs.concatenate(outputs), labels[kept], tuple(first_paths))
+    return Folder(kind, Outputs.concatenate(outputs), labels[kept], tuple(first_paths), tuple(first_paths.values()))
 
 
 def _check_enough(folder: Folder, needed: int, place: Path | None) -> None:

@@ -8,7 +8,7 @@ that come later get theirs too.
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +61,7 @@ def index_library(
     output: str | os.PathLike[str],
     *,
     top_k: int = 3,
+    only_breeds: Sequence[str] = (),
     embeddings: bool = False,
     write_tags: bool = False,
     shard: Shard | None = None,
@@ -85,6 +86,7 @@ def index_library(
             the output may be fsspec addresses.
         output: The table to make, ``.csv`` or ``.parquet``.
         top_k: How many breeds to name, at least 1; no more than the run knows are named.
+        only_breeds: Those that come into question; empty for all.
         embeddings: Add the column `dogbreeds.serving.rows.FEATURES`; the table must be Parquet.
         write_tags: Write sidecars too; see `dogbreeds.serving.sidecars`. Not with `shard`.
         shard: Make the table of this part of the photos only; see `dogbreeds.serving.shards`.
@@ -97,19 +99,17 @@ def index_library(
     Raises:
         UserError: There are no photos; the output is of something else or was changed, can't be written, or has another
             ending; its partial file was made from something else, or another run is writing it; the run folder is
-            damaged, or its model gives no embeddings; a sidecar can't be written; an address can't be reached.
+            damaged, or lacks one of the breeds or embeddings; a sidecar can't be written; an address can't be reached.
     """
     output = place(output)
-    _check(output, embeddings)
+    _check(output, embeddings, shard)
     table = shard_table(output, shard) if shard else output
     with open_paths(photos) as paths:
-        if shard is None and not _has_rows(table):
-            check_absent(table)
         if isinstance(table, Path):
             table = table.parent.resolve() / table.name
         _check_photos(paths, table, shard, write_tags)
-        run = RunFolder.open(run_dir)
-        top_k = min(top_k, len(run.labels))
+        run = RunFolder.open(run_dir).only(only_breeds)
+        top_k = min(top_k, len(run.listed or run.labels))
         made_from = _made_from(run, paths, top_k, _num_features(run) if embeddings else None, shard)
         if shard and (summary := finished_summary(table, made_from)) is not None:
             print(f"shard {shard} is done: {os.fspath(table)!r}", file=sys.stderr)
@@ -117,7 +117,7 @@ def index_library(
         return _make_table(table, run, paths, shard, made_from, engine, write_tags, progress)
 
 
-def _check(output: Place, embeddings: bool) -> None:
+def _check(output: Place, embeddings: bool, shard: Shard | None) -> None:
     """Refuse what can't succeed, before any work is done."""
     if output.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(
@@ -133,6 +133,8 @@ def _check(output: Place, embeddings: bool) -> None:
         check_parent(output)
         if not os.access(output.parent, os.W_OK | os.X_OK):
             raise UserError(f"can't write in the folder {str(output.parent)!r}: give another --output")
+    if shard is None and not _has_rows(output):
+        check_absent(output)
 
 
 def _check_photos(paths: PhotoPaths, table: Place, shard: Shard | None, write_tags: bool) -> None:
@@ -189,7 +191,7 @@ def _made_from(
 ) -> dict[str, Any]:
     """What determines the rows; where any of it differs, rows must not be mixed."""
     hashes = {name: run.record.sha256[name] for name in serving_files(run.record)}
-    asked = {"top_k": top_k, "embeddings": num_features}
+    asked = {"only_breeds": run.listed and list(run.listed), "top_k": top_k, "embeddings": num_features}
     made_from = {"format": FORMAT, **paths.identity, **asked, **hashes, **vars(run.calibration)}
     return {**made_from, "shard": str(shard)} if shard else made_from
 

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -68,6 +69,7 @@ def rows_on_ray(
                 Classifier,
                 fn_constructor_args=(
                     [model],
+                    run.listed,
                     top_k,
                     embeddings,
                 ),  # in a list: the copy of an actor that was killed fetches it anew
@@ -91,11 +93,14 @@ def _row(cells: Row) -> Row:
 class Classifier:
     """What runs in an actor: one ONNX session on one core."""
 
-    def __init__(self, model: "list[ray.ObjectRef]", top_k: int, embeddings: bool) -> None:
+    def __init__(
+        self, model: "list[ray.ObjectRef]", listed: tuple[str, ...] | None, top_k: int, embeddings: bool
+    ) -> None:
         """Load the model.
 
         Args:
             model: Where Ray keeps the content of a run folder's files.
+            listed: As of the run folder.
             top_k: How many breeds to name.
             embeddings: Add embeddings.
         """
@@ -104,7 +109,8 @@ class Classifier:
                 path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            self.predictor = Predictor(folder, num_threads=1)
+            run = RunFolder.open(folder)
+            self.predictor = Predictor(replace(run, listed=listed), num_threads=1)
         self.top_k, self.embeddings = top_k, embeddings
         names = columns(top_k, embeddings)
         types = {name: pyarrow.float64() if "probability" in name else pyarrow.string() for name in names}

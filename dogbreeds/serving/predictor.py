@@ -79,7 +79,9 @@ class Predictor:
         run = self.run
         images = [halved(image, run.preprocessing.decoded_side) for image in images]
         looks = self._look(images, self.output_names)
-        probabilities, verdicts = run.calibration.apply(Outputs.concatenate([combined(each) for each in looks]))
+        probabilities, verdicts = run.calibration.apply(
+            Outputs.concatenate([combined(each) for each in looks]), run.is_listed
+        )
         answered = answers_of(probabilities, verdicts, run.calibration, run.labels, top_k=top_k)
         seconds = time.perf_counter() - started
         predictions = []
@@ -145,10 +147,13 @@ class Predictor:
             The answer to each photo; a `BadImage` stays in its place.
         """
         opened = [image for image in images if not isinstance(image, BadImage)]
-        found = iter(
-            answers(self.outputs(opened), self.run.calibration, self.run.labels, top_k=top_k) if opened else ()
-        )
+        found = iter(self.answers(self.outputs(opened), top_k) if opened else ())
         return [image if isinstance(image, BadImage) else next(found) for image in images]
+
+    def answers(self, outputs: Outputs, top_k: int) -> list[Answer]:
+        """The answers to photos of which the `outputs` are known."""
+        run = self.run
+        return answers(outputs, run.calibration, run.labels, top_k=top_k, listed=run.is_listed)
 
     def _look(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[Look]]:
         """All looks at each photo, those of the same number in one forward pass.

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dogbreeds.addresses import Place
-from dogbreeds.answers import Answer, answers
+from dogbreeds.answers import Answer
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photos import batches, read_ahead, read_photo
@@ -124,9 +124,7 @@ def classify(predictor: Predictor, photos: Mapping[str, Place], *, top_k: int, e
 def _answered(predictor: Predictor, images: Sequence[Image.Image], top_k: int, embeddings: bool) -> list[Row]:
     """The columns of photos that could be opened."""
     outputs = predictor.outputs(images)
-    found = [
-        answer_columns(each) for each in answers(outputs, predictor.run.calibration, predictor.run.labels, top_k=top_k)
-    ]
+    found = [answer_columns(each) for each in predictor.answers(outputs, top_k)]
     if embeddings:
         assert outputs.features is not None
         if np.abs(outputs.features).max() > np.finfo(np.float16).max:
