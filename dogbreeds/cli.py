@@ -20,6 +20,8 @@ from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 from dogbreeds.serving.publish import publish_model, publish_space, publish_static
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dogbreeds.answers import Answer
     from dogbreeds.serving.library import Engine
     from dogbreeds.serving.prediction import Prediction
@@ -63,17 +65,19 @@ def predict(
     photos: Positional[Annotated[tuple[str, ...], arg(metavar="PHOTO [PHOTO ...]")]],
     top_k: int = 5,
     only_breeds: tuple[str, ...] = (),
+    one_dog: bool = False,
     json: bool = False,
     run_dir: Path = DEFAULT_RUN,
 ) -> int:
-    """Name the breed of the dog on each photo, or of each dog.
+    """Name the breed of the dog on each photo, or of each dog, or of the dog in a short video.
 
-    The exit status is 1 if a photo could not be read; the others are still answered.
+    The exit status is 1 if a file could not be read; the others are still answered.
 
     Args:
-        photos: Image files.
+        photos: Image files, or videos (MP4, MOV, WebM, AVI and the like) of at most 60 seconds and 200 MB.
         top_k: How many breeds to name.
         only_breeds: The breeds that come into question, two or more; by default all.
+        one_dog: All files show the same dog: give one answer from all of them.
         json: Print one JSON object a line.
         run_dir: The run folder that answers, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
     """
@@ -83,25 +87,26 @@ def predict(
         raise UserError(f"--top-k {top_k}: must be 1 or more")
     from dogbreeds.answers import NO_ANSWER
     from dogbreeds.images import BadImage
-    from dogbreeds.photos import read_photo
+    from dogbreeds.serving.one_dog import predict_files
     from dogbreeds.serving.predictor import Predictor
 
     predictor = Predictor(RunFolder.open(run_dir).only(only_breeds))
     num_failed = 0
-    for path in photos:
-        started = time.perf_counter()
-        found = read_photo(path, partial(predictor.predict, top_k=top_k))
+    started = time.perf_counter()
+    for paths, found in predict_files(predictor, photos, top_k=top_k, one_dog=one_dog):
         seconds = time.perf_counter() - started
         is_bad = isinstance(found, BadImage)
         num_failed += is_bad
         if json:
+            named = {"path": paths[0]} if len(paths) == 1 else {"paths": paths}
             values = NO_ANSWER if isinstance(found, BadImage) else found.to_dict()
-            _dump({"path": path, **values, "seconds": seconds, "error": str(found) if is_bad else None})
+            _dump({**named, **values, "seconds": seconds, "error": str(found) if is_bad else None})
         elif isinstance(found, BadImage):
-            print(f"{path}: {found}", file=sys.stderr)
+            print(f"{paths[0]}: {found}", file=sys.stderr)
         else:
-            for name, answer in _answers_by_name(path, found):
+            for name, answer in _answers_by_name(paths, found):
                 print(f"{name}: {_sentence(answer, predictor.run)}")
+        started = time.perf_counter()
     return 1 if num_failed else 0
 
 
@@ -566,12 +571,16 @@ def breeds() -> None:
         print(f"{breed.wordnet_id}  {breed.name} ({breed_groups()[breed.group].name})")
 
 
-def _answers_by_name(path: str, prediction: "Prediction") -> list[tuple[str, "Answer"]]:
-    """The answer to a photo, or where there are several dogs the answer to each, with what it is an answer to."""
+def _answers_by_name(paths: "Sequence[str]", prediction: "Prediction") -> list[tuple[str, "Answer"]]:
+    """The answer to some files, or where there are several dogs the answer to each, with what it is an answer to."""
+    name = paths[0] if len(paths) == 1 else f"one dog in {len(paths)} files"
     num = len(prediction.dogs)
-    if not num:
-        return [(path, prediction)]
-    return [(f"{path}, dog {i} of {num} from the left", dog.prediction) for i, dog in enumerate(prediction.dogs, 1)]
+    if num:
+        return [(f"{name}, dog {i} of {num} from the left", dog.prediction) for i, dog in enumerate(prediction.dogs, 1)]
+    if shot := prediction.decided_by:
+        is_part = len(paths) == 1 and shot.seconds is not None
+        name += f" (decided at {shot.seconds:.1f} s)" if is_part else f" (decided by {shot})"
+    return [(name, prediction)]
 
 
 def _sentence(answer: "Answer", run: RunFolder) -> str:

@@ -85,17 +85,22 @@ def closer_box(look: Look, size: tuple[int, int], spreads: float) -> Box:
 
 
 def combined(looks: list[Look]) -> Outputs:
-    """The outputs of all looks at one photo as one row.
+    """The outputs of all looks at one photo as one row, by `as_one`."""
+    features = [look.features for look in looks if look.features is not None]
+    return as_one(Outputs(np.stack([look.logits for look in looks]), np.stack(features) if features else None))
+
+
+def as_one(outputs: Outputs) -> Outputs:
+    """The outputs of several looks, or of several photos of one dog, as one row.
 
     The logits are their weighted mean; see `WEIGHT`. The features, which tell whether there is a dog, are those of the
-    look in which a breed stands out most: one that shows the dog is enough.
+    row in which a breed stands out most: one that shows the dog is enough.
     """
-    logits = np.stack([look.logits for look in looks])
-    score = dog_score(logits)
+    score = dog_score(outputs.logits)
     weights = np.exp(WEIGHT * (score - score.max()))
     weights = (weights / weights.sum()).astype(np.float32)
-    features = looks[score.argmax()].features
-    return Outputs((weights @ logits)[None], None if features is None else features[None])
+    features = None if outputs.features is None else outputs.features[[score.argmax()]]
+    return Outputs((weights @ outputs.logits)[None], features)
 
 
 def next_box(

@@ -1,6 +1,6 @@
 """The answer to a photo as people see it: with where the model looked, and of each dog where there are several."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,20 @@ Shares = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
+class Shot:
+    """A photo, or one frame of a video."""
+
+    path: str
+    seconds: float | None = None
+    """Of a frame: from the first one of its video."""
+
+    def __str__(self) -> str:
+        return self.path if self.seconds is None else f"{self.path} at {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
 class Prediction(Answer):
-    """The answer to one photo."""
+    """The answer to one photo, or to several of the same dog."""
 
     probabilities: np.ndarray
     """`(C,)`, calibrated, in the order of the run's labels."""
@@ -28,10 +40,18 @@ class Prediction(Answer):
     dogs: tuple["Dog", ...] = ()
     """Each dog of a photo of several, from left to right, where they were looked for; empty for one dog. The rest of
     the answer is to the photo as a whole."""
+    decided_by: Shot | None = None
+    """Of photos or frames that have one answer together, the one that speaks most for the most probable breed; heat map
+    and region are its own."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As that of an `Answer`, with the `dogs` where there are several."""
-        return super().to_dict() | ({"dogs": [dog.to_dict() for dog in self.dogs]} if self.dogs else {})
+        """As that of an `Answer`, with the `dogs` where there are several, and what decided where it is known."""
+        found = super().to_dict()
+        if self.dogs:
+            found["dogs"] = [dog.to_dict() for dog in self.dogs]
+        if self.decided_by:
+            found["decided_by"] = asdict(self.decided_by)
+        return found
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +16,16 @@ from dogbreeds.calibration import Outputs
 from dogbreeds.dog_probe import DogProbe
 from dogbreeds.files import sha256
 from dogbreeds.images import BadImage, PhotoSource, halved, open_image
-from dogbreeds.looks import Look, combined, first_box, next_box
+from dogbreeds.looks import Look, as_one, combined, first_box, next_box
 from dogbreeds.photos import batches, photo_digest, read_bytes, read_photos
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 from dogbreeds.serving.dog_detector import likeliest_dog
 from dogbreeds.serving.every_dog import predict_every_dog
 from dogbreeds.serving.network import Network, NetworkFile
 from dogbreeds.serving.prediction import Prediction
+
+NUM_AT_ONCE = 8
+"""Photos of one dog that are in one forward pass, so that many need no more memory than few."""
 
 
 class Predictor:
@@ -76,24 +79,57 @@ class Predictor:
             top_k: As for `predict`.
         """
         started = time.perf_counter()
-        run = self.run
-        images = [halved(image, run.preprocessing.decoded_side) for image in images]
+        photos = self._look_closely(images)
+        outputs = Outputs.concatenate([combined(photo.looks) for photo in photos])
+        return [prediction for prediction, _ in self._answer(outputs, [[photo] for photo in photos], top_k, started)]
+
+    def predict_one_dog(self, images: Iterable[Image.Image], *, top_k: int = 5) -> tuple[Prediction, int]:
+        """One answer from several photos of the same dog, or from frames of a video.
+
+        Args:
+            images: At least one; as for `predict_images`. A few of them are in use at a time.
+            top_k: As for `predict`.
+
+        Returns:
+            The answer, and the index of the image that speaks most for its breed; heat map and region are of that one.
+        """
+        started = time.perf_counter()
+        photos = [photo for batch in batches(images, NUM_AT_ONCE) for photo in self._look_closely(batch)]
+        outputs = as_one(Outputs.concatenate([combined(photo.looks) for photo in photos]))
+        return self._answer(outputs, [photos], top_k, started)[0]
+
+    def _look_closely(self, images: Sequence[Image.Image]) -> list["_Photo"]:
+        images = [halved(image, self.run.preprocessing.decoded_side) for image in images]
         looks = self._look(images, self.output_names)
-        probabilities, verdicts = run.calibration.apply(
-            Outputs.concatenate([combined(each) for each in looks]), run.is_listed
-        )
+        return [_Photo(image.size, own) for image, own in zip(images, looks, strict=True)]
+
+    def _answer(
+        self, outputs: Outputs, dogs: Sequence[Sequence["_Photo"]], top_k: int, started: float
+    ) -> list[tuple[Prediction, int]]:
+        """The answer to each dog, and which of its photos speaks most for the most probable breed.
+
+        Args:
+            outputs: One row a dog.
+            dogs: The photos of each.
+            top_k: As for `predict`.
+            started: When the question came, by `time.perf_counter`.
+        """
+        run = self.run
+        probabilities, verdicts = run.calibration.apply(outputs, run.is_listed)
         answered = answers_of(probabilities, verdicts, run.calibration, run.labels, top_k=top_k)
         seconds = time.perf_counter() - started
-        predictions = []
-        for answer, row, own, image in zip(answered, probabilities, looks, images, strict=True):
+        found = []
+        for answer, row, photos in zip(answered, probabilities, dogs, strict=True):
             label = run.labels.index(answer.breeds[0].breed)
-            best = max(own, key=lambda look: look.logits[label] - look.logits.mean())
+            all_looks = [(look, index) for index, photo in enumerate(photos) for look in photo.looks]
+            best, index = max(all_looks, key=lambda each: each[0].logits[label] - each[0].logits.mean())
             heat_map = None if best.heat_map is None else evidence(best.heat_map, label)
-            region = _shares(best.box, image.size)
-            predictions.append(
-                Prediction(**vars(answer), probabilities=row, heat_map=heat_map, region=region, seconds=seconds)
+            region = _shares(best.box, photos[index].size)
+            prediction = Prediction(
+                **vars(answer), probabilities=row, heat_map=heat_map, region=region, seconds=seconds
             )
-        return predictions
+            found.append((prediction, index))
+        return found
 
     def outputs(self, images: Sequence[Image.Image]) -> Outputs:
         """What the network finds in photos, all looks together.
@@ -188,6 +224,15 @@ class Predictor:
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits `(B, C)` of pixels `(B, 3, H, W)`, one look at each, before calibration."""
         return self._network.run(["logits"], pixels)["logits"]
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """What is known of a photo when it has been looked at."""
+
+    size: tuple[int, int]
+    """Width and height, pixels."""
+    looks: list[Look]
 
 
 def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
