@@ -77,7 +77,7 @@ def read_frames(path: str | os.PathLike[str], *, at_least: int) -> list[Frame]:
         # A file, and not its name, which FFmpeg could take for an address.
         with (
             open(path, "rb") as file,
-            av.open(file, format=_container_format(Path(path)), metadata_errors="replace") as container,
+            av.open(file, "r", format=_container_format(Path(path)), metadata_errors="replace") as container,
         ):
             return _spread(_all_frames(container), at_least)
     except av.FFmpegError:
@@ -133,7 +133,7 @@ def _all_frames(container: "InputContainer") -> Iterator[tuple[float, "VideoFram
             raise _cut_short()
         if packet.pts is not None:
             ended = max(ended, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        for frame in packet.decode() if packet.stream.index == stream.index else ():
+        for frame in stream.decode(packet) if packet.stream.index == stream.index else ():
             time = frame.time or 0.0
             first = time if first is None else first
             _check_length(time - first)
@@ -147,10 +147,12 @@ def _all_frames(container: "InputContainer") -> Iterator[tuple[float, "VideoFram
 
 def _picture_stream(container: "InputContainer") -> "VideoStream":
     from av.stream import Disposition
+    from av.video.stream import VideoStream
 
     stream = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:  # the latter is the cover of a piece of music
         raise _without_pictures()
+    assert isinstance(stream, VideoStream)
     if stream.codec_context is None:
         message = (
             "The pictures of this video are compressed in a way that can't be read. Please save it as MP4 (H.264)."
