@@ -13,6 +13,8 @@ from dogbreeds import metrics
 from dogbreeds.errors import UserError, first_line
 
 _NOT_BREEDS = ("image_id", "image_sha256", "label")
+_TEMPERATURE = b"temperature"
+"""In the metadata of the file."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Predictions:
     """The C breeds, in the order of the model's logits."""
     probabilities: np.ndarray
     """`(N, C)`, calibrated; each row sums to 1."""
+    temperature: float | None = None
+    """By which the logits were divided; the run's may be another since. None in files of older versions."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,14 +54,23 @@ class Predictions:
         lines = sorted(f"{digest} {self.names[label]}" for digest, label in named)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
+    def logits(self, temperature: float) -> np.ndarray:
+        """The logits `(N, C)` behind the probabilities, less a constant for each photo.
+
+        Args:
+            temperature: Of the run, which an older file is taken to be of.
+        """
+        return np.log(self.probabilities.clip(1e-37)) * (self.temperature or temperature)
+
     def uncalibrated(self, temperature: float) -> np.ndarray:
         """`(N, C)`: the softmax of the logits, computed back from the calibrated probabilities.
 
         Args:
-            temperature: The one of the calibration.
+            temperature: As for `logits`.
         """
         # Probabilities below 1e-38 are 0 in float32, and so here.
-        powers = (self.probabilities / self.probabilities.max(axis=1, keepdims=True)) ** temperature
+        ratios = self.probabilities / self.probabilities.max(axis=1, keepdims=True)
+        powers = ratios ** (self.temperature or temperature)
         return powers / powers.sum(axis=1, keepdims=True)
 
     def select(self, indices: np.ndarray) -> "Predictions":
@@ -68,13 +81,15 @@ class Predictions:
             self.labels[indices],
             self.names,
             self.probabilities[indices],
+            self.temperature,
         )
 
     def reordered(self, names: tuple[str, ...]) -> "Predictions":
         """The same with the breeds in another order."""
         place = np.array([names.index(name) for name in self.names])
         columns = np.argsort(place)
-        return Predictions(self.ids, self.digests, place[self.labels], names, self.probabilities[:, columns])
+        probabilities = self.probabilities[:, columns]
+        return Predictions(self.ids, self.digests, place[self.labels], names, probabilities, self.temperature)
 
     def write_tables(self, folder: Path, suffix: str = "") -> None:
         """Write each breed's figures and both confusion matrices as CSV, a row for each true breed.
@@ -111,7 +126,10 @@ class Predictions:
             "label": [self.names[label] for label in self.labels],
         }
         columns |= {name: self.probabilities[:, i].astype(np.float32) for i, name in enumerate(self.names)}
-        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        table = pyarrow.table(columns)
+        if self.temperature is not None:
+            table = table.replace_schema_metadata({_TEMPERATURE: repr(self.temperature)})
+        pyarrow.parquet.write_table(table, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Predictions":
@@ -131,6 +149,8 @@ class Predictions:
             names = tuple(name for name in table.column_names if name not in _NOT_BREEDS)
             probabilities = np.column_stack([table.column(name).to_numpy() for name in names]).astype(np.float64)
             labels = np.array([names.index(name) for name in label_names], dtype=np.int64)
+            stored = (table.schema.metadata or {}).get(_TEMPERATURE)
+            temperature = None if stored is None else float(stored)
         except FileNotFoundError:
             raise UserError(f"there is no file {str(path)!r}") from None
         except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
@@ -140,7 +160,9 @@ class Predictions:
         sums = probabilities.sum(axis=1, keepdims=True)
         if not len(ids) or not np.isfinite(sums).all() or np.abs(sums - 1).max() > 1e-3:
             raise UserError(f"{str(path)!r} is damaged: its rows are no probabilities")
-        return cls(tuple(ids), tuple(digests), labels, names, probabilities / sums)
+        if temperature is not None and not 0 < temperature < np.inf:
+            raise UserError(f"{str(path)!r} is damaged: its temperature is {temperature}")
+        return cls(tuple(ids), tuple(digests), labels, names, probabilities / sums, temperature)
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from dogbreeds.research.what_differs import what_differs
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_splits, save_splits
+from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.datasets.splits import load_data
 from dogbreeds.training.options import TrainConfig
 
@@ -706,5 +708,16 @@ def test_predictions_travel(names, tmp_path):
     logits = np.log(before.probabilities) * 1.7
     raw = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(after.uncalibrated(1.7), raw, rtol=1e-5)
+    replace(before, temperature=1.7).save(tmp_path / "p.parquet")  # the run's may be another since
+    np.testing.assert_allclose(Predictions.load(tmp_path / "p.parquet").uncalibrated(0.9), raw, rtol=1e-5)
     with pytest.raises(UserError, match="no file"):
         Predictions.load(tmp_path / "nowhere.parquet")
+
+
+@pytest.mark.parametrize("run", SHIPPED_RUNS, ids=lambda run: run.name)
+def test_figures_before_calibration_come_again_from_the_stored_predictions(run):
+    predictions, record = Predictions.load(run / "predictions-validation.parquet"), RunFolder.open(run).record
+    uncalibrated = predictions.uncalibrated(record.calibration.temperature)
+    found = compute_figures(predictions.probabilities, predictions.labels, uncalibrated)
+    recorded = record.figures["validation"]
+    assert found == pytest.approx({name: recorded[name] for name in found}, abs=1e-4)

@@ -194,9 +194,8 @@ class Classified:
 
     def predictions(self, run: RunFolder) -> Predictions:
         """The calibrated probabilities that the run gives."""
-        return Predictions(
-            self.ids, self.digests, self.labels, run.labels, run.calibration.probabilities(self.outputs.logits)
-        )
+        probabilities, temperature = run.calibration.probabilities(self.outputs.logits), run.calibration.temperature
+        return Predictions(self.ids, self.digests, self.labels, run.labels, probabilities, temperature)
 
 
 def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> Evaluation:

@@ -18,7 +18,6 @@ from onnx import helper, numpy_helper
 
 from dogbreeds import run_folder
 from dogbreeds.breeds import label_name
-from dogbreeds.calibration import Calibration
 from dogbreeds.errors import UserError, printable
 from dogbreeds.files import check_absent, whole_or_absent, write_json
 from dogbreeds.json_types import is_plain
@@ -64,12 +63,12 @@ def add_breed(name: str, photos: Path, run_dir: Path, output: Path, *, progress:
     validation = _predictions(run, "validation")
     files = photo_files(photos)
     found = find_outputs(Predictor(run), name, files, np.full(len(files), -1), progress)
-    others = logits_behind(validation, run.calibration)
+    others = _logits(validation, run)
     if _holds(run, ADDED):
-        others = np.concatenate([others, logits_behind(_predictions(run, ADDED), run.calibration)])
+        others = np.concatenate([others, _logits(_predictions(run, ADDED), run)])
     margins = _checked_margins(found, photos, others, run)
     new = NewLogit.fit(found.outputs.logits, others)
-    lost = validation.labels[validation.right & (new.margin(logits_behind(validation, run.calibration)) > 0)]
+    lost = validation.labels[validation.right & (new.margin(_logits(validation, run)) > 0)]
     added = AddedBreed(
         name=name,
         num_photos=len(found.digests),
@@ -79,14 +78,6 @@ def add_breed(name: str, photos: Path, run_dir: Path, output: Path, *, progress:
     )
     _save(run, output, replace(run.record, added_breeds=[*(run.record.added_breeds or ()), added]), new, found)
     return _in_words(added, Counter(run.labels[label] for label in lost), len(validation), output)
-
-
-def logits_behind(predictions: Predictions, calibration: Calibration) -> np.ndarray:
-    """The logits `(N, C)` that probabilities come from, less a constant for each photo.
-
-    They are in proportion, but of another scale, where the run was calibrated again after they were written.
-    """
-    return np.log(predictions.probabilities.clip(1e-37)) * calibration.temperature
 
 
 def _new_name(text: str, run: RunFolder) -> str:
@@ -193,8 +184,17 @@ def add_class(graph: onnx.GraphProto, new: NewLogit) -> None:
 
 def _with_breed(predictions: Predictions, run: RunFolder, new: NewLogit, labels: Sequence[str]) -> Predictions:
     """The same with the probability of one more breed."""
-    logits = new.appended(logits_behind(predictions, run.calibration))
-    return replace(predictions, names=tuple(labels), probabilities=run.calibration.probabilities(logits))
+    logits = new.appended(_logits(predictions, run))
+    return replace(
+        predictions,
+        names=tuple(labels),
+        probabilities=run.calibration.probabilities(logits),
+        temperature=run.calibration.temperature,
+    )
+
+
+def _logits(predictions: Predictions, run: RunFolder) -> np.ndarray:
+    return predictions.logits(run.calibration.temperature)
 
 
 def _added_predictions(run: RunFolder, new: NewLogit, found: Folder, labels: Sequence[str]) -> Predictions:
@@ -205,6 +205,7 @@ def _added_predictions(run: RunFolder, new: NewLogit, found: Folder, labels: Seq
         labels=np.full(len(found.digests), len(labels) - 1),
         names=tuple(labels),
         probabilities=run.calibration.probabilities(new.appended(found.outputs.logits)),
+        temperature=run.calibration.temperature,
     )
     if not _holds(run, ADDED):
         return added
@@ -215,6 +216,7 @@ def _added_predictions(run: RunFolder, new: NewLogit, found: Folder, labels: Seq
         np.concatenate([before.labels, added.labels]),
         added.names,
         np.concatenate([before.probabilities, added.probabilities]),
+        added.temperature,
     )
 
 

@@ -164,7 +164,8 @@ def _save_predictions(
     """Write a split's probabilities with their tables; its figures."""
     probabilities = calibration.probabilities(outputs.logits)
     photos = run.splits[split]
-    predictions = Predictions(photos.ids, tuple(photos.digests.tolist()), labels, photos.names, probabilities)
+    digests, temperature = tuple(photos.digests.tolist()), calibration.temperature
+    predictions = Predictions(photos.ids, digests, labels, photos.names, probabilities, temperature)
     predictions.save(run.partial / run_folder.predictions_file(split))
     predictions.write_tables(run.partial, f"-{split}")
     # Of the photos, even where their features were computed long before

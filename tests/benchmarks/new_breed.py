@@ -20,7 +20,6 @@ from dogbreeds.metrics import share_with_interval
 from dogbreeds.photos import photo_files
 from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import RunFolder, predictions_file
-from dogbreeds.serving.add_breed import logits_behind
 from dogbreeds.serving.calibrate import find_outputs
 from dogbreeds.serving.new_breed import NewLogit
 from dogbreeds.serving.predictor import Predictor
@@ -48,7 +47,7 @@ def judged(
     is_dog = np.array(calibration.apply(dogs)[1]) != "not_a_dog"
     rng = np.random.default_rng(breed)
     fit = rng.permutation(np.flatnonzero((labels == breed) & is_dog))[:num_photos]
-    new = NewLogit.fit(without.logits[fit], logits_behind(others, calibration)[others.labels != breed][:, kept])
+    new = NewLogit.fit(without.logits[fit], others.logits(calibration.temperature)[others.labels != breed][:, kept])
     after = Outputs(new.appended(without.logits), dogs.features)
     named = np.isin(calibration.apply(after)[1], NAMING)
     of_breed = (labels == breed) & ~np.isin(np.arange(len(labels)), fit)
