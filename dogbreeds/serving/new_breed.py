@@ -15,8 +15,8 @@ PENALTY = 5.0
 """Of the squared weights, relative to the loss of one photo of another breed. With 3 or 10 the shares that are right
 differ by 1 point."""
 WEIGHT = 4.0
-"""Of a photo of the new breed, relative to one of another. Chosen on photos of Stanford Dogs: with more, single breeds lose
-more than one point of their own."""
+"""Of a photo of the new breed, relative to one of another. Chosen on photos of Stanford Dogs: with more, single breeds
+lose more than one point."""
 MAX_MARGIN_APART = -3.0
 """If neither of two groups of photos makes the other recognisable, by this much, they are of two breeds."""
 
