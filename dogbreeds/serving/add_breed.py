@@ -63,12 +63,13 @@ def add_breed(name: str, photos: Path, run_dir: Path, output: Path, *, progress:
     validation = _predictions(run, "validation")
     files = photo_files(photos)
     found = find_outputs(Predictor(run), name, files, np.full(len(files), -1), progress)
-    others = _logits(validation, run)
+    of_validation = _logits(validation, run)
+    others = of_validation
     if _holds(run, ADDED):
         others = np.concatenate([others, _logits(_predictions(run, ADDED), run)])
     margins = _checked_margins(found, photos, others, run)
     new = NewLogit.fit(found.outputs.logits, others)
-    lost = validation.labels[validation.right & (new.margin(_logits(validation, run)) > 0)]
+    lost = validation.labels[validation.right & (new.margin(of_validation) > 0)]
     added = AddedBreed(
         name=name,
         num_photos=len(found.digests),

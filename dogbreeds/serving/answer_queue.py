@@ -3,21 +3,12 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
 from dogbreeds.serving.turns import Turns
 
 MAX_WAITING = 64
 """Questions that may wait for an answer; the next one is told that the page is busy."""
 MAX_WAITING_OF_ADDRESS = 32
-
-
-@dataclass(eq=False)
-class _Question:
-    """A question that waits."""
-
-    session: str
-    is_given_up: bool = False
 
 
 class NobodyListens(Exception):
@@ -39,7 +30,8 @@ class AnswerQueue:
             num_for_address: How many of them may be of one address; with more, others would wait for all of these.
         """
         self._turns = Turns(num_at_once, num_for_address=num_for_address)
-        self._waiting: list[_Question] = []
+        self._waiting: dict[object, str] = {}
+        """The session of each question that waits, the longest first; one that is given up waits no more."""
         self._num_listening: Counter[str] = Counter()
 
     def has_place_for(self, address: str) -> bool:
@@ -48,11 +40,10 @@ class AnswerQueue:
             return False
         if len(self._waiting) < MAX_WAITING:
             return True
-        unheard = next((each for each in self._waiting if each.session not in self._num_listening), None)
+        unheard = next((each for each in self._waiting if self._waiting[each] not in self._num_listening), None)
         if unheard is None:
             return False
-        unheard.is_given_up = True
-        self._waiting.remove(unheard)
+        del self._waiting[unheard]
         return True
 
     @contextmanager
@@ -78,19 +69,18 @@ class AnswerQueue:
         Raises:
             NobodyListens: Nobody waits for the answer any more.
         """
-        question = _Question(session)
+        question = object()
+        self._waiting[question] = session
 
         def is_given_up() -> bool:
-            return question.is_given_up or has_left()
+            return question not in self._waiting or has_left()
 
-        self._waiting.append(question)
         try:
             # What is given up comes first too, since it goes at once.
             async with self._turns.turn(address, lambda: session in self._num_listening or is_given_up()):
                 if is_given_up():
                     raise NobodyListens
-                self._waiting.remove(question)
+                del self._waiting[question]
                 yield
         finally:
-            if question in self._waiting:
-                self._waiting.remove(question)
+            self._waiting.pop(question, None)

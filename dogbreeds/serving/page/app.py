@@ -155,10 +155,8 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> 
     # Read in gradio 6.31.0: it keeps the last 10,000 events and computes statistics of them after each answer, which no
     # option turns off.
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
-    text, answers = (
-        page_texts(models),
-        AnswerQueue(num_cores() // CORES_FOR_ANSWER or 1, num_for_address=ANSWERS_FOR_ADDRESS),
-    )
+    text = page_texts(models)
+    answers = AnswerQueue(max(1, num_cores() // CORES_FOR_ANSWER), num_for_address=ANSWERS_FOR_ADDRESS)
     page = build_page(models, answers, text)
     # Read in gradio 6.31.0: what `launch` sets and `mount_gradio_app` does not. A page that runs keeps streams alive.
     page.state_session_capacity, page.is_running = MAX_SESSIONS, True
