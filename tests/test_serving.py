@@ -16,6 +16,7 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
 from dogbreeds.serving.model_set import TOP_K, ModelSet
+from dogbreeds.serving.network import MAX_PASS, Network
 from dogbreeds.serving.predictor import Predictor, evidence
 from dogbreeds.training.export import MAX_DIFFERENCE, export_serving_model
 from dogbreeds.training.heat_maps import ServingModel
@@ -309,6 +310,19 @@ def test_breeds_that_a_run_does_not_know_are_named(tiny_run, tmp_path):
     predictor = Predictor(tiny_run)
     with pytest.raises(UserError, match="does not know 1 of the breeds in this data, such as 'Pug'"):
         evaluate(predictor, photos_of(predictor, str(folder)), progress=False)
+
+
+def test_many_photos_go_through_the_network_a_few_at_a_time(tiny_run, monkeypatch):
+    """Then the photo of twelve dogs takes no more memory than that of three."""
+    predictor = Predictor(tiny_run)
+    pixels = np.stack([predictor.run.preprocessing(make_photo(number % 4, number)) for number in range(MAX_PASS + 2)])
+    alone = np.concatenate([predictor.logits(each[None]) for each in pixels])
+    sizes, one_pass = [], Network._one_pass
+    monkeypatch.setattr(
+        Network, "_one_pass", lambda self, names, part: sizes.append(len(part)) or one_pass(self, names, part)
+    )
+    np.testing.assert_allclose(predictor.logits(pixels), alone, atol=1e-5)
+    assert sizes == [MAX_PASS, 2]
 
 
 def test_a_checkpoint_of_13_breeds_serves_13(tmp_path, photo_folder):
