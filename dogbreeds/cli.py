@@ -44,6 +44,7 @@ def main() -> None:
             evaluate,
             compare,
             benchmark,
+            robustness,
             table,
             probe,
             doctor,
@@ -454,6 +455,40 @@ def table(runs: Path = Path("runs"), data: str | None = None, output: Path | Non
         print(output)
     else:
         print(filled, end="")
+
+
+def robustness(
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]],
+    data: str,
+    output: Path | None = None,
+    num_photos: int = 200,
+    severities: tuple[int, ...] = (1, 3, 5),
+) -> int:
+    """Say how runs answer photos that are made worse: noise, blur, light, JPEG, small dogs, covered ones and others.
+
+    All runs get the same photos, each as it is and with every kind of damage in several strengths. The exit status is 1
+    if a photo could not be read; it is named and not in the figures.
+
+    Args:
+        runs: Run folders of the same breeds, or USER/NAME[@REVISION] of some on the Hugging Face Hub.
+        data: Labelled photos, one sub-folder a breed; best some that no run was trained or calibrated on.
+        output: A folder to make: robustness.md with its picture, robustness.csv, and answers.csv with each answer.
+        num_photos: How many of the photos are drawn.
+        severities: The strengths, from 1 to 5.
+    """
+    if not runs:
+        raise UserError("no run is named: python -m dogbreeds robustness RUN [RUN ...] --data FOLDER")
+    from dogbreeds.research.robustness import robustness as answer_worse_photos
+
+    check_absent(output)
+    check_parent(output)
+    found = answer_worse_photos(runs, data, num_photos=num_photos, severities=severities, progress=sys.stderr.isatty())
+    for photo in found.unreadable:
+        print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
+    if output:
+        found.save(output)
+    print(found, end="")
+    return int(bool(found.unreadable))
 
 
 def probe(

@@ -185,7 +185,7 @@ def benchmark(
         if everyday:
             check_known(run, given[EVERYDAY])
     wanted = read_manifest(manifest) if manifest else None
-    used: set[str] = set().union(*map(_used, runs))
+    used: set[str] = set().union(*map(known_photos, runs))
     chosen = {kind: _choose(kind, photos, used, wanted) for kind, photos in given.items()}
     predictors = [Predictor(run) for run in runs]
     held_out = [_held_out(predictor, data) for predictor in predictors]
@@ -228,7 +228,7 @@ def _unlabelled(folder: Path) -> Photos:
     return Photos(tuple(map(str, files)), PhotoSources(files), np.full(len(files), -1), ())
 
 
-def _used(run: RunFolder) -> set[str]:
+def known_photos(run: RunFolder) -> set[str]:
     """The first `DIGEST_DIGITS` of the digests of all photos that a run was trained or calibrated on."""
     trained_on = load_trained_on(run.path / SPLITS) or {}
     return fitted_on(run) | {digest[:DIGEST_DIGITS] for digest in trained_on}

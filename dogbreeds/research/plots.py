@@ -1,7 +1,8 @@
 """The pictures of a report, as PNG files in memory."""
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ MARKERS = "osD^vPX*"
 
 _MAX_NAMED = 60
 """Breeds in a matrix up to which their names have the normal size; with more breeds they are smaller."""
+
+NUM_COLUMNS = 5
+"""Of panels beside each other."""
 
 PANEL = (4.4, 3.9)
 """Width and height of a picture, inches: its text is legible at the width of a phone."""
@@ -151,6 +155,35 @@ def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
     axes.set_ylabel(f"{_literal(first.name)}: mean probability of the right breed", fontsize=9)
     axes.margins(x=0.15)
     return _with_legend(figure, axes, columns=1)
+
+
+def top1_by_severity(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]]) -> bytes:
+    """Top-1 of each run by the severity of what was done to the photos, a panel for each corruption.
+
+    Args:
+        panels: By corruption and run: severity, top-1 and its interval, in the order of the severities.
+    """
+    rows = math.ceil(len(panels) / NUM_COLUMNS)
+    figure = Figure(figsize=(2.2 * NUM_COLUMNS, 2.0 * rows + 0.5), layout="constrained")
+    places = figure.subplots(rows, NUM_COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (corruption, curves) in zip(places, panels.items(), strict=False):
+        for index, (run, points) in enumerate(curves.items()):
+            severities, *shares = np.transpose(points)
+            top1, low, high = (100 * share for share in shares)
+            look = {**_look(index), "markersize": 4}
+            axes.plot(severities, top1, label=_literal(run), **look)
+            axes.fill_between(severities, low, high, color=look["color"], alpha=0.12, linewidth=0)
+        axes.set_title(corruption, fontsize=10)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in places[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel("severity (0: the photo as it is); bands: 95 % intervals", fontsize=9)
+    figure.supylabel("top-1, %", fontsize=9)
+    figure.legend(
+        *places[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9
+    )
+    return png(figure)
 
 
 def _literal(name: str) -> str:

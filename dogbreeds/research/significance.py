@@ -58,6 +58,31 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def sign_flip(differences: np.ndarray) -> float:
+    """The p-value of paired differences: could their mean be this far from 0 if either sign were as likely for each?
+
+    The permutation test of paired samples (Fisher 1935, "The Design of Experiments", section 21), with 9,999 draws of
+    the signs from a fixed seed.
+
+    Args:
+        differences: `(N,)`, of the same photos.
+    """
+    from scipy.stats import permutation_test
+
+    if not differences.any():
+        return 1.0
+    found = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=9_999,
+        batch=500,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
 def wilson_interval(num_right: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953)."""
     from scipy.stats import binomtest

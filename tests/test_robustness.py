@@ -1,0 +1,133 @@
+"""Photos made worse, and what runs answer to them."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from conftest import BREED_FOLDERS, make_photo, run_cli, scene
+
+from dogbreeds.errors import UserError
+from dogbreeds.files import read_json, write_json
+from dogbreeds.photos import photo_digest
+from dogbreeds.research.benchmark import known_photos
+from dogbreeds.research.corruptions import CORRUPTIONS, NUM_SEVERITIES, SIDE, corrupted, to_scale
+from dogbreeds.research.robustness import robustness
+from dogbreeds.research.significance import sign_flip
+from dogbreeds.run_folder import RunFolder
+from dogbreeds.serving.calibrate import DIGEST_DIGITS
+
+
+@pytest.fixture(scope="module")
+def new_photos(tmp_path_factory):
+    """Of three breeds, that no run has seen."""
+    folder = tmp_path_factory.mktemp("new")
+    for label, name in enumerate(BREED_FOLDERS[:3]):
+        (folder / name).mkdir()
+        for seed in (70, 71):
+            make_photo(label, seed).save(folder / name / f"{seed}.png")
+    return folder
+
+
+def distance(first, second) -> float:
+    return float(np.abs(np.asarray(first, float) - np.asarray(second, float)).mean())
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_each_strength_is_worse_than_the_one_before_and_repeats(name):
+    photo = to_scale(scene(3, (400, 300)).effect_spread(9))  # with an edge and a grain
+    assert min(photo.size) == SIDE
+    photos = [corrupted(photo, name, severity, seed=5) for severity in range(1, NUM_SEVERITIES + 1)]
+    assert all(each.size == photo.size and each.mode == "RGB" for each in photos)
+    assert np.array_equal(photos[2], corrupted(photo, name, 3, seed=5))
+    if name == "shuffled":  # how far pixels move says nothing; they stay the same, but for what does not divide
+        for parts, shuffled in zip(CORRUPTIONS[name][1], photos, strict=True):
+            whole = [int(side // parts * parts) for side in photo.size]
+            before, after = (np.sort(np.asarray(each.crop((0, 0, *whole))).ravel()) for each in (photo, shuffled))
+            assert np.array_equal(before, after)
+            assert distance(photo, shuffled) > 5
+        return
+    others = [np.median(each, axis=(0, 1)) for each in photos] if name == "small" else [photo] * NUM_SEVERITIES
+    distances = [distance(*pair) for pair in zip(others, photos, strict=True)]
+    steps = np.diff(distances) * (-1 if name == "small" else 1)  # the less there is besides the ground, the smaller
+    assert distances[0] > 0.1 and all(steps > 0)
+
+
+def test_what_only_a_study_does():
+    photo = to_scale(scene(3, (400, 300)))
+    grey = np.asarray(corrupted(photo, "grey", 5, seed=0), int)
+    assert np.ptp(grey, axis=2).max() <= 1
+    covered = np.asarray(corrupted(photo, "covered", 5, seed=1)) != np.asarray(photo)
+    assert 0.45 < covered.any(axis=2).mean() <= 0.51
+    small = np.asarray(corrupted(photo, "small", 5, seed=1))
+    ground = (small == small[0, 0]).all(axis=2) | (small == small[-1, -1]).all(axis=2)
+    assert 0.94 < ground.mean() < 0.99  # a fifth of the side
+
+
+def test_the_figures_come_from_the_answers_to_each_photo(tiny_run, new_photos, tmp_path, monkeypatch, capsys):
+    shutil.copytree(tiny_run, tmp_path / "hot")
+    record = read_json(tmp_path / "hot" / "run.json")
+    record["calibration"]["temperature"] *= 3
+    write_json(tmp_path / "hot" / "run.json", record)
+    command = ["robustness", tiny_run, tmp_path / "hot", "--data", new_photos, "--output", tmp_path / "report"]
+    status, printed, _ = run_cli(monkeypatch, capsys, *command, "--severities", 2, 4)
+    assert status == 0 and "6 photos of" in printed and "| shuffled |" in printed
+    assert (tmp_path / "report" / "pictures" / "robustness.png").stat().st_size > 10_000
+    report = (tmp_path / "report" / "robustness.md").read_text()
+    assert "(pictures/robustness.png)" in report and "hot: ECE" in report
+    answers = list(csv.DictReader((tmp_path / "report" / "answers.csv").open()))
+    scores = list(csv.DictReader((tmp_path / "report" / "robustness.csv").open()))
+    assert len(scores) == 2 * (1 + 2 * len(CORRUPTIONS)) and len(answers) == 6 * len(scores)
+    for score in scores:
+        keys = ("run", "corruption", "severity")
+        own = [row for row in answers if all(row[key] == score[key] for key in keys)]
+        right = [row["label"] == row["breed"] for row in own]
+        assert len(own) == 6 and float(score["top1"]) == pytest.approx(np.mean(right))
+        assert float(score["confident"]) == pytest.approx(np.mean([row["verdict"] == "confident" for row in own]))
+    # A temperature changes no breed, and makes answers less sure.
+    top1, sure = (
+        {run: [row[key] for row in answers if row["run"] == run] for run in ("tiny", "hot")}
+        for key in ("breed", "probability")
+    )
+    assert top1["tiny"] == top1["hot"] and np.mean(list(map(float, sure["tiny"]))) > np.mean(
+        list(map(float, sure["hot"]))
+    )
+    assert "| tiny | hot | noise | +0.0 (+0.0 to +0.0) | p = 1.000 |" in report
+
+
+def test_photos_that_a_run_knows_are_left_out(tiny_run, photo_folder, new_photos, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(new_photos, mixed)
+    shutil.copytree(photo_folder, mixed, dirs_exist_ok=True)
+    found = robustness([tiny_run], str(mixed), severities=[1], progress=False)
+    known = known_photos(RunFolder.open(tiny_run))
+    assert found.num_known >= 24 and len(found.labels) == 46 - found.num_known
+    assert not [digest for digest in found.digests if digest[:DIGEST_DIGITS] in known]
+    for path in mixed.rglob("*.png"):
+        if photo_digest(path.read_bytes())[:DIGEST_DIGITS] not in known:
+            path.unlink()
+    with pytest.raises(UserError, match=f"none of the {found.num_known} photos is left: {found.num_known} were used"):
+        robustness([tiny_run], str(mixed), severities=[1], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--severities", "6"], "--severities 6: must be from 1 to 5"),
+        (["no/run"], "is neither a folder here"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, tiny_run, new_photos, monkeypatch, capsys):
+    data = [] if "--data" in arguments else ["--data", new_photos]
+    status, out, err = run_cli(monkeypatch, capsys, "robustness", tiny_run, *arguments, *data)
+    assert status == 2 and not out and words in err and err.count("\n") == 1
+
+
+def test_signs_that_are_flipped():
+    rng = np.random.default_rng(0)
+    assert sign_flip(np.zeros(9)) == 1.0
+    assert sign_flip(rng.normal(0, 1, 200)) > 0.05
+    assert sign_flip(rng.normal(0.5, 1, 200)) < 0.001
+    few = np.array([1.0, 1.0, 1.0])
+    assert sign_flip(few) == pytest.approx(0.25)  # two of eight
