@@ -306,6 +306,7 @@ def figures(monkeypatch, capsys, data, run_dir, *arguments) -> dict:
     return {name: found[name] for name in ("n", "top1", "log_loss", "num_trained_on")}
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_figures_of_the_same_folder(tiny_run, photo_folder, store, tmp_path, monkeypatch, capsys):
     store.put_folder(photo_folder, "labelled")
     expected = figures(monkeypatch, capsys, photo_folder, tiny_run)

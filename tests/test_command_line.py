@@ -142,7 +142,14 @@ def test_pipes_devices_sockets_and_folders_are_a_line_each_at_once(no_photos, ph
         assert line.startswith(f"{path}: ") and words in line
 
 
-@pytest.mark.parametrize("command", [["index", "--output", "breeds.csv"], ["evaluate", "--data"], ["doctor", "--data"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["index", "--output", "breeds.csv"],
+        pytest.param(["evaluate", "--data"], marks=pytest.mark.slow),
+        pytest.param(["doctor", "--data"], marks=pytest.mark.slow),
+    ],
+)
 def test_no_pipe_keeps_a_folder_of_photos_waiting(command, no_photos, photo):
     for label, folder in enumerate(BREED_FOLDERS[:2]):
         (photo.parent / folder).mkdir(exist_ok=True)

@@ -90,6 +90,7 @@ def test_a_process_that_dies_or_hangs_costs_one_photo(tmp_path, monkeypatch):
     assert killed.problem == hung.problem == "damaged"
 
 
+@pytest.mark.slow
 def test_large_photos_come_one_after_the_other_and_small_ones_beside_them(tmp_path):
     decoder = Decoder(JPEG_SIDE)
     large = coded(Image.new("RGB", (6000, 6000)))

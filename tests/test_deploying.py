@@ -90,7 +90,7 @@ class Proxy:
         return self.request("POST", "/gradio_api/upload", head + content + b"\r\n--B--\r\n", headers)
 
 
-@pytest.fixture(scope="module", params=["nginx", "caddy"])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("nginx", "caddy")])
 def proxy(request, page, tmp_path_factory) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp(request.param)
     port = free_port()

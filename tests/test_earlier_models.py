@@ -130,9 +130,18 @@ SMALL = {
 """Of checkpoints their architecture, narrower or shorter than it is."""
 FROZEN = ("resnet50", "resnet50v2", "vgg16")
 """Those of which the classifier alone is trained, so that both ways are gone; it takes a second export."""
-ALIKE = ("cnn1", "cnn3v2_tuned", "my_vgg16", "vgg19", "vit", "vit_tiny")
+ALIKE = ("cnn1", "cnn3", "cnn3v2_tuned", "cnn_32_64_64_64", "my_vgg16", "vgg19", "vit", "vit_tiny")
 """Those that differ from another one here, or from `vit_nano`, in their widths or their number of layers alone."""
-LARGE = ("inception_resnet_v2", "levit", "mobilenet_v1", "mobilevit", "my_xception")
+LARGE = (
+    "inception_resnet_v2",
+    "levit",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilevit",
+    "my_xception",
+    "resnet50v2",
+    "xception",
+)
 """Those that have many layers even so, of which an export takes long."""
 
 
@@ -223,7 +232,7 @@ def test_why_there_is_no_heat_map_is_one_line():
     assert ServingModel(build_model(ModelOptions(model="vit_nano"), 32, NAMES), 32).why_no_heat_map is None
 
 
-@pytest.mark.parametrize("failure", ["the exporter", "the comparison"])
+@pytest.mark.parametrize("failure", ["the exporter", pytest.param("the comparison", marks=pytest.mark.slow)])
 def test_a_heat_map_that_cannot_be_exported_is_left_out(failure, checkpoints, tmp_path, monkeypatch):
     """A finished run is not lost for it."""
     torch.manual_seed(0)
@@ -495,6 +504,7 @@ def test_losses_are_what_they_are_said_to_be():
     assert float(LOSSES["squared-hinge"](logits, (sign + 1) / 2)) == pytest.approx(np.square(by_hand).sum() / 6)
 
 
+@pytest.mark.slow
 def test_a_narrow_vgg_has_a_heat_map_of_its_dense_layers(tmp_path):
     torch.manual_seed(0)
     architecture = SMALL["vgg16"]

@@ -475,6 +475,7 @@ def test_an_upload_that_is_none_is_refused_in_a_sentence(server, kind, body, wor
     assert status == 400 and words in json.loads(content)["detail"] and server.files() == before
 
 
+@pytest.mark.slow
 def test_uploads_are_deleted_on_schedule(tmp_path):
     script = "from dogbreeds.serving.page import app; app.CACHE_SECONDS = 2\n"
     script += f"app.serve([{str(DEFAULT_RUN)!r}], None, None)"
@@ -780,6 +781,7 @@ def test_serving_imports_nothing_that_runs_what_it_reads():
         assert not found, f"{file.name}: {found}"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_stopped_finishes_its_answers_and_says_that_it_is_not_ready(tmp_path):
     make_photo(2, 3, (2000, 1500)).save(tmp_path / "dog.png")
     server = Server(tmp_path)

@@ -153,6 +153,7 @@ def test_calibration_travels():
     assert Calibration(**vars(calibration)) == calibration
 
 
+@pytest.mark.slow
 def test_every_figure_has_an_interval_that_other_photos_confirm():
     """Of 20 sets of photos about 95 % have the figure of very many photos in their interval."""
 

@@ -72,7 +72,7 @@ def page(browser, server):
         yield page
 
 
-@pytest.fixture(params=["en", "fr"])
+@pytest.fixture(params=["en", pytest.param("fr", marks=pytest.mark.slow)])
 def language(request):
     return request.param
 
@@ -146,6 +146,7 @@ def test_the_heat_map_lies_over_the_photo_and_can_be_taken_away(page, tmp_path):
     opacity("1")
 
 
+@pytest.mark.parametrize("language", ["en", "fr"])
 def test_each_language_and_width_answers_and_can_be_used_by_everyone(either_page, language, tmp_path):
     page, french = either_page, language == "fr"
     assert page.locator("html").get_attribute("lang") == language
@@ -266,7 +267,11 @@ def test_a_phones_photo_is_shown_and_loses_where_it_was_taken(page, uploads, tmp
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("empty.jpg", b"", "empty"), ("short.jpg", None, "cut short"), ("notes.txt", b"Rex, 3 years", "is not a photo")],
+    [
+        pytest.param("empty.jpg", b"", "empty", marks=pytest.mark.slow),
+        pytest.param("short.jpg", None, "cut short", marks=pytest.mark.slow),
+        ("notes.txt", b"Rex, 3 years", "is not a photo"),
+    ],
 )
 def test_a_bad_file_is_explained_in_a_sentence(page, tmp_path, name, content, words):
     file = tmp_path / name
@@ -306,7 +311,15 @@ def file_event(page, path, *, to: str, kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("kind", "to"), [("paste", "body"), ("drop", ".choose"), ("drop", "#compare"), ("drop", "h1")])
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        ("paste", "body"),
+        ("drop", "#compare"),
+        pytest.param("drop", ".choose", marks=pytest.mark.slow),
+        pytest.param("drop", "h1", marks=pytest.mark.slow),
+    ],
+)
 def test_a_photo_may_be_pasted_or_dropped_anywhere(page, tmp_path, kind, to):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     file_event(page, tmp_path / "dog.png", to=to, kind=kind)
@@ -336,7 +349,12 @@ def test_before_a_photo_the_page_says_what_it_does_and_offers_drawings(either_pa
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(None, "connection"), (413, "40 MB"), (503, "busy"), (500, "could not be sent")],
+    [
+        (None, "connection"),
+        pytest.param(413, "40 MB", marks=pytest.mark.slow),
+        pytest.param(503, "busy", marks=pytest.mark.slow),
+        pytest.param(500, "could not be sent", marks=pytest.mark.slow),
+    ],
 )
 def test_no_old_answer_stays_when_a_photo_gets_none(browser, server, tmp_path, status, words):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
@@ -361,6 +379,7 @@ def test_no_old_answer_stays_when_a_photo_gets_none(browser, server, tmp_path, s
     context.close()
 
 
+@pytest.mark.slow
 def test_a_question_that_is_lost_is_told_and_asked_again(browser, server, tmp_path):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     context = browser.new_context(locale="en-US")
@@ -376,6 +395,7 @@ def test_a_question_that_is_lost_is_told_and_asked_again(browser, server, tmp_pa
     context.close()
 
 
+@pytest.mark.slow
 def test_the_old_answer_goes_as_soon_as_a_photo_is_sent(page, tmp_path):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     make_photo(0, 1, (300, 260)).save(tmp_path / "other.png")
@@ -521,6 +541,7 @@ def test_many_photos_become_a_table_to_sort_filter_and_download(either_page, upl
     )
 
 
+@pytest.mark.slow
 def test_stopping_keeps_what_was_answered(page, tmp_path):
     Image.new("RGB", (4000, 3000), "teal").save(tmp_path / "0.png", compress_level=1)  # small, and slow to decode
     for number in range(1, 60):

@@ -36,7 +36,9 @@ def ways(tiny_run):
     return photo_corpus.ways_in(Predictor(tiny_run).predict)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=pytest.mark.slow) if part == "colours" else part for part in PARTS]
+)
 def test_any_file_is_seen_rightly_or_refused_in_a_sentence(part, ways, tmp_path):
     files, step = PARTS[part]
     wrong = []
@@ -63,6 +65,7 @@ def test_formats_that_are_slow_to_decode_have_a_lower_limit():
         open_image(photo_corpus.rle_bmp(1800, 1800, b"\0\0" * 1800))
 
 
+@pytest.mark.slow
 def test_mutated_files_of_the_fuzzer(tmp_path):
     if find_spec("atheris") is None:
         if os.environ.get("CI") and platform.machine() == "x86_64":

@@ -144,6 +144,7 @@ def test_a_command_tells_nobody_and_writes_where_it_is_told(name, tiny_run, home
     check(trace, folder, [*outputs, *(home / cache for cache in command.caches)])
 
 
+@pytest.mark.slow
 def test_the_page_of_a_space_tells_nobody_and_keeps_nothing(tiny_run, home, monkeypatch):
     from gradio_client import Client, handle_file
 

@@ -203,6 +203,7 @@ def test_runs_of_the_hub_are_told_apart(tiny_run):
     assert unique_names([mine, yours])[0] == "me/dogs@c0ffee"
 
 
+@pytest.mark.slow
 def test_a_space_with_a_model_of_the_hub(hub, tiny_run, tmp_path):
     settings = {"home": tmp_path / "home", "endpoint": hub.address}
     for words in (

@@ -325,6 +325,7 @@ def test_many_photos_go_through_the_network_a_few_at_a_time(tiny_run, monkeypatc
     assert sizes == [MAX_PASS, 2]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_13_breeds_serves_13(tmp_path, photo_folder):
     from conftest import tiny_config
 

@@ -204,7 +204,11 @@ def test_all_of_the_default_run_is_at_most_25_mb(published_default):
     assert sum(file.stat().st_size for file in published_default.iterdir()) < 25_000_000
 
 
-@pytest.mark.parametrize("headers", [{}, SEVERAL_THREADS], ids=["one thread", "several threads"])
+@pytest.mark.parametrize(
+    "headers",
+    [{}, pytest.param(SEVERAL_THREADS, marks=pytest.mark.slow)],
+    ids=["one thread", "several threads"],
+)
 def test_the_default_run_answers_as_on_a_server(browser, published_default, headers):
     photos = [(PICTURES / name).read_bytes() for name in ("white_dog.webp", "shaggy_dog.webp", "cat.webp")]
     if not headers:  # how a photo is cut has nothing to do with the threads
@@ -247,7 +251,9 @@ def headline_of(prediction, texts):
     return getattr(texts, prediction.verdict)
 
 
-@pytest.mark.parametrize(("language", "width", "scheme"), [("en", 1280, "light"), ("fr", 390, "dark")])
+@pytest.mark.parametrize(
+    ("language", "width", "scheme"), [("en", 1280, "light"), pytest.param("fr", 390, "dark", marks=pytest.mark.slow)]
+)
 def test_the_page_answers_in_airplane_mode_and_sends_nothing(
     browser, published, tiny_run, tmp_path, language, width, scheme
 ):
@@ -327,6 +333,7 @@ def test_a_browser_without_simd_and_a_model_cut_short_get_a_sentence(browser, pu
         context.close()
 
 
+@pytest.mark.slow
 def test_where_the_storage_is_full_it_answers_and_says_that_it_needs_a_connection(browser, published, tmp_path):
     context = browser.new_context()
     with served(published) as (address, _):
@@ -342,6 +349,7 @@ def test_where_the_storage_is_full_it_answers_and_says_that_it_needs_a_connectio
     context.close()
 
 
+@pytest.mark.slow
 def test_a_new_version_replaces_what_is_kept(browser, published, tmp_path):
     site = shutil.copytree(published, tmp_path / "site")
     context = browser.new_context(locale="en-US")

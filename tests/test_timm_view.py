@@ -44,7 +44,8 @@ def nano_checkpoint(folder):
     return folder
 
 
-@pytest.mark.parametrize("weights", ["random", pytest.param("real", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("weights", ["random", "real"])
+@pytest.mark.slow
 def test_a_run_answers_as_transformers_does(weights, photo_folder, request, tmp_path):
     if weights == "real":
         shared = request.getfixturevalue("shared")

@@ -515,7 +515,12 @@ def remove_the_run(run):
             {"cache": "off", "num_workers": 2},
             r"photos can't be read any more \(There is no file .*--resume",
         ),
-        (kill_a_worker, {"cache": "off", "num_workers": 2}, r"photos can't be read any more \(.*worker.*--resume"),
+        pytest.param(
+            kill_a_worker,
+            {"cache": "off", "num_workers": 2},
+            r"photos can't be read any more \(.*worker.*--resume",
+            marks=pytest.mark.slow,  # torch waits for the dead for a while
+        ),
         (remove_the_run, {}, r"can't write the checkpoint in .*--resume"),
     ],
 )

@@ -82,7 +82,10 @@ def test_it_is_fitted_on_training_photos_alone_and_a_function_of_the_seed(tmp_pa
     "steps",
     [
         {"grayscale": True, "equalize": True, "whitening": "blur"},
-        {"whitening": "zca", "equalize": True, "augment": "off", "model": "vit_nano", "freeze_backbone": True},
+        pytest.param(
+            {"whitening": "zca", "equalize": True, "augment": "off", "model": "vit_nano", "freeze_backbone": True},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )
