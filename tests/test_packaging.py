@@ -44,6 +44,10 @@ def test_requirements_files_repeat_the_lists_of_the_project(file, wanted):
     assert sorted(lines(ROOT / file)) == sorted(wanted)
 
 
+def test_the_citation_is_of_this_version():
+    assert f"version: {PROJECT['version']}" in lines(ROOT / "CITATION.cff")
+
+
 def test_ci_runs_the_tests_that_are_left_out_by_default():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
     (left_out,) = re.findall(r"-m 'not (\w+)'", options)
