@@ -99,7 +99,7 @@ def test_large_photos_come_one_after_the_other_and_small_ones_beside_them(tmp_pa
 
     async def watch():
         while True:
-            most.append(decoder._large.num_working)
+            most.append(decoder._large._working.total())
             await asyncio.sleep(0.002)
 
     async def task():

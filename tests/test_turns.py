@@ -34,7 +34,7 @@ def test_as_many_work_as_may_and_of_one_address_as_many_as_may():
 
     async def work(address: str) -> None:
         async with turns.turn(address):
-            most.append((turns.num_working, turns._working[address]))
+            most.append((turns._working.total(), turns._working[address]))
             await asyncio.sleep(0.001)
 
     async def all_of_them() -> None:
@@ -42,13 +42,13 @@ def test_as_many_work_as_may_and_of_one_address_as_many_as_may():
 
     asyncio.run(all_of_them())
     assert max(working for working, _ in most) == 3 and max(of_address for _, of_address in most) == 2
-    assert len(most) == 12 and turns.num_working == turns.num_waiting == 0 and not turns._waiting and not turns._working
+    assert len(most) == 12 and not turns._waiting and not turns._working
 
 
 def test_who_goes_away_frees_their_place():
     turns = Turns(1)
     assert order_of(turns, list("abcb"), cancelled=(0, 1)) == ["a", "c", "b"]
-    assert turns.num_working == turns.num_waiting == 0 and not turns._waiting
+    assert not turns._working and not turns._waiting
 
 
 def test_who_is_not_urgent_comes_last():
