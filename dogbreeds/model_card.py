@@ -26,6 +26,12 @@ FITTED_ON = {
     "other_dogs": "photos of dogs of other breeds",
 }
 """The kinds of photos of `Calibration.fitted_on`, in words."""
+_ADAPTED = {
+    "all": "all weights",
+    "bitfit": "the classifier and all biases (BitFit)",
+    "lora": "the classifier and low-rank changes of other weights, which these include now (LoRA)",
+}
+"""The values of the option `adapt`, in words."""
 
 
 def card_metadata(name: str, record: RunRecord) -> dict[str, Any]:
@@ -97,7 +103,9 @@ def model_card(name: str, record: RunRecord, labels: tuple[str, ...]) -> str:
     from huggingface_hub.utils import yaml_dump
 
     config, data = record.config, record.data
-    trained = "the classifier alone, on a frozen backbone" if config["freeze_backbone"] else "all weights"
+    # Older versions had no other way, newer ones may have more.
+    adapted = _ADAPTED.get(str(config.get("adapt", "all")), "some weights")
+    trained = "the classifier alone, on a frozen backbone" if config["freeze_backbone"] else adapted
     trained += ", from scratch" if config["from_scratch"] else ""
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in record.seconds.items())
     size = config["image_size"]

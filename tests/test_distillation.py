@@ -1,4 +1,4 @@
-"""Learning from a teacher, with mixup, layer-wise rates, and averaged with the start."""
+"""Learning from a teacher, with mixup and CutMix, layer-wise rates, and averaged with the start."""
 
 import shutil
 from dataclasses import replace
@@ -12,7 +12,9 @@ from transformers import AutoModelForImageClassification
 from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.split_file import load_trained_on
+from dogbreeds.training import learner as learner_module
 from dogbreeds.training.context import Context
+from dogbreeds.training.earlier.losses import LOSSES
 from dogbreeds.training.learner import mixed_up
 from dogbreeds.training.loop import Loop
 from dogbreeds.training.models.adapters import set_labels
@@ -100,6 +102,32 @@ def test_mixup_mixes_photos_and_targets_by_one_share(photo_folder, tmp_path):
     assert torch.allclose(loss, expected, rtol=1e-4)
     torch.manual_seed(3)
     assert torch.equal(run.learner.loss(pixels, labels), loss)
+
+
+def test_cutmix_puts_a_rectangle_of_another_photo_and_its_target_in_by_one_share(photo_folder, tmp_path, monkeypatch):
+    run = set_up(tiny_config(photo_folder, tmp_path / "run", cutmix=1.0, mixup=0.5), saves=False)
+    photos = torch.arange(4.0)[:, None, None, None].expand(4, 3, 32, 32)
+    batches = []
+
+    def logits(model, inputs):
+        batches.append(inputs)
+        return run.learner.model(inputs).logits
+
+    monkeypatch.setattr(learner_module, "logits_of", logits)
+    monkeypatch.setitem(LOSSES, "cross-entropy", lambda logits, targets: batches.append(targets))
+    num_cut = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        run.learner.loss(photos, torch.arange(4))
+        mixed, targets = batches[-2:]
+        for number in range(4):  # each photo has the colour of its number, and a share of another's
+            colours, counts = mixed[number].unique(return_counts=True)
+            if not (colours == colours.round()).all():  # mixup's
+                break
+            num_cut += len(colours) == 2
+            expected = torch.zeros(4).index_put((colours.long(),), counts / mixed[number].numel())
+            assert torch.allclose(targets[number], expected)
+    assert 4 <= num_cut < 32
 
 
 def test_a_teacher_answers_the_mixed_photos(photo_folder, tiny_run, tmp_path):
@@ -221,6 +249,7 @@ def test_photos_of_the_teacher_are_not_held_out_and_not_forgotten(photo_folder, 
         ({"label_smoothing": 0.1}, "--label-smoothing 0.1: a teacher's answers replace the labels"),
         ({"data": "three"}, "its 4 breeds are not the 3 of the data"),
         ({"mixup": -1.0}, "--mixup -1.0: must be 0 or more"),
+        ({"cutmix": 1.0, "freeze_backbone": True, "model": "start"}, "--cutmix 1.0: the features of a frozen backbone"),
         ({"layer_decay": 0.0}, "--layer-decay 0.0: must be above 0 and at most 1"),
         (
             {"layer_decay": 0.5, "freeze_backbone": True, "model": "start", "augment": "on"},

@@ -151,13 +151,14 @@ def test_the_same_seed_gives_the_same_run_with_the_pixel_cache_or_without(photo_
         {"model": "vit_nano", "ema_decay": 0.9, "gradient_accumulation_steps": 2, "dropout": 0.2, "whitening": "zca"},
         {"model": "mobilenet_v2_nano", "schedule": "plateau", "mixup": 0.4, "layer_decay": 0.7},
         {"model": "vit_nano", "freeze_backbone": True},
+        {"model": "resnet_nano", "adapt": "lora", "ema_decay": 0.9},
     ],
     ids=str,
 )
 def test_a_resumed_run_is_the_run_that_was_never_stopped(
     photo_folder, checkpoints, tmp_path, options, monkeypatch, tiny_runs_onnx, features_by_torch
 ):
-    if options.get("freeze_backbone"):
+    if options.keys() & {"freeze_backbone", "adapt"}:
         options = {**options, "model": str(checkpoints / options["model"])}
     whole = fitted(tiny_config(photo_folder, tmp_path / "whole", epochs=3, **options))
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.transforms.v2 import CutMix
 from transformers import PreTrainedModel
 
 from dogbreeds.training.context import Context
 from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
 from dogbreeds.training.inputs import Inputs
+from dogbreeds.training.models.adapt import merge_lora
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
 from dogbreeds.training.options import TrainConfig
@@ -51,7 +53,7 @@ class Learner:
         self._start: dict[str, torch.Tensor] = {}
         """The weights and statistics before training, where the trained ones are averaged with them."""
         if config.model.average_with_start:
-            self._start = copy.deepcopy(self.trained_model.state_dict())
+            self._start = merge_lora(copy.deepcopy(self.trained_model)).state_dict()
         # Not in fp16, where accelerate then can't tell whether a step was skipped.
         fused = context.device.type in ("cpu", "cuda") and self._accelerator.mixed_precision != "fp16"
         optimizer = build_optimizer(self.trained_model, config.optim, fused=fused)
@@ -104,7 +106,9 @@ class Learner:
         """The mean loss of a batch: inputs as the network takes them, labels `(B,)`."""
         optim = self._config.optim
         targets = target_probabilities(labels, self._num_labels, optim.label_smoothing)
-        if optim.mixup:
+        if optim.cutmix and (not optim.mixup or torch.rand(()) < 0.5):
+            inputs, targets = CutMix(alpha=optim.cutmix)(inputs, targets)
+        elif optim.mixup:
             inputs, targets = mixed_up(inputs, targets, optim.mixup)
         if self.teacher is not None:
             targets = self.teacher(inputs)
@@ -145,13 +149,13 @@ class Learner:
                     raise ValueError(f"{name} of shape {tuple(tensor.shape)} for weights {tuple(parameter.shape)}")
 
     def load_best(self, weights: dict[str, torch.Tensor]) -> nn.Module:
-        """The network with these weights, as it was before accelerate prepared it; averaged with the start if asked."""
-        share = self._config.model.average_with_start
-        for name, start in self._start.items():
-            if start.is_floating_point():  # not the number of batches that batch normalisation has seen
-                weights[name] = weights[name].lerp(start.to(weights[name].device), share)
+        """The network with these weights, as it was before LoRA and accelerate; averaged with the start if asked."""
         model: nn.Module = self._accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         model.load_state_dict(weights)
+        merge_lora(model)
+        for name, tensor in model.state_dict().items() if self._start else ():
+            if tensor.is_floating_point():  # not the number of batches that batch normalisation has seen
+                tensor.lerp_(self._start[name].to(tensor.device), self._config.model.average_with_start)
         return model
 
 

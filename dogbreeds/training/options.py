@@ -23,6 +23,7 @@ from dogbreeds.preprocessing import Fit, Preprocessing
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
 ActivationName = Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"]
 LossName = Literal["cross-entropy", "kl-divergence", "poisson", "hinge", "squared-hinge"]
+AdaptName = Literal["all", "bitfit", "lora"]
 AugmentationName = Literal["mild", "strong", "turns", "ninefold"]
 
 CONFIG = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
@@ -59,6 +60,11 @@ class ModelOptions:
     """Build the architecture of --model with random weights."""
     freeze_backbone: bool = False
     """Train the classifier alone and leave the pre-trained backbone as it is."""
+    adapt: AdaptName = "all"
+    """Which weights of a pre-trained backbone are trained where it is not frozen, besides the classifier's. bitfit: all
+    biases (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199). lora: products of two small matrices, added to
+    the weights of queries and values or, without attention, of pointwise convolutions (Hu et al. 2022,
+    https://arxiv.org/abs/2106.09685). Both want a --learning-rate of about 1e-3."""
     keep_known_breeds: bool = False
     """Initialise the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its
     rows. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and
@@ -200,6 +206,9 @@ class OptimOptions:
     mixup: NotNegative = 0.0
     """Mix each photo of a batch with another one, and their targets alike, by a share drawn from Beta(MIXUP, MIXUP); 0
     for none (Zhang et al. 2018, https://arxiv.org/abs/1710.09412)."""
+    cutmix: NotNegative = 0.0
+    """Likewise, but a rectangle of each photo, of a share drawn from Beta(CUTMIX, CUTMIX), is another photo's (Yun et
+    al. 2019, https://arxiv.org/abs/1905.04899). With --mixup, one of the two is drawn for each batch."""
     learning_rate: Positive = 5e-5
     """Largest learning rate of the backbone."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -316,6 +325,8 @@ class TrainConfig:
             )
         if self.model.from_scratch and self.model.average_with_start:
             raise UserError("--from-scratch starts from nothing worth averaging: leave --average-with-start out")
+        if self.model.from_scratch and self.model.adapt != "all":
+            raise UserError(f"--from-scratch has no weights to adapt: leave --adapt {self.model.adapt} out")
 
     @classmethod
     def from_options(cls, **options: Any) -> "TrainConfig":
@@ -362,9 +373,17 @@ class TrainConfig:
                 "--optimizer ftrl computes the weights from the present rate in each step, so the rate must not "
                 "change: add --schedule constant --warmup-fraction 0"
             )
+        if self.model.freeze_backbone and self.model.adapt != "all":
+            raise UserError(
+                f"{_flag('adapt', self.model.adapt)}: a frozen backbone is not trained; add --no-freeze-backbone"
+            )
         if self.model.freeze_backbone and optim.layer_decay != 1:
             raise UserError(
                 f"{_flag('layer_decay', optim.layer_decay)}: a frozen backbone has no rates; add --no-freeze-backbone"
+            )
+        if self.model.freeze_backbone and not self.random_views and optim.cutmix:
+            raise UserError(
+                f"{_flag('cutmix', optim.cutmix)}: the features of a frozen backbone can't be cut; add --augment on"
             )
         if optim.teacher is not None:
             self._check_teacher_applies()

@@ -52,9 +52,11 @@ class Run:
             "bottleneck": bottleneck(seconds),
         }
         if self.peak:
-            # A backward pass is two forward passes, one for the inputs' gradients and one for the weights'. On features
-            # that were computed before, there is none through the network.
-            num_passes = 0 if self.inputs.head_only else 1 if self.config.model.freeze_backbone else 3
+            # A backward pass is two forward passes, one for the inputs' gradients and one for the weights', of which
+            # BitFit needs none and LoRA that of some layers, which is not counted. On features that were computed
+            # before, there is none through the network.
+            backward = 2 if self.config.model.adapt == "all" else 1
+            num_passes = 0 if self.inputs.head_only else 1 if self.config.model.freeze_backbone else 1 + backward
             teacher = self.learner.teacher
             flops = num_passes * self.flops_per_photo + (teacher.flops_per_photo if teacher else 0)
             flops_per_second = flops / self.context.num_processes * photos_per_second_in_steps

@@ -5,6 +5,7 @@ fit(run)                epochs, each validated and saved for --resume
 finish(run)             best weights: predictions, calibration, ONNX, run folder
 """
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dogbreeds.training.datasets.splits import Splits, load_data
 from dogbreeds.training.inputs import Features, Inputs
 from dogbreeds.training.learner import Learner
 from dogbreeds.training.loop import Loop, Row
+from dogbreeds.training.models.adapt import merge_lora
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.models.inspection import flops_per_photo
@@ -90,7 +92,7 @@ def set_up(
 
     partial = begin_run(config, context, splits) if saves else partial_path(output_dir)
     saved_states = SavedStates(partial / STATE) if saves else None
-    flops = flops_per_photo(model, config.preprocessing.image_size)
+    flops = flops_per_photo(merge_lora(copy.deepcopy(model)), config.preprocessing.image_size)
     peak = measured_peak(context) if config.run.measure_peak else None
 
     inputs = Inputs(config, context, splits, model, preprocessing, features)

@@ -40,6 +40,7 @@ _FROM_SCRATCH: dict[str, FloatDistribution] = {"learning_rate": FloatDistributio
 SPACES: dict[str, dict[str, FloatDistribution]] = {
     "frozen backbone": _CLASSIFIER,
     "fine-tuning": {"learning_rate": FloatDistribution(3e-6, 1e-3, log=True), **_CLASSIFIER},
+    "few weights": {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True), **_CLASSIFIER},
     "from scratch": _FROM_SCRATCH,
     "plain CNN": {**_FROM_SCRATCH, "conv_dropout": FloatDistribution(0.0, 0.5)},
 }
@@ -57,6 +58,8 @@ def space_of(config: TrainConfig) -> dict[str, FloatDistribution]:
     """The options that are searched for a model, with their ranges."""
     if config.model.freeze_backbone:
         kind = "frozen backbone"
+    elif config.model.adapt != "all":
+        kind = "few weights"
     elif is_plain_cnn(config.model.model):
         kind = "plain CNN"
     else:

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from dogbreeds.errors import UserError, first_line, report
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.models import adapters
+from dogbreeds.training.models.adapt import choose_trained
 from dogbreeds.training.models.checkpoint import Checkpoint, loading, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import ARCHITECTURES, plain_cnn_options
@@ -38,8 +39,8 @@ def build_model(
 
     Raises:
         UserError: The model can't be found, is no image classifier, lacks weights besides those of the classifier, or
-            knows none of the breeds that are to be kept, or not all although it is averaged with at the end; or it
-            can't be run on photos of this size.
+            knows none of the breeds that are to be kept, or not all although it is averaged with at the end; it can't
+            be run on photos of this size; or it has no weights of the kind that is to be trained.
     """
     transformers_logging.set_verbosity_error()  # missing weights are checked below
     architecture_options = plain_cnn_options(options)
@@ -61,9 +62,7 @@ def build_model(
     _check_runs(model, options.model, image_size)
     if options.dropout:
         adapters.drop_features(model, options.dropout)
-    if options.freeze_backbone:
-        model.requires_grad_(False)
-        classifier_of(model)[1].requires_grad_(True)
+    choose_trained(model, options)
     return model
 
 
@@ -97,6 +96,8 @@ def _check_needs_no_weights(options: ModelOptions) -> None:
         raise UserError(f"--model {options.model} is built without weights: leave --average-with-start out")
     if options.freeze_backbone:
         raise UserError(f"--model {options.model} is built without weights: add --no-freeze-backbone")
+    if options.adapt != "all":
+        raise UserError(f"--model {options.model} is built without weights: leave --adapt {options.adapt} out")
 
 
 def _from_checkpoint(
