@@ -71,7 +71,7 @@ def find_breed(text: str) -> Breed | None:
 
     Args:
         text: A WordNet id, with or without a name behind it (``n02086240-Shih-Tzu``), or any name of the breed;
-            case, underscores, hyphens and apostrophes do not matter.
+            in English or French; case, underscores, hyphens and apostrophes do not matter.
     """
     by_id, by_name = _index()
     if match := _WORDNET_PREFIX.match(text.strip()):
@@ -102,6 +102,12 @@ def label_name(text: str) -> str:
     return breed.name if breed else text.strip().replace("_", " ")
 
 
+def all_names(label: str) -> tuple[str, ...]:
+    """The names of a label in English and French."""
+    breed = find_breed(label)
+    return (label, breed.name_fr) if breed else (label,)
+
+
 @cache
 def group_of(label: str) -> str | None:
     """The breed group of a label, a key of `breed_groups`; None where the label is none of the 120 breeds."""
@@ -114,7 +120,7 @@ def _index() -> tuple[dict[str, Breed], dict[str, Breed]]:
     by_id = {breed.wordnet_id: breed for breed in all_breeds()}
     by_name: dict[str, Breed] = {}
     for breed in all_breeds():
-        for name in (breed.dataset_name, breed.name, *breed.other_names):
+        for name in (breed.dataset_name, breed.name, breed.name_fr, *breed.other_names):
             assert by_name.setdefault(_plain(name), breed) is breed, f"two breeds are called {name!r}"
     return by_id, by_name
 

@@ -30,7 +30,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from dogbreeds.breeds import label_name
+from dogbreeds.breeds import all_names, label_name
 from dogbreeds.calibration import Calibration
 from dogbreeds.default_runs import RUNS
 from dogbreeds.errors import UserError
@@ -139,7 +139,7 @@ class RunFolder:
         """The same run, whose answers name some of its breeds only.
 
         Args:
-            breeds: Their names, two or more; none for all breeds.
+            breeds: Their names, in English or French, two or more; none for all breeds.
 
         Raises:
             UserError: The run does not know one, or there is one alone.
@@ -147,12 +147,13 @@ class RunFolder:
         if not breeds:
             return self
         by_name = {label.casefold(): label for label in self.labels}
+        names = {name.casefold(): name for label in self.labels for name in all_names(label)}
         listed = set()
         for breed in breeds:
             name = label_name(breed).casefold()
             if name not in by_name:
-                (nearest,) = difflib.get_close_matches(name, by_name, n=1, cutoff=0)
-                raise UserError(f"the run {self.name!r} knows no breed {breed!r}: did you mean {by_name[nearest]!r}?")
+                (nearest,) = difflib.get_close_matches(name, names, n=1, cutoff=0)
+                raise UserError(f"the run {self.name!r} knows no breed {breed!r}: did you mean {names[nearest]!r}?")
             listed.add(by_name[name])
         if len(listed) < 2:
             raise UserError(f"{listed.pop()!r} alone is no choice, every dog would be one: list two breeds or more")

@@ -37,7 +37,13 @@ def test_other_names_are_not(text):
 
 def test_every_name_of_a_breed_finds_it():
     for breed in all_breeds():
-        for name in (breed.wordnet_id, f"{breed.wordnet_id}-{breed.dataset_name}", breed.name, *breed.other_names):
+        for name in (
+            breed.wordnet_id,
+            f"{breed.wordnet_id}-{breed.dataset_name}",
+            breed.name,
+            breed.name_fr,
+            *breed.other_names,
+        ):
             assert find_breed(name) is breed
 
 

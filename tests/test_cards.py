@@ -125,6 +125,7 @@ def test_the_page_uses_every_sentence_and_no_other():
     made_from_others = {
         "heading",
         "breeds_html",
+        "breed_list_html",
         "picker_html",
         "photos_at_most",
         "too_many_html",

@@ -590,14 +590,23 @@ def test_a_body_that_comes_slowly_is_ended_and_leaves_nothing(server):
         ("call/predict", 7, 422, "This request: "),
         ("call/predict", {}, 422, "data: field required"),
         ("call/predict", {"data": "x"}, 422, "data: input should be a valid list"),
-        ("call/predict", {"data": [None, MODEL, 1, 2]}, 422, "data has 4 values: at most 2"),
+        ("call/predict", {"data": [None, MODEL, [], 2]}, 422, "data has 4 values: at most 3"),
+        ("call/predict", {"data": [None, MODEL, "Pug"]}, 422, "only_breeds: input should be a valid list"),
+        ("call/predict", {"data": [None, MODEL, ["Pug", 7]]}, 422, "only_breeds.1: input should be a valid string"),
+        ("call/predict", {"data": [None, MODEL, ["x" * 101]]}, 422, "only_breeds.0: string should have at most 100"),
+        ("call/compare", {"data": [None, ["x"] * 1001]}, 422, "only_breeds: list should have at most 1000"),
         ("call/predict", {"data": ["photo.jpg", MODEL]}, 422, "photo: "),
         ("call/predict", {"data": [{"path": 7}]}, 422, "photo.path: input should be a valid string"),
         ("call/predict", {"data": [{"path": "uploads/../../etc/passwd"}]}, 422, "photo.path must be what"),
         ("call/predict", {"data": [None, "resnet"]}, 422, f"model must be one of '{MODEL}'"),
         ("call/predict", {"data": [None, ["x"]]}, 422, f"model must be one of '{MODEL}'"),
         ("call/predict", {"data": [None, {}]}, 422, f"model must be one of '{MODEL}'"),
-        ("call/v2/predict", {"image": None}, 422, "There is no parameter 'image': the parameters are photo, model"),
+        (
+            "call/v2/predict",
+            {"image": None},
+            422,
+            "There is no parameter 'image': the parameters are photo, model, only_breeds",
+        ),
         ("call/v2/predict", [], 422, "by name"),
         ("queue/join", {"data": [], "fn_index": 0}, 422, "session_hash: field required"),
         ("queue/join", {"data": [], "fn_index": 0, "session_hash": "x" * 65}, 422, "session_hash: string should match"),
@@ -662,6 +671,18 @@ def test_programs_may_name_the_parameters_and_leave_the_model_out(server, photo)
         answer = server.request("GET", f"/gradio_api/call/v2/predict/{said['event_id']}")[2].decode()
         assert answer.startswith("event: complete") and f'"model": "{MODEL}"' in answer
     assert "probability" in server.answer("predict", [photo])
+
+
+def test_programs_may_list_breeds_as_the_command_line_takes_them(server, photo):
+    def reply(*breeds):
+        return json.loads(server.answer("predict", [photo, MODEL, breeds]).split("data: ")[1])[0]
+
+    listed = reply("Carlin", "n02088364", "golden_retriever")
+    assert listed["error"] is None and {*listed["candidates"]} <= {"Pug", "Beagle", "Golden retriever"}
+    assert "knows no breed 'Beegle': did you mean 'Beagle'?" in reply("Beegle", "Pug")["error"]
+    assert "did you mean 'Berger allemand'?" in reply("berger alemand", "Pug")["error"]
+    assert reply("Pug")["error"].startswith("'Pug' alone is no choice") and reply("Pug")["verdict"] is None
+    assert "alone is no choice" in server.answer("compare", [photo, ["Pug"]])
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def test_what_is_no_dog_is_told_by_all_breeds():
 def test_a_list_of_one_breed_and_one_of_unknown_breeds_are_refused(tiny_run):
     run = RunFolder.open(tiny_run)
     assert run.only(["n02088364-beagle", "chihuahua"]).listed == ("Chihuahua", "Beagle")
+    assert run.only(["Beagle", "golden retriever"]) == run.only(["beagle", "Golden Retriever"])
     with pytest.raises(UserError, match="'Beagle' alone is no choice"):
         run.only(["Beagle", "beagle"])
     with pytest.raises(UserError, match="no breed 'Beegle': did you mean 'Beagle'"):

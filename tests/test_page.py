@@ -217,6 +217,43 @@ def test_of_several_dogs_each_has_a_box_and_is_answered_when_it_is_chosen(either
     assert_accessible(page)
 
 
+def test_only_the_breeds_of_a_list_are_named(browser, server, tmp_path):
+    make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
+    with opened(browser, server, "fr") as page:
+        send(page, tmp_path / "dog.png")
+        page.get_by_role("button", name="Ces races").click()
+        assert page.locator("#only-breeds label").count() == 120
+        assert page.locator("#only-breeds label").first.bounding_box()["height"] >= 44
+        assert page.evaluate(
+            "(list => list.scrollWidth <= list.clientWidth)(document.querySelector('#only-breeds ul'))"
+        )
+        page.get_by_role("searchbox").fill("PEKIN")  # without its accent
+        page.get_by_role("checkbox", name="Pékinois").check()
+        page.get_by_text("seule race n'est pas un choix").wait_for()
+        page.get_by_role("button", name="toutes les races").click()
+        page.get_by_role("searchbox").fill("")
+        for value in ("Shih-Tzu", "Golden retriever"):
+            page.locator(f"#only-breeds [value='{value}']").check()
+        page.get_by_text("Seules les 2 races").wait_for()
+        assert "Beagle" not in page.inner_text("#verdict") + page.inner_text("#details")
+        assert "Shih Tzu" in page.inner_text("#only-breeds .chosen")
+        assert_accessible(page)
+        page.get_by_role("tab", name="Plusieurs photos").click()
+        page.set_input_files("#files input[type=file]", [tmp_path / "dog.png"])
+        page.wait_for_selector("a.download")
+        assert "Beagle" not in page.inner_text("#table")
+
+
+def test_a_list_of_breeds_that_the_chosen_model_does_not_know_is_told(page, tmp_path):
+    make_photo(2, 77).save(tmp_path / "dog.png")
+    page.get_by_role("button", name="Only these breeds").click()
+    for value in ("Beagle", "Pug"):
+        page.locator(f"#only-breeds [value='{value}']").check()
+    page.get_by_role("tab", name="Many photos").click()
+    page.set_input_files("#files input[type=file]", [tmp_path / "dog.png"])
+    page.locator("#status").get_by_text("tiny does not know these breeds: Pug.").wait_for()
+
+
 def tab_to(page, selector) -> None:
     for _ in range(20):
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):

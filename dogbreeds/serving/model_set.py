@@ -1,6 +1,7 @@
 """The models of a page: one answers by its name, or all answer the same photo."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import partial
 
 from PIL import Image
@@ -36,6 +37,26 @@ class ModelSet:
     def labels(self, name: str) -> tuple[str, ...]:
         """The classes that a model knows."""
         return self.predictors[name].run.labels
+
+    def num_listed(self, name: str) -> int | None:
+        """How many of them come into question; None if all do."""
+        listed = self.predictors[name].run.listed
+        return None if listed is None else len(listed)
+
+    def only(self, names: Sequence[str], breeds: Sequence[str]) -> "ModelSet":
+        """Some of the models, whose answers name some of their breeds only.
+
+        Args:
+            names: Which models.
+            breeds: As for `RunFolder.only`.
+
+        Raises:
+            UserError: As of `RunFolder.only`.
+        """
+        limited = copy(self)
+        limited.predictors = {name: self.predictors[name].only(breeds) for name in names}
+        limited.names = list(names)
+        return limited
 
     def predict(self, name: str, photo: Image.Image) -> Prediction:
         """One model's answer to an upright RGB photo, and to each dog of it."""

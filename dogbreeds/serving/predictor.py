@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,19 @@ class Predictor:
         self._network = Network(file, num_threads=num_threads)
         self.output_names = self._network.output_names
         """What the model gives; models of older versions and those of some architectures lack some."""
+
+    def only(self, breeds: Sequence[str]) -> "Predictor":
+        """The same model, whose answers name some of its breeds only.
+
+        Args:
+            breeds: As for `RunFolder.only`.
+
+        Raises:
+            UserError: As of `RunFolder.only`.
+        """
+        limited = copy(self)
+        limited.run = self.run.only(breeds)
+        return limited
 
     def predict(self, photo: PhotoSource, *, top_k: int = 5, every_dog: bool = True) -> Prediction:
         """Open a photo and answer it, and each dog of it where there are several.

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -34,7 +34,7 @@ class Input:
     """One input of an event."""
 
     name: str
-    kind: Literal["photo", "photos", "choice"]
+    kind: Literal["photo", "photos", "choice", "breeds"]
     choices: tuple[Any, ...] = ()
     default: Any = None
 
@@ -54,6 +54,10 @@ class Event:
 class _File(BaseModel):
     path: str
     orig_name: str | None = Field(None, max_length=1000)
+
+
+class _Breeds(BaseModel):
+    only_breeds: list[Annotated[str, Field(max_length=100)]] = Field(max_length=1000)
 
 
 class _Call(BaseModel):
@@ -150,6 +154,8 @@ class Questions:
             return value
         if value is None:
             return None
+        if wanted.kind == "breeds":
+            return _valid(_Breeds, {"only_breeds": value}).only_breeds
         if wanted.kind == "photo":
             return self._file(wanted.name, value)
         if not isinstance(value, list) or len(value) > _MAX_FILES:

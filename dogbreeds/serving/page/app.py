@@ -21,7 +21,7 @@ from dogbreeds.serving.clients import Proxies
 from dogbreeds.serving.decoding import Decoder
 from dogbreeds.serving.gateway import Doors, Gateway
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import breeds_tab, cards, head, photo_picker
+from dogbreeds.serving.page import breed_list, breeds_tab, cards, head, photo_picker
 from dogbreeds.serving.page.components import texts_of
 from dogbreeds.serving.page.events import events
 from dogbreeds.serving.page.finished_sessions import FinishedSessions
@@ -59,12 +59,16 @@ def build_page(models: ModelSet, answers: AnswerQueue, text: gr.I18n) -> gr.Bloc
     with gr.Blocks(title="Dog breeds", analytics_enabled=False) as page:
         gr.HTML(text("heading"), elem_id="heading")
         model = model_choice(models, text)
-        one_photo_tab(models, answers, model, text)
-        many_photos_tab(models, model, text)
+        only_breeds = breed_list.breed_list()
+        one_photo_tab(models, answers, model, only_breeds, text)
+        many_photos_tab(models, model, only_breeds, text)
         with gr.Tab(text("breeds")):
             gr.HTML(text("breeds_html"), elem_id="breeds")
         with gr.Accordion(text("compare"), open=False, visible=len(models.names) > 1, elem_id="compare"):
             model.render()
+        with gr.Accordion(text("only_breeds"), open=False):
+            gr.HTML(text("breed_list_html"), elem_id="only-breeds")
+            only_breeds.render()
         with gr.Accordion(text("about"), open=False):
             gr.Markdown(text("about_all"))
         examples_section(page, models, text)
@@ -84,6 +88,7 @@ def _first_texts(models: ModelSet, texts: Texts) -> dict[str, str]:
         "heading": _heading(texts),
         "picker_html": photo_picker.layout(models, texts),
         "breeds_html": breeds_tab.layout(models.labels(models.names[0]), texts),
+        "breed_list_html": breed_list.layout(models, texts),
         "photos_at_most": texts.photos.format(MAX_FILES),
         "too_many_html": f'<div data-most="{MAX_FILES}">{cards.problem(texts.too_many.format(MAX_FILES), texts)}</div>',
         "waiting_many_html": cards.waiting(texts.waiting_many),

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -14,7 +15,35 @@ _NAMES_TODAY = Path(__file__).with_name("names_today.csv")
 def layout(labels: Sequence[str], texts: Texts) -> str:
     """The breeds that a model knows, as HTML.
 
-    A name that is not the data set's has that one behind it.
+    Args:
+        labels: Its classes.
+        texts: The person's language.
+    """
+    items = "".join(f"<li>{each.html}</li>" for each in named_today(labels, texts))
+    return (
+        f"<p>{escape(texts.breeds_known.format(len(labels)))} {escape(texts.breeds_unknown)}</p>"
+        f'<ul class="all-breeds">{items}</ul>'
+    )
+
+
+@dataclass(frozen=True)
+class Named:
+    """A breed as people call it today."""
+
+    label: str
+    name: str
+    in_data: str
+    """Its name in the data set, if that is another."""
+
+    @property
+    def html(self) -> str:
+        """The name, and behind it that of the data set if it is another."""
+        remark = f' <small lang="en">{escape(self.in_data)}</small>' if self.in_data else ""
+        return f"{escape(self.name)}{remark}"
+
+
+def named_today(labels: Sequence[str], texts: Texts) -> list[Named]:
+    """The breeds of a model, by their names in one language.
 
     Args:
         labels: Its classes.
@@ -27,14 +56,5 @@ def layout(labels: Sequence[str], texts: Texts) -> str:
         breed = find_breed(label)
         in_data = breed.dataset_name.replace("_", " ") if breed else label
         name = (today.get(breed.dataset_name) if breed else None) or texts.name(label)
-        named.append((name, "" if name.casefold() == in_data.casefold() else in_data))
-    items = "".join(_item(*each) for each in sorted(named, key=lambda each: each[0].casefold()))
-    return (
-        f"<p>{escape(texts.breeds_known.format(len(named)))} {escape(texts.breeds_unknown)}</p>"
-        f'<ul class="all-breeds">{items}</ul>'
-    )
-
-
-def _item(name: str, in_data: str) -> str:
-    remark = f' <small lang="en">{escape(in_data)}</small>' if in_data else ""
-    return f"<li>{escape(name)}{remark}</li>"
+        named.append(Named(label, name, "" if name.casefold() == in_data.casefold() else in_data))
+    return sorted(named, key=lambda each: each.name.casefold())

@@ -32,32 +32,34 @@ HEAT_MAP_SIZE = (128, 128)
 """Pixels; a model's own heat map has about 10 x 10, and the browser stretches it over the photo."""
 
 
-def headline(answer: Answer, num_breeds: int, texts: Texts) -> str:
-    """The verdict in one to three sentences.
+def headline(answer: Answer, num_breeds: int, texts: Texts, *, num_listed: int | None = None) -> str:
+    """The verdict in one to four sentences.
 
     Args:
         answer: To one photo.
         num_breeds: How many breeds the model knows.
         texts: The person's language.
+        num_listed: How many breeds come into question, if the person made a list.
     """
+    listed = "" if num_listed is None else texts.among_listed.format(num_listed)
     if answer.verdict == "unknown_breed":
         names = [texts.name(candidate.breed) for candidate in answer.candidates]
-        sentence = texts.another_breed.format(num_breeds)
-        return _banner("unknown_breed", texts.unknown_breed, sentence, texts.resembles.format(", ".join(names)))
+        sentence = texts.another_breed.format(num_breeds) if num_listed is None else texts.none_listed
+        return _banner("unknown_breed", texts.unknown_breed, sentence, texts.resembles.format(", ".join(names)), listed)
     first = answer.breeds[0]
     if answer.verdict == "confident":
         num_right = min(round(100 * first.probability), 99)  # none is certain
-        return _banner("confident", texts.confident, texts.name(first.breed), texts.sure.format(num_right))
+        return _banner("confident", texts.confident, texts.name(first.breed), texts.sure.format(num_right), listed)
     if answer.verdict == "not_a_dog":
-        return _banner("not_a_dog", texts.not_a_dog, texts.none_of_mine.format(num_breeds), texts.hard_to_see)
+        return _banner("not_a_dog", texts.not_a_dog, texts.none_of_mine.format(num_breeds), texts.hard_to_see, listed)
     perhaps = texts.perhaps.format(f"{texts.name(first.breed)} ({texts.percent(first.probability)})")
     sentence = texts.is_a.format(texts.group(answer.group)) if answer.group else perhaps
-    return _banner("unsure", texts.unsure, sentence, texts.try_closer)
+    return _banner("unsure", texts.unsure, sentence, texts.try_closer, listed)
 
 
 def problem(sentence: str, texts: Texts) -> str:
     """Why there is no answer."""
-    return _banner("error", texts.error, sentence, "")
+    return _banner("error", texts.error, sentence)
 
 
 def waiting(sentence: str) -> str:
@@ -151,14 +153,14 @@ def agreement(answers: Sequence[Answer], texts: Texts) -> str:
     """Whether the models agree."""
     if not agree(answers):
         named = " / ".join(in_short(answer, texts) for answer in answers)
-        return _banner("disagree", texts.side_by_side, texts.disagree.format(named), "")
+        return _banner("disagree", texts.side_by_side, texts.disagree.format(named))
     if answers[0].verdict == "not_a_dog":
         sentence = texts.none_sees_a_dog
     elif answers[0].verdict == "unknown_breed":
         sentence = texts.all_see_another_breed
     else:
         sentence = texts.agree.format(texts.name(answers[0].breeds[0].breed))
-    return _banner("agree", texts.side_by_side, sentence, "")
+    return _banner("agree", texts.side_by_side, sentence)
 
 
 def in_short(answer: Answer, texts: Texts) -> str:
@@ -180,12 +182,14 @@ def side_by_side(predictions: dict[str, Prediction], models: ModelSet, photo: Im
         photo: The photo that was answered, upright and RGB.
         texts: The person's language.
     """
-    return '<div class="cards">' + "".join(
-        f'<section class="card" aria-label="{escape(name)}"><h2>{escape(name)}</h2>'
-        f"{headline(prediction, len(models.labels(name)), texts)}{picture(prediction, photo, texts)}"
-        f"{details(prediction, name, texts)}</section>"
-        for name, prediction in predictions.items()
-    ) + "</div>"  # fmt: skip
+    sections = []
+    for name, prediction in predictions.items():
+        verdict = headline(prediction, len(models.labels(name)), texts, num_listed=models.num_listed(name))
+        sections.append(
+            f'<section class="card" aria-label="{escape(name)}"><h2>{escape(name)}</h2>{verdict}'
+            f"{picture(prediction, photo, texts)}{details(prediction, name, texts)}</section>"
+        )
+    return f'<div class="cards">{"".join(sections)}</div>'
 
 
 def rates_in_short(run: RunFolder, texts: Texts) -> str:
@@ -249,10 +253,12 @@ def download_link(content: bytes, name: str, text: str) -> str:
     return f'<a class="download" download="{escape(name)}" href="data:text/csv;base64,{data}">{escape(text)}</a>'
 
 
-def _banner(kind: str, title: str, sentence: str, remark: str) -> str:
+def _banner(kind: str, title: str, sentence: str, *remarks: str) -> str:
     return (
         f'<div class="banner {kind}"><p class="kind"><span aria-hidden="true">{SIGNS[kind]}</span> {escape(title)}</p>'
-        f'<p class="answer">{escape(sentence)}</p>' + (f"<p>{escape(remark)}</p>" if remark else "") + "</div>"
+        f'<p class="answer">{escape(sentence)}</p>'
+        + "".join(f"<p>{escape(each)}</p>" for each in remarks if each)
+        + "</div>"
     )
 
 

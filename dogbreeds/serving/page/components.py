@@ -73,6 +73,25 @@ class PhotoFolder(gr.UploadButton):
         return _named(payload)
 
 
+@described_once
+class BreedsInput(gr.HTML):
+    """The breeds that come into question; none where all do."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> list[str]:  # type: ignore[override]
+        """Their names."""
+        return payload or []
+
+    def api_info(self) -> dict[str, Any]:
+        """The JSON schema of the value."""
+        return {"type": "array", "items": {"type": "string"}}
+
+    def example_payload(self) -> list[str]:
+        """What the description of the endpoints shows."""
+        return ["Beagle", "Pug"]
+
+
 class TypedJson(gr.JSON):
     """A JSON value whose type is published in the description of the endpoints; people don't see it."""
 

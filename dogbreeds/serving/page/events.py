@@ -4,7 +4,7 @@ import inspect
 
 import gradio as gr
 
-from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder, PhotoInput
+from dogbreeds.serving.page.components import BreedsInput, PhotoFiles, PhotoFolder, PhotoInput
 from dogbreeds.serving.page.photo_picker import SentPhoto
 from dogbreeds.serving.questions import Event, Input
 
@@ -35,5 +35,7 @@ def _input(component: gr.blocks.Block, name: str) -> Input:
         return Input(name, "photo")
     if isinstance(component, PhotoFiles | PhotoFolder):
         return Input(name, "photos")
+    if isinstance(component, BreedsInput):
+        return Input(name, "breeds")
     assert isinstance(component, gr.Radio), f"no rule for the input {name} of the page"
     return Input(name, "choice", tuple(value for _, value in component.choices), component.value)

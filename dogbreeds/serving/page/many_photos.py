@@ -14,8 +14,8 @@ from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage
 from dogbreeds.photos import batches, read_photos
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import cards
-from dogbreeds.serving.page.components import PhotoFiles, PhotoFolder, texts_of
+from dogbreeds.serving.page import breed_list, cards
+from dogbreeds.serving.page.components import BreedsInput, PhotoFiles, PhotoFolder, texts_of
 from dogbreeds.serving.page.one_photo import ALL_MODELS
 from dogbreeds.serving.page.texts import ENGLISH, Texts
 from dogbreeds.serving.predictor import Predictor
@@ -46,12 +46,13 @@ class Row:
     """The answer, or why there is none."""
 
 
-def many_photos_tab(models: ModelSet, model: gr.Radio, text: gr.I18n) -> None:
+def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput, text: gr.I18n) -> None:
     """Add the tab to the page.
 
     Args:
         models: What can answer.
         model: Which of them does; the first where all shall.
+        only_breeds: The breeds that come into question.
         text: The page's texts.
     """
     stopped: dict[str | None, bool] = {}
@@ -78,12 +79,15 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, text: gr.I18n) -> None:
             elem_id="table",
         )
 
-    def show_many(files: list[tuple[str, Path]], model: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def show_many(
+        files: list[tuple[str, Path]], model: str, only_breeds: list[str], request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
         visit = request.session_hash
         name = models.names[0] if model == ALL_MODELS else model
         stopped[visit] = False
+        texts = texts_of(request)
         try:
-            yield from _updates(files, name, models, texts_of(request), lambda: stopped.get(visit, False))
+            yield from _updates(files, name, only_breeds, models, texts, lambda: stopped.get(visit, False))
         finally:
             stopped.pop(visit, None)
 
@@ -94,7 +98,7 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, text: gr.I18n) -> None:
     for source in (files, folder):
         source.upload(
             show_many,
-            [source, model],
+            [source, model, only_breeds],
             [files, folder, stop, status, download, table],
             api_visibility="private",
             concurrency_limit=MAX_CONCURRENT,
@@ -105,22 +109,30 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, text: gr.I18n) -> None:
 
 
 def _updates(
-    files: list[tuple[str, Path]], name: str, models: ModelSet, texts: Texts, is_stopped: Callable[[], bool]
+    files: list[tuple[str, Path]],
+    name: str,
+    only_breeds: list[str],
+    models: ModelSet,
+    texts: Texts,
+    is_stopped: Callable[[], bool],
 ) -> Iterator[tuple[Any, ...]]:
     """What the tab shows while the files are answered: a value for each output of `show_many`."""
     if not files:
         return
+    problem = breed_list.problem(models, [name], only_breeds, texts)
     if len(files) > MAX_FILES:
+        problem = texts.too_many.format(MAX_FILES)
+    if problem:
         for _, path in files:
             delete_copy(path)
-        message = cards.problem(texts.too_many.format(MAX_FILES), texts)
-        yield *_ready(), message, "", gr.update(visible=False)
+        yield *_ready(), cards.problem(problem, texts), "", gr.update(visible=False)
         return
+    predictor = models.predictors[name].only(only_breeds)
     rows: list[Row] = []
     drawn_at = 0.0
     running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
     yield *running, cards.progress(0, len(files), texts), "", gr.skip()
-    for batch in answer_many(models.predictors[name], files):
+    for batch in answer_many(predictor, files):
         rows += batch
         if is_stopped():
             break

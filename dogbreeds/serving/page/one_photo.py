@@ -9,8 +9,8 @@ from gradio.i18n import I18nData
 from dogbreeds.images import BadImage
 from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import cards, several_dogs
-from dogbreeds.serving.page.components import texts_of, turn
+from dogbreeds.serving.page import breed_list, cards, several_dogs
+from dogbreeds.serving.page.components import BreedsInput, texts_of, turn
 from dogbreeds.serving.page.photo_picker import SentPhoto
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.uploads import open_copy
@@ -40,13 +40,16 @@ def model_choice(models: ModelSet, text: gr.I18n) -> gr.Radio:
     )
 
 
-def one_photo_tab(models: ModelSet, answers: AnswerQueue, model: gr.Radio, text: gr.I18n) -> None:
+def one_photo_tab(
+    models: ModelSet, answers: AnswerQueue, model: gr.Radio, only_breeds: BreedsInput, text: gr.I18n
+) -> None:
     """Add the tab to the page.
 
     Args:
         models: What can answer.
         answers: In which questions wait for their answers.
         model: Which of them does.
+        only_breeds: The breeds that come into question.
         text: The page's texts.
     """
     with gr.Tab(text("one_photo")), gr.Column(elem_id="one-photo"):
@@ -56,17 +59,19 @@ def one_photo_tab(models: ModelSet, answers: AnswerQueue, model: gr.Radio, text:
         picture = gr.HTML("", elem_id="picture", js_on_load=several_dogs.SCRIPT)
         details = gr.HTML("", elem_id="details")
 
-    async def show(photo: Path | None, model: str, request: gr.Request) -> tuple[str, str, str]:
+    async def show(photo: Path | None, model: str, only_breeds: list[str], request: gr.Request) -> tuple[str, str, str]:
         if photo is None:
             return "", "", ""
         async with turn(answers, request):
-            verdict, picture, details = await asyncio.to_thread(_shown, photo, model, models, texts_of(request))
+            verdict, picture, details = await asyncio.to_thread(
+                _shown, photo, model, only_breeds, models, texts_of(request)
+            )
             return f'<div data-photo="{photo.parent.name}">{verdict}</div>', picture, details
 
     asked = gr.on(
-        [photo.input, model.change],
+        [photo.input, model.change, only_breeds.input],
         show,
-        [photo, model],
+        [photo, model, only_breeds],
         [verdict, picture, details],
         api_visibility="private",
         concurrency_limit=None,
@@ -78,8 +83,12 @@ def one_photo_tab(models: ModelSet, answers: AnswerQueue, model: gr.Radio, text:
     asked.success(None, [verdict], js=tell)
 
 
-def _shown(upload: Path, model: str, models: ModelSet, texts: Texts) -> tuple[str, str, str]:
+def _shown(upload: Path, model: str, only_breeds: list[str], models: ModelSet, texts: Texts) -> tuple[str, str, str]:
     """The verdict, the photo with its heat map and the details, as HTML."""
+    names = models.names if model == ALL_MODELS else [model]
+    if problem := breed_list.problem(models, names, only_breeds, texts):
+        return cards.problem(problem, texts), "", ""
+    models = models.only(names, only_breeds)
     try:
         photo = open_copy(upload)
     except BadImage as error:
@@ -90,5 +99,5 @@ def _shown(upload: Path, model: str, models: ModelSet, texts: Texts) -> tuple[st
         return verdict, "", cards.side_by_side(predictions, models, photo, texts)
     prediction = models.predict(model, photo)
     say = several_dogs if prediction.dogs else cards
-    verdict = say.headline(prediction, len(models.labels(model)), texts)
+    verdict = say.headline(prediction, len(models.labels(model)), texts, num_listed=models.num_listed(model))
     return verdict, say.picture(prediction, photo, texts), say.details(prediction, model, texts)

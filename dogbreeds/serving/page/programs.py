@@ -9,11 +9,19 @@ from gradio.route_utils import get_root_url
 from PIL import Image
 
 from dogbreeds.answers import NO_ANSWER
+from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage
 from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.api import comparison_json, prediction_json
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page.components import ComparisonOutput, PhotoInput, PredictionOutput, texts_of, turn
+from dogbreeds.serving.page.components import (
+    BreedsInput,
+    ComparisonOutput,
+    PhotoInput,
+    PredictionOutput,
+    texts_of,
+    turn,
+)
 from dogbreeds.serving.page.texts import ENGLISH
 from dogbreeds.serving.uploads import open_copy
 
@@ -45,13 +53,19 @@ def program_endpoints(models: ModelSet, answers: AnswerQueue) -> None:
         answers: In which questions wait for their answers.
     """
 
-    async def predict(photo: Path | None, request: gr.Request, model: str = models.names[0]) -> dict[str, Any]:
+    async def predict(
+        photo: Path | None,
+        request: gr.Request,
+        model: str = models.names[0],
+        only_breeds: list[str] | None = None,
+    ) -> dict[str, Any]:
         """Tell the breed of the dog on a photo.
 
         Args:
             photo: The photo.
             request: Whose question it is.
             model: The name of the model that shall answer.
+            only_breeds: The breeds that come into question, two or more, in English or French; by default all.
 
         Returns:
             The verdict (confident, unsure, unknown_breed or not_a_dog), the five most probable breeds with their
@@ -59,42 +73,49 @@ def program_endpoints(models: ModelSet, answers: AnswerQueue) -> None:
             there is no answer. A dog of an unknown breed has the breeds that it resembles, without probabilities.
         """
         async with turn(answers, request):
-            return await asyncio.to_thread(_predicted, photo, model, models)
+            return await asyncio.to_thread(_predicted, photo, model, only_breeds or [], models)
 
-    async def compare(photo: Path | None, request: gr.Request) -> dict[str, Any]:
+    async def compare(photo: Path | None, request: gr.Request, only_breeds: list[str] | None = None) -> dict[str, Any]:
         """Ask all models about the same photo.
 
         Args:
             photo: The photo.
             request: Whose question it is.
+            only_breeds: As for `predict`.
 
         Returns:
             The answer of each, and whether they agree.
         """
         async with turn(answers, request):
-            return await asyncio.to_thread(_compared, photo, models)
+            return await asyncio.to_thread(_compared, photo, only_breeds or [], models)
 
     photo = PhotoInput(type="pil", visible=False)
     answer = PredictionOutput(visible=False)
     model = gr.Radio(models.names, value=models.names[0], label="model", visible=False)
+    only_breeds = BreedsInput(None, label="only_breeds", visible=False)
     trigger = gr.Button(visible=False)
-    trigger.click(predict, [photo, model], answer, api_name="predict", concurrency_limit=None)
+    trigger.click(predict, [photo, model, only_breeds], answer, api_name="predict", concurrency_limit=None)
     comparison = ComparisonOutput(visible=False)
-    trigger.click(compare, [photo], comparison, api_name="compare", concurrency_limit=None)
+    trigger.click(compare, [photo, only_breeds], comparison, api_name="compare", concurrency_limit=None)
 
 
-def _predicted(photo: Path | None, model: str, models: ModelSet) -> dict[str, Any]:
+def _predicted(photo: Path | None, model: str, only_breeds: list[str], models: ModelSet) -> dict[str, Any]:
     try:
-        return prediction_json(model, models.predict(model, _opened(photo)))
-    except BadImage as error:
-        return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": ENGLISH.problem(error)}
+        return prediction_json(model, models.only([model], only_breeds).predict(model, _opened(photo)))
+    except (BadImage, UserError) as error:
+        return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": _sentence(error)}
 
 
-def _compared(photo: Path | None, models: ModelSet) -> dict[str, Any]:
+def _compared(photo: Path | None, only_breeds: list[str], models: ModelSet) -> dict[str, Any]:
     try:
-        return comparison_json(models.compare(_opened(photo)))
-    except BadImage as error:
-        return {"answers": [], "agree": None, "error": ENGLISH.problem(error)}
+        return comparison_json(models.only(models.names, only_breeds).compare(_opened(photo)))
+    except (BadImage, UserError) as error:
+        return {"answers": [], "agree": None, "error": _sentence(error)}
+
+
+def _sentence(error: BadImage | UserError) -> str:
+    """Why there is no answer: what the command line says of a list of breeds, and the page of a photo."""
+    return ENGLISH.problem(error) if isinstance(error, BadImage) else str(error)
 
 
 def _opened(photo: Path | None) -> Image.Image:

@@ -17,20 +17,21 @@ from dogbreeds.serving.prediction import Dog, Prediction
 SCRIPT = Path(__file__).with_name("several_dogs.js").read_text(encoding="utf-8")
 
 
-def headline(prediction: Prediction, num_breeds: int, texts: Texts) -> str:
+def headline(prediction: Prediction, num_breeds: int, texts: Texts, *, num_listed: int | None = None) -> str:
     """The verdict on each dog, and which dog it is.
 
     Args:
         prediction: With `dogs`.
         num_breeds: How many breeds the model knows.
         texts: The person's language.
+        num_listed: As for `cards.headline`.
     """
     num = len(prediction.dogs)
     return _of_each(
         prediction,
         lambda number, dog: (
             f'<p class="which-dog">{escape(texts.dog_of.format(number, num))}</p>'
-            + cards.headline(dog.prediction, num_breeds, texts)
+            + cards.headline(dog.prediction, num_breeds, texts, num_listed=num_listed)
         ),
     )
 
