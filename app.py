@@ -23,6 +23,7 @@ def main(
     port: int | None = None,
     allowed_host: tuple[str, ...] = (),
     trusted_proxy: tuple[str, ...] = (),
+    video: bool = False,
 ) -> None:
     """Serve the page.
 
@@ -35,6 +36,7 @@ def main(
             this machine.
         trusted_proxy: Addresses or networks of proxies before the page, such as 127.0.0.1, whose X-Forwarded-For is
             believed.
+        video: Take short videos too, besides photos. Needs PyAV.
 
     With the environment variable DOGBREEDS_ACCESS_KEY, only who knows that key may ask: people give it as password,
     programs as "Authorization: Bearer KEY".
@@ -42,7 +44,7 @@ def main(
     from dogbreeds.serving.page.app import Access, serve  # takes seconds, which --help need not wait for
 
     access = Access(allowed_host, trusted_proxy, os.environ.get("DOGBREEDS_ACCESS_KEY"))
-    serve(run_dir, host, port, access)
+    serve(run_dir, host, port, access, takes_videos=video)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,24 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # a damag
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
-Problem = Literal["missing", "unreadable", "empty", "not_a_photo", "too_large", "no_heic", "cut_short", "damaged"]
+Problem = Literal[
+    "missing",
+    "unreadable",
+    "empty",
+    "not_a_photo",
+    "too_large",
+    "no_heic",
+    "cut_short",
+    "damaged",
+    "video_too_large",
+    "video_without_pictures",
+    "video_compression",
+    "video_cut_short",
+    "video_damaged",
+    "video_off",
+    "video_busy",
+    "video_alone",
+]
 
 
 class BadImage(UserError):

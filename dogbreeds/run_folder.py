@@ -150,7 +150,7 @@ class RunFolder:
         names = {name.casefold(): name for label in self.labels for name in all_names(label)}
         listed = set()
         for breed in breeds:
-            name = label_name(breed).casefold()
+            name = breed.casefold() if breed.casefold() in by_name else label_name(breed).casefold()
             if name not in by_name:
                 (nearest,) = difflib.get_close_matches(name, names, n=1, cutoff=0)
                 raise UserError(f"the run {self.name!r} knows no breed {breed!r}: did you mean {names[nearest]!r}?")

@@ -17,7 +17,7 @@ from dogbreeds.images import BadImage, Problem
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 from dogbreeds.serving.api import ComparisonJson, comparison_json
 from dogbreeds.serving.model_set import ModelSet, agree
-from dogbreeds.serving.page import breeds_tab, cards
+from dogbreeds.serving.page import breeds_tab, cards, photo_picker
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts, texts_for
 from dogbreeds.serving.prediction import Prediction
 from dogbreeds.serving.predictor import Predictor
@@ -117,6 +117,13 @@ def test_both_languages_say_everything_and_fill_in_the_same():
     for problem in get_args(Problem):
         assert FRENCH.problem(BadImage("{}", problem)) != "{}", problem
     assert "50 mégapixels" in FRENCH.problem(BadImage("This image is too large.", "too_large"))
+
+
+def test_videos_are_offered_where_the_page_takes_them(tiny_run):
+    models = ModelSet([Predictor(tiny_run)])
+    assert "video" not in photo_picker.layout(models, ENGLISH, takes_videos=False)
+    offered = photo_picker.layout(models, ENGLISH, takes_videos=True)
+    assert offered.count('capture="environment"') == 2 and 'accept="image/*,video/*"' in offered and "200 MB" in offered
 
 
 def test_the_page_uses_every_sentence_and_no_other():

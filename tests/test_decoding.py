@@ -13,7 +13,8 @@ from PIL import Image
 from dogbreeds.images import JPEG_SIDE, BadImage, open_image
 from dogbreeds.serving import decoding
 from dogbreeds.serving.decoding import Decoder
-from dogbreeds.serving.uploads import open_copy
+from dogbreeds.serving.uploads import open_copy, stored_frames
+from tests.videos import SIZE, encode, numbered
 
 
 def run(decoder: Decoder, task):
@@ -120,6 +121,51 @@ def test_large_photos_come_one_after_the_other_and_small_ones_beside_them(tmp_pa
 
     ended = run(decoder, task())
     assert max(most) == 1 and sorted(ended, key=ended.get).index("small") <= 1
+
+
+def clip(path: Path, num_pictures: int = 30) -> bytes:
+    """A video of 15 pictures a second."""
+    return encode(path, [numbered(i) for i in range(num_pictures)], [i / 15 for i in range(num_pictures)]).read_bytes()
+
+
+def test_of_a_video_frames_are_kept_and_one_is_read_at_a_time(tmp_path, monkeypatch):
+    decoder = Decoder(32, num_processes=1, takes_videos=True)
+    content, photo = clip(tmp_path / "clip.mp4"), coded(make_photo(2, 1))
+
+    async def task():
+        first, second, other = await asyncio.gather(
+            *(copied(decoder, tmp_path / address, content, address[0]) for address in ("a", "a2", "b"))
+        )
+        cut = await copied(decoder, tmp_path / "a", content[: len(content) // 2])
+        os.kill((await decoder._video_process.start()).pid, 19)  # it hangs
+        monkeypatch.setattr(decoding, "MAX_VIDEO_SECONDS", 0.5)
+        hung, beside = await asyncio.gather(
+            copied(decoder, tmp_path / "a", content, "a"), copied(decoder, tmp_path / "b", photo, "a")
+        )
+        monkeypatch.setattr(decoding, "MAX_VIDEO_SECONDS", 60)
+        return first, second, other, cut, hung, beside, await copied(decoder, tmp_path / "a", content)
+
+    for name in ("a", "a2", "b"):
+        (tmp_path / name).mkdir()
+    first, second, other, cut, hung, beside, after = run(decoder, task())
+    frames = stored_frames(first)
+    assert [frame.seconds for frame in frames] == [0, 0.533, 1.067, 1.6]
+    assert {open_copy(frame.copy).size for frame in frames} == {SIZE} and isinstance(other, Path)
+    assert second.problem == "video_busy" and cut.problem == hung.problem == "video_damaged"
+    assert isinstance(beside, Path) and isinstance(after, Path)
+    with pytest.raises(BadImage, match="by itself"):
+        open_copy(first)
+
+
+def test_a_page_that_takes_no_videos_says_what_it_needs(tmp_path):
+    decoder = Decoder(32, num_processes=1)
+    content = clip(tmp_path / "clip.mp4", 2)
+
+    async def task():
+        return await copied(decoder, tmp_path, content)
+
+    refused = run(decoder, task())
+    assert refused.problem == "video_off" and "pip install av" in str(refused)
 
 
 def test_a_process_knows_no_secret_of_the_server(tmp_path, monkeypatch):

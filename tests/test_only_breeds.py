@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,8 @@ def test_a_list_of_one_breed_and_one_of_unknown_breeds_are_refused(tiny_run):
     run = RunFolder.open(tiny_run)
     assert run.only(["n02088364-beagle", "chihuahua"]).listed == ("Chihuahua", "Beagle")
     assert run.only(["Beagle", "golden retriever"]) == run.only(["beagle", "Golden Retriever"])
+    foreign = replace(run, labels=("my_dog", "n02110958-pug", "other"))
+    assert foreign.only(["my_dog", "n02110958-pug"]).listed == ("my_dog", "n02110958-pug")
     with pytest.raises(UserError, match="'Beagle' alone is no choice"):
         run.only(["Beagle", "beagle"])
     with pytest.raises(UserError, match="no breed 'Beegle': did you mean 'Beagle'"):

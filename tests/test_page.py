@@ -18,6 +18,7 @@ from conftest import ROOT, drawings_beside, make_photo
 from PIL import Image
 
 from tests.served_page import served_page
+from tests.videos import encode
 
 SHIPPED = ROOT / "dogbreeds/pretrained/mobilenet_v2"
 VIEWPORTS = {"en": {"width": 1280, "height": 900}, "fr": {"width": 390, "height": 844}}
@@ -40,8 +41,8 @@ def uploads(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tiny_run, uploads):
-    """app.py as its user starts it, with two runs."""
-    command = [sys.executable, "app.py", "--run-dir", tiny_run, SHIPPED]
+    """app.py as its user starts it, with two runs, and taking videos."""
+    command = [sys.executable, "app.py", "--video", "--run-dir", tiny_run, SHIPPED]
     with served_page(command, environment={"GRADIO_TEMP_DIR": str(uploads)}) as (address, _):
         yield address
 
@@ -234,7 +235,9 @@ def test_only_the_breeds_of_a_list_are_named(browser, server, tmp_path):
         page.get_by_role("searchbox").fill("")
         for value in ("Shih-Tzu", "Golden retriever"):
             page.locator(f"#only-breeds [value='{value}']").check()
-        page.get_by_text("Seules les 2 races").wait_for()
+        page.get_by_text("Seules les 2 races").wait_for(state="attached")
+        page.wait_for_timeout(200)  # where the page would be scrolled
+        assert page.evaluate("document.querySelector('.find').getBoundingClientRect().top < innerHeight")
         assert "Beagle" not in page.inner_text("#verdict") + page.inner_text("#details")
         assert "Shih Tzu" in page.inner_text("#only-breeds .chosen")
         assert_accessible(page)
@@ -252,6 +255,29 @@ def test_a_list_of_breeds_that_the_chosen_model_does_not_know_is_told(page, tmp_
     page.get_by_role("tab", name="Many photos").click()
     page.set_input_files("#files input[type=file]", [tmp_path / "dog.png"])
     page.locator("#status").get_by_text("tiny does not know these breeds: Pug.").wait_for()
+
+
+def test_a_video_has_one_answer_and_shows_the_frame_that_decided(page, server, uploads, tmp_path):
+    from gradio_client import Client, handle_file
+
+    pictures = [make_photo(2, number, (320, 240)) for number in range(20)]
+    clip = encode(tmp_path / "clip.mp4", pictures, [number / 4 for number in range(20)])
+    send(page, clip)
+    assert page.inner_text("#verdict .answer") == "Beagle"
+    decided = float(re.search(r"at (\d\.\d) s, speaks most", page.inner_text("#picture figcaption"))[1])
+    assert 0 <= decided < 5 and page.locator("#picture .base").evaluate("image => image.naturalWidth") == 320
+    assert_accessible(page)
+    answer = Client(server, verbose=False).predict(handle_file(clip), "tiny", api_name="/predict")
+    assert answer["breeds"][0]["breed"] == "Beagle" and answer["error"] is None
+    assert round(answer["decided_by"]["seconds"], 1) == decided
+    assert not list(uploads.rglob("*.mp4")) + list(uploads.rglob("*.part"))
+    clip.write_bytes(clip.read_bytes()[:3000])
+    send(page, clip)
+    assert "This video is" in page.inner_text("#verdict .error")
+    page.get_by_role("tab", name="Many photos").click()
+    page.set_input_files("#files input[type=file]", [encode(clip, pictures[:4], [0, 1, 2, 3])])
+    page.wait_for_selector("a.download")
+    assert "A video is answered by itself" in page.inner_text("#table")
 
 
 def tab_to(page, selector) -> None:
@@ -440,7 +466,7 @@ def test_the_old_answer_goes_as_soon_as_a_photo_is_sent(page, tmp_path):
     held = []
     page.route("**/gradio_api/upload", lambda route: held.append(route))
     page.set_input_files(CHOOSE, tmp_path / "other.png")
-    page.get_by_text("Looking at the photo").wait_for()
+    page.get_by_text("Sending and looking").wait_for()
     assert not page.locator(ANSWER).count()
     held.pop().continue_()
     page.wait_for_selector("#verdict .banner")
@@ -632,7 +658,7 @@ def test_endpoints_are_named_and_typed_and_no_others_are_described(server):
         endpoints = json.load(reply)["named_endpoints"]
     assert set(endpoints) == {"/predict", "/compare"}
     (returned,) = endpoints["/predict"]["returns"]
-    assert {"verdict", "breeds", "candidates", "group", "model", "seconds", "error", "dogs"} == set(
+    assert {"verdict", "breeds", "candidates", "group", "model", "seconds", "error", "dogs", "decided_by"} == set(
         returned["type"]["properties"]
     )
     (returned,) = endpoints["/compare"]["returns"]

@@ -13,9 +13,11 @@ from pillow_heif import register_heif_opener
 
 from dogbreeds.answers import Answer
 from dogbreeds.images import JPEG_SIDE, BadImage, open_image
-from dogbreeds.serving import uploads
+from dogbreeds.serving import upload_route, uploads
 from dogbreeds.serving.page.many_photos import answer_many, to_csv
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.questions import Refused
+from dogbreeds.serving.upload_route import UploadRoute
 from dogbreeds.serving.uploads import UploadFolder, open_copy, private_upload_folder, store_copy
 
 SECRET = b"Phone of Ada"
@@ -167,6 +169,52 @@ from dogbreeds.serving.uploads import private_upload_folder
 print("ready", flush=True)
 sys.stdin.read()
 """
+
+
+def test_only_a_video_may_be_larger_than_a_photo_and_one_of_an_address_at_a_time(tmp_path, monkeypatch):
+    for name, value in {"MAX_FILE": 2000, "MAX_BYTES": 9000, "NUM_VIDEOS": 2}.items():
+        monkeypatch.setattr(upload_route, name, value)
+    head = b"\0\0\0\x18ftypisom"
+    come, arrive = asyncio.Event(), asyncio.Event()
+
+    async def copy(source, place, address):
+        raise BadImage(f"{source.stat().st_size}", "damaged")
+
+    async def sent(folder, content, address, pause=False):
+        """What is said of a file that comes in parts of 1,000 bytes."""
+        body = b'--B\r\nContent-Disposition: form-data; filename="a"\r\n\r\n' + content + b"\r\n--B--\r\n"
+        parts = [body[start : start + 1000] for start in range(0, len(body), 1000)]
+
+        async def receive():
+            part = parts.pop(0)
+            if not parts and pause:
+                come.set()
+                await arrive.wait()
+            return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+        try:
+            (path,) = await route.receive("multipart/form-data; boundary=B", address, address, receive)
+            return path.name
+        except Refused as refused:
+            return str(refused)
+
+    async def task():
+        pausing = asyncio.create_task(sent(tmp_path, head + bytes(5000), "a", pause=True))
+        await come.wait()
+        said = [await sent(tmp_path, head + bytes(num), "a") for num in (5000, 900)]  # of that address
+        said += [
+            await sent(tmp_path, content, "b") for content in (head + bytes(5000), bytes(5000), head + bytes(9001))
+        ]
+        arrive.set()
+        said.insert(0, await pausing)
+        monkeypatch.setattr(upload_route, "VIDEO_SECONDS", 0.0)
+        return [*said, await sent(tmp_path, head + bytes(5000), "c")]
+
+    route = UploadRoute(UploadFolder(tmp_path, copy, takes_videos=True))
+    first, again, small, other, no_video, larger, slow = asyncio.run(task())
+    assert first == small == other == "unreadable.png" and not route._videos
+    assert "Other videos are on their way" in again and "too slowly" in slow
+    assert "larger than 0 MB" in no_video and "This video is larger than 0 MB" in larger
 
 
 def test_uploads_of_a_killed_server_are_gone_at_the_next_start_and_those_of_a_living_one_stay(tmp_path, monkeypatch):

@@ -17,34 +17,13 @@ from dogbreeds.run_folder import PRETRAINED
 from dogbreeds.serving import video
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.video import MAX_BYTES, MAX_FRAMES, is_video, read_frames
+from tests.videos import SIZE, encode, numbered
 
 RUN = PRETRAINED / "mobilenet_v2"
-SIZE = (64, 48)
-
-
-def numbered(number: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """A picture whose top is red and whose brightness below says its number, 0 to 60."""
-    picture = Image.new("RGB", size, (4 * number, 4 * number, 4 * number))
-    picture.paste((255, 0, 0), (0, 0, size[0], size[1] // 4))
-    return picture
 
 
 def number_of(picture: Image.Image) -> int:
     return round(float(np.asarray(picture)[picture.height // 2 :].mean()) / 4)
-
-
-def encode(path: Path, pictures: list[Image.Image], times: list[float], **options: str) -> Path:
-    """Write a video whose pictures are shown from these times on, seconds."""
-    with av.open(str(path), "w", options=options) as container:
-        codec = "libvpx" if path.suffix == ".webm" else "mpeg4"
-        stream = container.add_stream(codec, rate=30, options={"qscale": "2", "flags": "+qscale"})
-        stream.width, stream.height, stream.pix_fmt = *pictures[0].size, "yuv420p"
-        for picture, time in zip(pictures, times, strict=True):
-            frame = av.VideoFrame.from_image(picture)
-            frame.pts = round(time * 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 def seconds_of(path: Path) -> list[float]:
@@ -123,13 +102,18 @@ def long(path: Path, seconds: float, **options: str) -> Path:
 @pytest.mark.parametrize(
     ("make", "name", "problem", "words"),
     [
-        (music, "music.mp4", "not_a_photo", "no pictures"),
-        (cut_short, "end_missing.mp4", "damaged", "another copy"),
-        (lambda path: cut_short(path, movflags="faststart"), "cut.mp4", "cut_short", "incomplete"),
-        (cut_short, "cut.mkv", "cut_short", "incomplete"),
-        (cut_short, "cut.avi", "cut_short", "incomplete"),
-        (lambda path: long(path, 7200), "long.mp4", "too_large", "takes 120 minutes: at most 60 seconds and 200 MB"),
-        (lambda path: long(path, 70, live="1"), "unknown_length.mkv", "too_large", "takes 63 seconds"),
+        (music, "music.mp4", "video_without_pictures", "no pictures"),
+        (cut_short, "end_missing.mp4", "video_damaged", "another copy"),
+        (lambda path: cut_short(path, movflags="faststart"), "cut.mp4", "video_cut_short", "incomplete"),
+        (cut_short, "cut.mkv", "video_cut_short", "incomplete"),
+        (cut_short, "cut.avi", "video_cut_short", "incomplete"),
+        (
+            lambda path: long(path, 7200),
+            "long.mp4",
+            "video_too_large",
+            "takes 120 minutes: at most 60 seconds and 200 MB",
+        ),
+        (lambda path: long(path, 70, live="1"), "unknown_length.mkv", "video_too_large", "takes 63 seconds"),
     ],
 )
 def test_a_bad_video_gets_a_sentence(tmp_path, make, name, problem, words):
@@ -145,6 +129,17 @@ def test_a_large_file_is_not_read(tmp_path, monkeypatch):
     os.truncate(path, MAX_BYTES + 50_000_000)
     monkeypatch.setattr(av, "open", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(BadImage, match="has 250 MB: at most 60 seconds and 200 MB"):
+        read_frames(path, at_least=32)
+
+
+def test_frames_that_take_too_much_memory_get_a_sentence(tmp_path, monkeypatch):
+    path = long(tmp_path / "clip.mp4", 2)
+
+    def no_memory(*_):
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(video, "halved", no_memory)
+    with pytest.raises(BadImage, match="takes too much memory"):
         read_frames(path, at_least=32)
 
 

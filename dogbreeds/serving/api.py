@@ -34,13 +34,21 @@ class DogJson(AnswerJson):
     box: Annotated[list[float], Field(min_length=4, max_length=4)]
 
 
-class PredictionJson(AnswerJson):
-    """The answer of one model to a photo as a whole; where there is none, `error` says why.
+class FrameJson(TypedDict):
+    """A frame of a video: how many seconds after the first one it is shown."""
 
-    A photo of several dogs has `dogs` too, from left to right; a photo of one has not.
+    seconds: float
+
+
+class PredictionJson(AnswerJson):
+    """The answer of one model to a photo as a whole, or to a video; where there is none, `error` says why.
+
+    A photo of several dogs has `dogs` too, from left to right; a photo of one has not. A video has `decided_by`, the
+    frame that speaks most for the breed.
     """
 
     dogs: NotRequired[list[DogJson]]
+    decided_by: NotRequired[FrameJson]
     model: str
     seconds: float
     error: str | None
@@ -56,7 +64,11 @@ class ComparisonJson(TypedDict):
 
 def prediction_json(model: str, prediction: Prediction) -> dict[str, Any]:
     """One model's answer, a `PredictionJson`."""
-    return {**prediction.to_dict(), "model": model, "seconds": prediction.seconds, "error": None}
+    found = prediction.to_dict()
+    if prediction.decided_by:
+        # Without its path: gradio's client takes what has one for a file, and fetches it.
+        found["decided_by"] = {"seconds": prediction.decided_by.seconds}
+    return {**found, "model": model, "seconds": prediction.seconds, "error": None}
 
 
 def comparison_json(predictions: dict[str, Prediction]) -> dict[str, Any]:

@@ -62,6 +62,10 @@ class ModelSet:
         """One model's answer to an upright RGB photo, and to each dog of it."""
         return predict_every_dog(photo, partial(self.predictors[name].predict_images, top_k=TOP_K))
 
+    def predict_one_dog(self, name: str, photos: Iterable[Image.Image]) -> tuple[Prediction, int]:
+        """One model's answer to several photos of the same dog; see `Predictor.predict_one_dog`."""
+        return self.predictors[name].predict_one_dog(photos, top_k=TOP_K)
+
     def compare(self, photo: Image.Image) -> dict[str, Prediction]:
         """All models' answers to an upright RGB photo as a whole, by the models' names."""
         return {name: predictor.predict_images([photo], top_k=TOP_K)[0] for name, predictor in self.predictors.items()}

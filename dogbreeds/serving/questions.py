@@ -13,7 +13,7 @@ PUBLIC_FOLDER = "uploads"
 """The name of the folder of uploads in replies and requests; nobody learns where it lies on the server."""
 
 _QUESTION = re.compile(r"/gradio_api/(?:call/(?:v2/)?(\w{1,64})|queue/join|run/\w{1,64}|cancel|reset)")
-_UPLOAD = re.compile(rf"{PUBLIC_FOLDER}/([0-9a-f]{{32}}/(?:photo|unreadable)\.(?:webp|png))")
+_UPLOAD = re.compile(rf"{PUBLIC_FOLDER}/([0-9a-f]{{32}}/(?:(?:photo|unreadable)\.(?:webp|png)|video\.json))")
 _MAX_FILES = 2_000
 _NO_ADDRESS = "Photos are uploaded; this page fetches none from an address."
 

@@ -34,6 +34,11 @@ class Turns:
         self._waiting: dict[str, list[_Waiting]] = {}
         """In the order of whose turn it is."""
 
+    @property
+    def num_waiting(self) -> int:
+        """Tasks that wait for their turn."""
+        return sum(map(len, self._waiting.values()))
+
     def num_of(self, address: str) -> int:
         """Tasks of one address that work or wait."""
         return self._working[address] + len(self._waiting.get(address, ()))

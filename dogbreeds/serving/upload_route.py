@@ -15,9 +15,14 @@ from starlette.types import Receive
 from dogbreeds.serving.questions import Refused
 from dogbreeds.serving.turns import Turns
 from dogbreeds.serving.uploads import UploadFolder, delete_copy
+from dogbreeds.serving.video import MAX_BYTES, is_video
 
 MAX_FILE = 40_000_000
 """Bytes of one photo."""
+NUM_VIDEOS = 4
+"""Videos larger than a photo may be that are received at the same time; no two of one address."""
+VIDEO_SECONDS = 600.0
+"""How long one may take to come."""
 MAX_FILES = 1_000
 """Of one request; gradio's page sends at most so many in one."""
 MAX_REQUEST = 4_000_000_000
@@ -74,6 +79,8 @@ class UploadRoute:
         """
         self._uploads = uploads
         self._turns = Turns(NUM_AT_ONCE, num_for_address=NUM_OF_ADDRESS)
+        self._videos: dict[Path, tuple[str, float]] = {}
+        """Of each video that is received and larger than a photo may be: whose it is, and since when."""
         self._progress: OrderedDict[str, _Progress] = OrderedDict()
 
     async def receive(self, content_type: str, address: str, upload_id: str, receive: Receive) -> list[Path]:
@@ -135,16 +142,33 @@ class UploadRoute:
                     elif event == "data":
                         num_bytes_of_file += len(value)
                         if num_bytes_of_file > MAX_FILE:
-                            raise Refused(413, f"This file is larger than {MAX_FILE // 10**6} MB, the maximum.")
+                            self._check_video(arrived, num_bytes_of_file, address)
                         with arrived.open("ab") as file:
                             file.write(value)
                         progress.news[name] += len(value)
                     else:
+                        self._videos.pop(arrived, None)
                         yield await self._uploads.add(arrived, address)
             if not parser.is_complete:
                 raise Refused(400, "This request is cut short.")
         finally:
+            self._videos.pop(arrived, None)
             arrived.unlink(missing_ok=True)
+
+    def _check_video(self, arrived: Path, num_bytes: int, address: str) -> None:
+        """Refuse a file that is larger than a photo may be, unless it is a video of the few that may come now."""
+        if arrived not in self._videos:
+            if not (self._uploads.takes_videos and is_video(arrived)):
+                raise Refused(413, f"This file is larger than {MAX_FILE // 10**6} MB, the maximum.")
+            if refusal := self._uploads.refusal(address):
+                raise Refused(503, refusal)
+            if len(self._videos) >= NUM_VIDEOS or any(address == other for other, _ in self._videos.values()):
+                raise Refused(503, "Other videos are on their way: please try again in a minute.")
+            self._videos[arrived] = (address, time.monotonic())
+        if num_bytes > MAX_BYTES:
+            raise Refused(413, f"This video is larger than {MAX_BYTES // 10**6} MB, the maximum.")
+        if time.monotonic() - self._videos[arrived][1] > VIDEO_SECONDS:
+            raise Refused(408, "This video came too slowly.")
 
     def _begin_progress(self, upload_id: str) -> "_Progress":
         progress = self._progress[upload_id] = _Progress()

@@ -1,4 +1,7 @@
-"""Uploaded photos: a lossless copy of each without its hidden data, in a place of its own, for a limited time."""
+"""Uploaded photos: a lossless copy of each without its hidden data, in a place of its own, for a limited time.
+
+Of a video, such copies of some frames are kept, and not its sound.
+"""
 
 import asyncio
 import atexit
@@ -13,12 +16,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from dogbreeds.errors import UserError
-from dogbreeds.images import BadImage, PhotoSource, open_image
+from dogbreeds.images import BadImage, PhotoSource, not_read, open_image
+from dogbreeds.serving.video import read_frames
 
 MAX_STORED = 2 << 30
 """Bytes of all copies."""
@@ -32,6 +37,9 @@ _MAX_WEBP_SIDE = 4096
 _FOLDER = "dogbreeds-"
 _LOCK = ".in-use"
 _PROBLEM = "problem.json"
+_VIDEO = "video.json"
+_VIDEO_THREADS = 2
+"""That decode a video; the others stay for answers."""
 
 Copy = Callable[[Path, Path, str], Awaitable[Path]]
 """Makes the copy of a file, in a folder, for an address; see `dogbreeds.serving.decoding.Decoder.copy`."""
@@ -54,27 +62,86 @@ def store_copy(source: PhotoSource, place: Path, *, at_least: int) -> Path:
     Raises:
         BadImage: It can't be read.
     """
-    photo = open_image(source, at_least=at_least)
+    return _stored(open_image(source, at_least=at_least), place / "photo")
+
+
+@dataclass(frozen=True)
+class StoredFrame:
+    """A frame of a video."""
+
+    seconds: float
+    """From the first one."""
+    copy: Path
+    """What `open_copy` opens."""
+
+
+def store_frames(source: Path, place: Path, *, at_least: int) -> Path:
+    """Write copies of the frames of a video that `dogbreeds.serving.video.read_frames` takes.
+
+    Args:
+        source: A file of which `dogbreeds.serving.video.is_video` is true.
+        place: A folder.
+        at_least: As for `store_copy`.
+
+    Returns:
+        The list of the frames, `video.json`, which `stored_frames` reads.
+
+    Raises:
+        BadImage: It can't be read.
+    """
+    frames = read_frames(source, at_least=at_least, num_threads=_VIDEO_THREADS)
+    listed = [(frame.seconds, _stored(frame.image, place / str(number)).name) for number, frame in enumerate(frames)]
+    path = place / _VIDEO
+    path.write_text(json.dumps(listed))
+    return path
+
+
+def _stored(photo: Image.Image, path: Path) -> Path:
+    """Write a lossless file; the path with the ending of its format."""
     encoded = io.BytesIO()
     if max(photo.size) <= _MAX_WEBP_SIDE:
-        path = place / "photo.webp"
+        path = path.with_suffix(".webp")
         photo.save(encoded, "WEBP", lossless=True, quality=0, method=0)  # the fastest
     else:
-        path = place / "photo.png"
+        path = path.with_suffix(".png")
         photo.save(encoded, "PNG", compress_level=1)
     path.write_bytes(encoded.getvalue())
     return path
+
+
+def is_video_copy(copy: Path) -> bool:
+    """Whether what `UploadFolder.add` returned is of a video."""
+    return copy.name == _VIDEO
+
+
+def stored_frames(copy: Path) -> list[StoredFrame]:
+    """The frames of a video, in their order.
+
+    Args:
+        copy: What `UploadFolder.add` returned, of which `is_video_copy` is true.
+
+    Raises:
+        BadImage: The upload is deleted by now.
+    """
+    try:
+        listed = json.loads(copy.read_bytes())
+    except OSError as error:
+        raise not_read(copy, error) from None
+    return [StoredFrame(seconds, copy.with_name(name)) for seconds, name in listed]
 
 
 def open_copy(path: Path) -> Image.Image:
     """Open what `UploadFolder.add` returned.
 
     Raises:
-        BadImage: The upload could not be read, or is deleted by now.
+        BadImage: The upload could not be read, is deleted by now, or is a video.
     """
     with suppress(FileNotFoundError):
         problem = json.loads(path.with_name(_PROBLEM).read_bytes())
         raise BadImage(problem["message"], problem["problem"])
+    if is_video_copy(path):
+        message = "A video is answered by itself and by one model. Please send it as one photo, with one model chosen."
+        raise BadImage(message, "video_alone")
     return open_image(path)
 
 
@@ -86,14 +153,15 @@ def delete_copy(path: Path) -> None:
 class UploadFolder:
     """The places of the uploads: who holds how many bytes, and how old they are."""
 
-    def __init__(self, path: Path, copy: Copy) -> None:
+    def __init__(self, path: Path, copy: Copy, *, takes_videos: bool = False) -> None:
         """Take an empty folder.
 
         Args:
             path: The folder.
             copy: Makes the copies.
+            takes_videos: Whether `copy` takes videos too.
         """
-        self.path, self._copy = path, copy
+        self.path, self._copy, self.takes_videos = path, copy, takes_videos
         self._held: dict[str, tuple[str, int]] = {}
         """Of each place, by its name: whose it is, and its bytes."""
         self._bytes_of: Counter[str] = Counter()

@@ -55,19 +55,20 @@ def is_video(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def read_frames(path: str | os.PathLike[str], *, at_least: int) -> list[Frame]:
+def read_frames(path: str | os.PathLike[str], *, at_least: int, num_threads: int = 0) -> list[Frame]:
     """Take frames of a video, at most `MAX_FRAMES` and at least `MIN_INTERVAL` apart, the first one among them.
 
     Args:
         path: A file of which `is_video` is true.
         at_least: The width and height, in pixels, that the caller needs; larger frames are `halved`.
+        num_threads: That decode, of which each holds some frames; 0 for one a core.
 
     Raises:
         BadImage: The video has no pictures, is cut short or damaged, or is longer or larger than the limits; or PyAV is
             not installed.
     """
     if find_spec("av") is None:
-        raise BadImage("A video needs the package PyAV. Please install it (pip install av).", "not_a_photo")
+        raise BadImage("A video needs the package PyAV. Please install it (pip install av).", "video_off")
     import av
 
     num_bytes = Path(path).stat().st_size
@@ -79,10 +80,12 @@ def read_frames(path: str | os.PathLike[str], *, at_least: int) -> list[Frame]:
             open(path, "rb") as file,
             av.open(file, "r", format=_container_format(Path(path)), metadata_errors="replace") as container,
         ):
-            return _spread(_all_frames(container), at_least)
+            return _spread(_all_frames(container, num_threads), at_least)
+    except MemoryError:  # one of FFmpeg's too
+        raise _too_large("takes too much memory") from None
     except av.FFmpegError:
         message = "This video is damaged, or its file was cut short. Please choose another copy."
-        raise BadImage(message, "damaged") from None
+        raise BadImage(message, "video_damaged") from None
 
 
 def _container_format(path: Path) -> str | None:
@@ -119,12 +122,13 @@ def _spread(frames: Iterator[tuple[float, "VideoFrame"]], at_least: int) -> list
     return taken
 
 
-def _all_frames(container: "InputContainer") -> Iterator[tuple[float, "VideoFrame"]]:
+def _all_frames(container: "InputContainer", num_threads: int) -> Iterator[tuple[float, "VideoFrame"]]:
     """Every frame, and its seconds from the first one. What is wrong with the file is raised when it is reached."""
     import av
 
     stream = _picture_stream(container)
-    stream.thread_type = "AUTO"  # decode on all cores
+    stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = num_threads
     stated = None if container.duration is None else container.duration / av.time_base
     _check_length(stated or 0)
     first, num_decoded, ended = None, 0, 0.0
@@ -157,7 +161,7 @@ def _picture_stream(container: "InputContainer") -> "VideoStream":
         message = (
             "The pictures of this video are compressed in a way that can't be read. Please save it as MP4 (H.264)."
         )
-        raise BadImage(message, "not_a_photo")
+        raise BadImage(message, "video_compression")
     if stream.width * stream.height > MAX_PIXELS:
         raise _too_large(f"has {stream.width} x {stream.height} pixels")
     return stream
@@ -171,13 +175,15 @@ def _check_length(seconds: float) -> None:
 def _too_large(what: str) -> BadImage:
     limits = f"{MAX_SECONDS} seconds and {MAX_BYTES // 1_000_000} MB"
     return BadImage(
-        f"This video {what}: at most {limits} can be read. Please cut out the part with the dog.", "too_large"
+        f"This video {what}: at most {limits} can be read. Please cut out the part with the dog.", "video_too_large"
     )
 
 
 def _without_pictures() -> BadImage:
-    return BadImage("There are no pictures in this video. Please choose one that shows the dog.", "not_a_photo")
+    return BadImage(
+        "There are no pictures in this video. Please choose one that shows the dog.", "video_without_pictures"
+    )
 
 
 def _cut_short() -> BadImage:
-    return BadImage("This video is incomplete: the file was cut short. Please choose another copy.", "cut_short")
+    return BadImage("This video is incomplete: the file was cut short. Please choose another copy.", "video_cut_short")

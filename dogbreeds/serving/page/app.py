@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
@@ -76,17 +77,17 @@ def build_page(models: ModelSet, answers: AnswerQueue, text: gr.I18n) -> gr.Bloc
     return page.queue(max_size=MAX_WAITING, api_open=False)  # every request goes through the queue
 
 
-def page_texts(models: ModelSet) -> gr.I18n:
+def page_texts(models: ModelSet, *, takes_videos: bool = False) -> gr.I18n:
     """What the page says before any request, in each language; the browser picks its own."""
-    return gr.I18n(**{texts.language: _first_texts(models, texts) for texts in (ENGLISH, FRENCH)})
+    return gr.I18n(**{texts.language: _first_texts(models, texts, takes_videos) for texts in (ENGLISH, FRENCH)})
 
 
-def _first_texts(models: ModelSet, texts: Texts) -> dict[str, str]:
+def _first_texts(models: ModelSet, texts: Texts, takes_videos: bool) -> dict[str, str]:
     rates = [cards.rates(predictor.run, name, texts) for name, predictor in models.predictors.items()]
     return {
         **texts.sentences,
         "heading": _heading(texts),
-        "picker_html": photo_picker.layout(models, texts),
+        "picker_html": photo_picker.layout(models, texts, takes_videos=takes_videos),
         "breeds_html": breeds_tab.layout(models.labels(models.names[0]), texts),
         "breed_list_html": breed_list.layout(models, texts),
         "photos_at_most": texts.photos.format(MAX_FILES),
@@ -119,7 +120,12 @@ class Access:
 
 
 def serve(
-    run_dirs: Sequence[str | os.PathLike[str]], host: str | None, port: int | None, access: Access | None = None
+    run_dirs: Sequence[str | os.PathLike[str]],
+    host: str | None,
+    port: int | None,
+    access: Access | None = None,
+    *,
+    takes_videos: bool = False,
 ) -> None:
     """Load the runs and serve the page until interrupted.
 
@@ -128,12 +134,15 @@ def serve(
         host: Address to listen on; None for this machine alone, or what GRADIO_SERVER_NAME says.
         port: Port to listen on; None for the first free one from 7860 on, or what GRADIO_SERVER_PORT says.
         access: Who may ask; None for everybody who reaches this machine by its address.
+        takes_videos: Take short videos too, which needs PyAV.
 
     Raises:
-        UserError: A run folder is missing or damaged, the port is in use, or uploads can't be stored.
+        UserError: A run folder is missing or damaged, the port is in use, uploads can't be stored, or PyAV is missing.
     """
     if not run_dirs:
         raise UserError("--run-dir names no run folder")
+    if takes_videos and find_spec("av") is None:
+        raise UserError("--video needs the package PyAV: pip install av")
     access = access or Access()
     proxies = Proxies(access.proxies)
     with server.listen(host, port) as listener:
@@ -142,13 +151,15 @@ def serve(
         for predictor in predictors:
             predictor.warm_up()
         models = ModelSet(predictors)
-        app = page_app(models, private_upload_folder(), Doors(access.hosts, access.key), proxies)
+        app = page_app(
+            models, private_upload_folder(), Doors(access.hosts, access.key), proxies, takes_videos=takes_videos
+        )
         address, number = listener.getsockname()[:2]
         print(f"The page is at http://{f'[{address}]' if ':' in address else address}:{number}", flush=True)
         server.run(app, proxies, listener)
 
 
-def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> Gateway:
+def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies, *, takes_videos: bool = False) -> Gateway:
     """The page as an ASGI application: gradio's, and before it what may reach it.
 
     Args:
@@ -156,19 +167,20 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies) -> 
         folder: For uploads; the one that `private_upload_folder` returns.
         doors: Who may ask.
         proxies: Who tells the clients' addresses.
+        takes_videos: Take short videos too.
     """
     # Read in gradio 6.31.0: it keeps the last 10,000 events and computes statistics of them after each answer, which no
     # option turns off.
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
-    text = page_texts(models)
+    text = page_texts(models, takes_videos=takes_videos)
     answers = AnswerQueue(max(1, num_cores() // CORES_FOR_ANSWER), num_for_address=ANSWERS_FOR_ADDRESS)
     page = build_page(models, answers, text)
     # Read in gradio 6.31.0: what `launch` sets and `mount_gradio_app` does not. A page that runs keeps streams alive.
     page.state_session_capacity, page.is_running = MAX_SESSIONS, True
     page.max_threads = page._queue.max_thread_count = 2 * MAX_WAITING  # all that wait, wait in `answers`
     sides = [predictor.run.preprocessing.decoded_side for predictor in models.predictors.values()]
-    decoder = Decoder(max(JPEG_SIDE, *sides))
-    uploads = UploadFolder(folder, decoder.copy)
+    decoder = Decoder(max(JPEG_SIDE, *sides), takes_videos=takes_videos)
+    uploads = UploadFolder(folder, decoder.copy, takes_videos=takes_videos)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -45,7 +45,7 @@ def problem(models: ModelSet, names: Sequence[str], breeds: Sequence[str], texts
         breeds: The labels that are ticked.
         texts: The person's language.
     """
-    if len(breeds) == 1:
+    if len(set(breeds)) == 1:
         return texts.one_alone.format(texts.name(breeds[0]))
     for name in names:
         if unknown := [texts.name(breed) for breed in breeds if breed not in models.labels(name)]:

@@ -82,11 +82,13 @@ def picture(prediction: Prediction, photo: Image.Image, texts: Texts) -> str:
         photo: The photo that was answered, upright and RGB.
         texts: The person's language.
     """
-    base = base_layer(photo, texts)
+    base, note = base_layer(photo, texts), ""
+    if (shot := prediction.decided_by) and shot.seconds is not None:
+        note = f"<figcaption>{escape(texts.decided_by_frame.format(texts.decimal(shot.seconds)))}</figcaption>"
     if prediction.heat_map is None:
-        return f'<figure class="photo"><div>{base}</div></figure>'
+        return f'<figure class="photo"><div>{base}</div>{note}</figure>'
     layers = f'<span class="layers">{base}{heat_layer(prediction, texts)}</span>'
-    return f'<figure class="photo">{heat_switch(heat_caption(prediction, texts), layers)}</figure>'
+    return f'<figure class="photo">{heat_switch(heat_caption(prediction, texts), layers)}{note}</figure>'
 
 
 def base_layer(photo: Image.Image, texts: Texts) -> str:

@@ -13,6 +13,7 @@ from dogbreeds.serving.page import breed_list, cards, several_dogs
 from dogbreeds.serving.page.components import BreedsInput, texts_of, turn
 from dogbreeds.serving.page.photo_picker import SentPhoto
 from dogbreeds.serving.page.texts import Texts
+from dogbreeds.serving.uploaded import answer_upload
 from dogbreeds.serving.uploads import open_copy
 
 ALL_MODELS = "/"
@@ -90,14 +91,14 @@ def _shown(upload: Path, model: str, only_breeds: list[str], models: ModelSet, t
         return cards.problem(problem, texts), "", ""
     models = models.only(names, only_breeds)
     try:
-        photo = open_copy(upload)
+        if model == ALL_MODELS:
+            photo = open_copy(upload)
+            predictions = models.compare(photo)
+            verdict = cards.agreement(list(predictions.values()), texts)
+            return verdict, "", cards.side_by_side(predictions, models, photo, texts)
+        prediction, photo = answer_upload(models, model, upload)
     except BadImage as error:
         return cards.problem(texts.problem(error), texts), "", ""
-    if model == ALL_MODELS:
-        predictions = models.compare(photo)
-        verdict = cards.agreement(list(predictions.values()), texts)
-        return verdict, "", cards.side_by_side(predictions, models, photo, texts)
-    prediction = models.predict(model, photo)
     say = several_dogs if prediction.dogs else cards
     verdict = say.headline(prediction, len(models.labels(model)), texts, num_listed=models.num_listed(model))
     return verdict, say.picture(prediction, photo, texts), say.details(prediction, model, texts)

@@ -59,6 +59,7 @@ document.addEventListener("answered", ({ detail: verdict }) => {
   if (!props.value || !verdict.includes(props.value.path.split("/")[1])) return; // the answer to an earlier photo
   show("answered");
   keep(null);
+  if (document.querySelector("#only-breeds")?.matches(":hover, :focus-within")) return; // who ticks breeds stays there
   requestAnimationFrame(() => document.querySelector("#verdict").scrollIntoView({ block: "nearest" }));
 });
 // What gradio says in its own words when a question fails, the page says in its own. Where the connection broke, gradio

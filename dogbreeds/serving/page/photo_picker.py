@@ -15,6 +15,7 @@ from dogbreeds.serving.page.components import described_once, uploaded
 from dogbreeds.serving.page.head import PICTURES
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.upload_route import MAX_FILE
+from dogbreeds.serving.video import MAX_BYTES
 
 _SCRIPT = Path(__file__).with_name("photo_picker.js")
 
@@ -37,11 +38,15 @@ class SentPhoto(gr.HTML):
         return None if payload is None else uploaded(payload["path"])
 
 
-def layout(models: ModelSet, texts: Texts) -> str:
+def layout(models: ModelSet, texts: Texts, *, takes_videos: bool) -> str:
     """The box as HTML, in one language."""
+    working, too_large = texts.working, texts.file_too_large.format(MAX_FILE // 1_000_000)
+    if takes_videos:
+        working = texts.working_on_either
+        too_large = texts.file_or_video_too_large.format(MAX_FILE // 1_000_000, MAX_BYTES // 1_000_000)
     problems = {
         "offline": texts.offline,
-        "too_large": texts.file_too_large.format(MAX_FILE // 1_000_000),
+        "too_large": too_large,
         "busy": texts.busy,
         "failed": texts.failed,
     }
@@ -53,15 +58,26 @@ def layout(models: ModelSet, texts: Texts) -> str:
     rates = cards.rates_in_short(models.first.run, texts)
     return (
         f'<p class="intro lead">{escape(texts.lead.format(len(models.labels(name))))}</p>'
-        f'<div class="choose"><label class="button camera">{escape(texts.take_photo)}'
-        '<input type="file" accept="image/*" capture="environment"></label>'
-        f'<label class="button">{escape(texts.choose_photo)}<input type="file" accept="image/*"></label>'
-        f'<span class="hint">{escape(texts.drop_hint)}</span></div>'
-        f'<p role="status" class="status"><span class="working">{escape(texts.working)}</span></p>'
+        f'<div class="choose">{_buttons(texts, takes_videos)}<span class="hint">{escape(texts.drop_hint)}</span></div>'
+        f'<p role="status" class="status"><span class="working">{escape(working)}</span></p>'
         f'<div role="alert">{hidden}</div>'
         f'<div class="intro examples"><p>{escape(texts.examples)}</p>{_examples(texts)}</div>'
         + (f'<p class="intro rates">{escape(rates)}</p>' if rates else "")
     )
+
+
+def _buttons(texts: Texts, takes_videos: bool) -> str:
+    """For the camera, if the device has one, and for files."""
+    take = _button(texts.take_photo, "image/*", from_camera=True)
+    if not takes_videos:
+        return take + _button(texts.choose_photo, "image/*")
+    film = _button(texts.take_video, "video/*", from_camera=True)
+    return take + film + _button(texts.choose_photo_or_video, "image/*,video/*")
+
+
+def _button(text: str, accept: str, *, from_camera: bool = False) -> str:
+    kind, capture = (" camera", ' capture="environment"') if from_camera else ("", "")
+    return f'<label class="button{kind}">{escape(text)}<input type="file" accept="{accept}"{capture}></label>'
 
 
 def _examples(texts: Texts) -> str:

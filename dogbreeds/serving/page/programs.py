@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.route_utils import get_root_url
-from PIL import Image
 
 from dogbreeds.answers import NO_ANSWER
 from dogbreeds.errors import UserError
@@ -23,6 +22,7 @@ from dogbreeds.serving.page.components import (
     turn,
 )
 from dogbreeds.serving.page.texts import ENGLISH
+from dogbreeds.serving.uploaded import answer_upload
 from dogbreeds.serving.uploads import open_copy
 
 _EXAMPLES = Path(__file__).with_name("examples.md")
@@ -59,10 +59,10 @@ def program_endpoints(models: ModelSet, answers: AnswerQueue) -> None:
         model: str = models.names[0],
         only_breeds: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Tell the breed of the dog on a photo.
+        """Tell the breed of the dog on a photo, or in a video if the page takes videos.
 
         Args:
-            photo: The photo.
+            photo: The photo, or the video, in which the answer is to one dog.
             request: Whose question it is.
             model: The name of the model that shall answer.
             only_breeds: The breeds that come into question, two or more, in English or French; by default all.
@@ -101,14 +101,15 @@ def program_endpoints(models: ModelSet, answers: AnswerQueue) -> None:
 
 def _predicted(photo: Path | None, model: str, only_breeds: list[str], models: ModelSet) -> dict[str, Any]:
     try:
-        return prediction_json(model, models.only([model], only_breeds).predict(model, _opened(photo)))
+        limited = models.only([model], only_breeds)
+        return prediction_json(model, answer_upload(limited, model, _sent(photo))[0])
     except (BadImage, UserError) as error:
         return {**NO_ANSWER, "model": model, "seconds": 0.0, "error": _sentence(error)}
 
 
 def _compared(photo: Path | None, only_breeds: list[str], models: ModelSet) -> dict[str, Any]:
     try:
-        return comparison_json(models.only(models.names, only_breeds).compare(_opened(photo)))
+        return comparison_json(models.only(models.names, only_breeds).compare(open_copy(_sent(photo))))
     except (BadImage, UserError) as error:
         return {"answers": [], "agree": None, "error": _sentence(error)}
 
@@ -118,7 +119,7 @@ def _sentence(error: BadImage | UserError) -> str:
     return ENGLISH.problem(error) if isinstance(error, BadImage) else str(error)
 
 
-def _opened(photo: Path | None) -> Image.Image:
+def _sent(photo: Path | None) -> Path:
     if photo is None:
         raise BadImage("No photo was sent.", "empty")
-    return open_copy(photo)
+    return photo

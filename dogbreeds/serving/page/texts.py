@@ -51,6 +51,10 @@ class Texts:
         called = breed_groups()[group]
         return called.name_fr if self.language == "fr" else called.name
 
+    def decimal(self, number: float) -> str:
+        """A number with one decimal."""
+        return f"{number:.1f}".replace(".", "," if self.language == "fr" else ".")
+
     def percent(self, share: float) -> str:
         """A share as a whole percentage; the narrow no-break space keeps number and sign on one line."""
         return f"{share:.0%}".replace("%", "\u202f%")
