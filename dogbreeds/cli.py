@@ -47,6 +47,7 @@ def main() -> None:
             robustness,
             table,
             probe,
+            study,
             doctor,
             export,
             publish,
@@ -532,6 +533,34 @@ def probe(
     if output:
         found.write(output)
     print(found, end="")
+
+
+def study(plan: Positional[Path], shard: str | None = None, report_only: bool = False) -> int:
+    """Train models in several ways with more and more photos, and report curves with intervals.
+
+    What is trained is kept, so the same command continues a study that was stopped, and several processes may run it at
+    once. When all is trained, the report is written. The exit status is 1 if a run was given up, its loss being no
+    number any more.
+
+    Args:
+        plan: A TOML file: models, ways to train them, images per breed, seeds (dogbreeds/docs/comparing.md).
+        shard: Train a part of the runs only, such as 1/4.
+        report_only: Train nothing, and report what is trained already.
+    """
+    from dogbreeds.photo_paths import Shard
+    from dogbreeds.research.study_plan import read_plan
+
+    checked, part = read_plan(plan), Shard.parse(shard) if shard else None
+    from dogbreeds.research.study import run_study  # imports torch, which a mistake need not wait for
+
+    left, diverged = ([], []) if report_only else run_study(checked, part)
+    if left:
+        print(f"{len(left)} cells are left to other shards or processes; the last one of these writes the report")
+        return 1 if diverged else 0
+    from dogbreeds.research.study_report import read_study, write_study_report
+
+    print(write_study_report(read_study(checked), f"python -m dogbreeds study {plan} --report-only"))
+    return 1 if diverged else 0
 
 
 def doctor(data: str, output: Path | None = None, image_size: int = 224, labels_by: str | None = None) -> int:

@@ -295,7 +295,12 @@ def commit(partial: Path, output_dir: Path, record: RunRecord) -> None:
     hashed = [name for name in (*needed, WEIGHTS) if (partial / name).is_file()]
     assert set(needed) <= set(hashed), hashed
     hashes = {name: sha256(partial / name) for name in hashed}
-    write_json(partial / RECORD, replace(record, sha256=hashes).to_json())
+    complete(partial, output_dir, replace(record, sha256=hashes))
+
+
+def complete(partial: Path, output_dir: Path, record: RunRecord) -> None:
+    """Write run.json, and move the folder to its final path, where a run that exists is replaced."""
+    write_json(partial / RECORD, record.to_json())
     for file in partial.rglob("*"):
         if file.is_file():
             flush(file)

@@ -125,14 +125,14 @@ def _tune(config: "TrainConfig", num_trials: int, fraction: float | None, seeds:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--tune trains in one process: instead of accelerate launch, start the command several times")
     _check_inputs(config)
-    from dogbreeds.study import BEST, REPORT, study_folder
     from dogbreeds.training.tuning import tune
+    from dogbreeds.tuning_folder import BEST, REPORT, tuning_folder
 
     if not tune(config, num_trials, 1.0 if fraction is None else fraction):
         return
     from dogbreeds.research.tuning_report import summary, write_tuning_report
 
-    folder = study_folder(config.run.output_dir)
+    folder = tuning_folder(config.run.output_dir)
     write_tuning_report(folder, folder / REPORT)
     print(summary(folder))
     command = ["python", sys.argv[0], "--config", str(folder / BEST), "--output-dir", str(config.run.output_dir)]

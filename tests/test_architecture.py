@@ -15,7 +15,7 @@ FLOORS = [
     {"research"},
     {"training", "serving"},
     {"model_card"},
-    {"run_folder", "study"},
+    {"run_folder", "tuning_folder"},
     {"addresses", "answers", "breeds", "calibration", "default_runs", "dog_probe", "errors", "files", "hub", "images"}
     | {"json_types", "latency", "logistic_regression", "looks", "machine", "metrics", "photo_paths", "photos"}
     | {"predictions", "preprocessing", "record", "split_file"},

@@ -243,7 +243,7 @@ def test_what_two_recipes_differ_in_is_named(tiny_run, names, tmp_path, monkeypa
     record["config"]["seed"] = 7
     older = shutil.copytree(one, tmp_path / "older")
     (older / "run.json").write_text(json.dumps(record))
-    found = what_differs([[RunFolder.open(run)] for run in (one, two, older)])
+    found = what_differs([[RunFolder.open(run).record] for run in (one, two, older)])
     assert {each.what: each.values for each in found} == {
         "freeze backbone": ("no", "yes", "no"),
         "keep known breeds": ("no", "yes", "no"),

@@ -15,7 +15,6 @@ from conftest import ROOT, tiny_config
 from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
-from dogbreeds.study import BEST, FINISHED, GIVEN, REPORT, open_study, study_folder
 from dogbreeds.training import inputs, tuning
 from dogbreeds.training.config_file import read_config_file, write_config_file
 from dogbreeds.training.datasets.splits import load_data, with_part_of_training
@@ -23,6 +22,7 @@ from dogbreeds.training.loop import Loop
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.train import train
 from dogbreeds.training_script import run_training_script
+from dogbreeds.tuning_folder import BEST, FINISHED, GIVEN, REPORT, open_study, tuning_folder
 
 
 def script(monkeypatch, preset, *arguments):
@@ -37,7 +37,7 @@ def script(monkeypatch, preset, *arguments):
 
 
 def finished(config):
-    return open_study(study_folder(config.run.output_dir)).get_trials(states=FINISHED)
+    return open_study(tuning_folder(config.run.output_dir)).get_trials(states=FINISHED)
 
 
 class Prune(optuna.pruners.BasePruner):
@@ -70,7 +70,7 @@ def test_a_study_goes_on_where_it_was_and_its_best_trial_is_what_training_gives(
     assert len(after) == 5 and [trial.params for trial in after[:3]] == [trial.params for trial in before]
     assert set(asked_for) == {"train", "validation"}, "a trial has nothing to do with test photos"
 
-    study = study_folder(config.run.output_dir)
+    study = tuning_folder(config.run.output_dir)
     assert {path.name for path in study.parent.iterdir()} == {study.name}, "no trial leaves a run folder"
     assert {path.name for path in study.iterdir()} == {"journal.log", "study.lock", BEST, REPORT}
     best = min(after, key=lambda trial: trial.value)
@@ -95,7 +95,7 @@ def test_the_first_trial_has_the_options_as_they_were_given_and_all_are_in_range
     assert tuning.tune(config, 3)
     first, *others = finished(config)
     assert first.params["learning_rate"] == 2e-3 and first.params["dropout"] == 0.25
-    assert first.params == open_study(study_folder(config.run.output_dir)).user_attrs[GIVEN]
+    assert first.params == open_study(tuning_folder(config.run.output_dir)).user_attrs[GIVEN]
     for trial in others:
         assert trial.params != first.params
         for name, value in trial.params.items():
@@ -132,7 +132,7 @@ def test_the_first_trial_of_a_plain_cnn_is_as_given_whatever_the_ranges(photo_fo
     given = {"learning_rate": 5e-5, "head_learning_rate": 0.1, "dropout": 0.6, "label_smoothing": 0.0}
     assert first.params == {**given, "conv_dropout": 0.2}
     assert second.params.keys() == first.params.keys() and second.params["conv_dropout"] != 0.2
-    best = read_config_file(study_folder(config.run.output_dir) / BEST)
+    best = read_config_file(tuning_folder(config.run.output_dir) / BEST)
     assert "weight_decay" not in best and best["conv_dropout"] in (0.2, second.params["conv_dropout"])
 
 
@@ -183,7 +183,7 @@ def command(config, *arguments):
 @pytest.mark.slow
 def test_several_processes_share_a_study_and_one_that_is_killed_loses_nothing(photo_folder, tmp_path):
     config = tiny_config(photo_folder, tmp_path / "tiny")
-    study = study_folder(config.run.output_dir)
+    study = tuning_folder(config.run.output_dir)
     long = subprocess.Popen(command(config, "--tune", "500"), cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(study.glob("trial-*.lock")):
@@ -225,7 +225,7 @@ def test_an_interrupted_trial_is_tried_again(photo_folder, tmp_path, monkeypatch
         assert script(patch, config, "--tune", "3") == 130
     assert len(finished(config)) == 1 and {path.name for path in tmp_path.iterdir()} == {"tiny.study"}
     assert script(monkeypatch, config, "--tune", "3") == 0
-    trials = open_study(study_folder(config.run.output_dir)).trials
+    trials = open_study(tuning_folder(config.run.output_dir)).trials
     complete, fail = TrialState.COMPLETE, TrialState.FAIL
     assert [trial.state for trial in trials] == [complete, fail, complete, complete]
     assert trials[2].params == trials[1].params != trials[3].params

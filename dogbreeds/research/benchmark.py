@@ -132,7 +132,7 @@ class Benchmark:
     @property
     def what_differs(self) -> list[Difference]:
         """What the runs differ in besides their figures."""
-        return what_differs([[row.run] for row in self.rows])
+        return what_differs([[row.run.record] for row in self.rows])
 
     @property
     def unreadable(self) -> list[LeftOut]:

@@ -33,6 +33,7 @@ from dogbreeds.research.evaluate import (
     photos_of,
     rate_intervals,
     training_remarks,
+    training_seconds,
 )
 from dogbreeds.research.photo_finder import PhotoFinder
 from dogbreeds.research.significance import (
@@ -204,7 +205,7 @@ class Comparison:
         """What the recipes differ in, before anyone reads which is better."""
         entries = [entry for group in self.groups for entry in group.entries]
         recipes = [entry.recipe for entry in self.main.entries]
-        return what_differs([[entry.run for entry in entries if entry.recipe == recipe] for recipe in recipes])
+        return what_differs([[entry.run.record for entry in entries if entry.recipe == recipe] for recipe in recipes])
 
     def over_seeds(self, recipe: str) -> dict[str, tuple[float, float]]:
         """The mean and standard deviation (n - 1) of a recipe's figures over its seeds."""
@@ -473,14 +474,11 @@ def _costs(
     costs = []
     for predictor, milliseconds in zip(predictors, timed, strict=True):
         record = predictor.run.record
-        stages = [record.seconds, record.base_run.seconds if record.base_run else {}]
         costs.append(
             {
                 **fixed_cost(predictor.run),
                 "milliseconds_per_photo": milliseconds,
-                "training_seconds": sum(
-                    seconds.get(part, 0.0) for seconds in stages for part in ("features", "training")
-                ),
+                "training_seconds": training_seconds(record),
                 "training_hardware": record.hardware,
             }
         )

@@ -24,6 +24,7 @@ from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
 from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
 from dogbreeds.predictions import Predictions
+from dogbreeds.record import RunRecord
 from dogbreeds.research.significance import calibration_error_by_chance, figure_intervals
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.calibrate import num_fitted_on
@@ -317,6 +318,12 @@ def fixed_cost(run: RunFolder) -> dict[str, Any]:
         "flops_per_photo": run.record.flops_per_photo,
         "model_megabytes": run.onnx.stat().st_size / 1e6,
     }
+
+
+def training_seconds(record: RunRecord) -> float:
+    """What training a run took, with the features of a frozen backbone and the run that it started from."""
+    stages = [record.seconds, record.base_run.seconds if record.base_run else {}]
+    return sum(seconds.get(part, 0.0) for seconds in stages for part in ("features", "training"))
 
 
 def num_trained_on(run: RunFolder, digests: Sequence[str]) -> int | None:

@@ -1,12 +1,15 @@
-"""The pictures of a report, as PNG files in memory."""
+"""The pictures of a report, as files in memory."""
 
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from dogbreeds import metrics
 from dogbreeds.research.compare import Entry, Group
@@ -21,6 +24,8 @@ _MAX_NAMED = 60
 
 NUM_COLUMNS = 5
 """Of panels beside each other."""
+
+Format = Literal["png", "svg", "pdf"]
 
 PANEL = (4.4, 3.9)
 """Width and height of a picture, inches: its text is legible at the width of a phone."""
@@ -186,6 +191,53 @@ def top1_by_severity(panels: Mapping[str, Mapping[str, Sequence[tuple[float, flo
     return png(figure)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A line of `curves`."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    """Means over the runs."""
+    low: Sequence[float]
+    high: Sequence[float]
+    """Of the intervals of `y`."""
+    runs: Sequence[tuple[float, float]]
+    """Each single run, one of each seed."""
+
+
+def curves(lines: Sequence[Curve], x_words: str, y_words: str, *, against_time: bool = False) -> Figure:
+    """Lines with their intervals, and each run as a small point.
+
+    Args:
+        lines: In the order of the legend.
+        x_words: Of the x axis, which is logarithmic.
+        y_words: Of the y axis.
+        against_time: The x are measured: each run has its own. Otherwise all lines have the same, which are written
+            below the axis; there the lines stand a little beside each other, so that no interval hides another.
+    """
+    figure, axes = _panel((5.6, 4.6))
+    axes.set_xscale("log")
+    for index, line in enumerate(lines):
+        aside = 1.0 if against_time else 1.035 ** (index - (len(lines) - 1) / 2)
+        x, look = np.array(line.x) * aside, _look(index)
+        error = [np.array(line.y) - line.low, np.array(line.high) - line.y]
+        axes.errorbar(x, line.y, yerr=error, capsize=2, linewidth=1.2, label=_literal(line.name), **look)
+        runs = np.array(line.runs)
+        beside = aside if against_time else 1.012 * aside  # not on the bar of the interval
+        axes.scatter(runs[:, 0] * beside, runs[:, 1], s=9, color=look["color"], alpha=0.6, linewidths=0)
+    axes.set_xlabel(x_words)
+    axes.set_ylabel(y_words)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if against_time:
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    else:
+        axes.set_xticks(sorted({x for line in lines for x in line.x}))
+        axes.xaxis.set_minor_locator(NullLocator())
+    _add_legend(figure, axes)
+    return figure
+
+
 def _literal(name: str) -> str:
     """A run's name for matplotlib, to the letter: dollars would begin a formula, "_" at the start hides a legend."""
     name = name.replace("$", r"\$")
@@ -218,14 +270,25 @@ def _by_epoch_of_each(figure: Figure, axes: Any, entries: Sequence[Entry], colum
 
 
 def _with_legend(figure: Figure, axes: Any, columns: int = 2) -> bytes:
+    _add_legend(figure, axes, columns)
+    return png(figure)
+
+
+def _add_legend(figure: Figure, axes: Any, columns: int = 2) -> None:
+    """A legend above the axes, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     wide = max(map(len, labels), default=0) > 24
     figure.legend(handles, labels, loc="outside upper center", ncols=1 if wide else columns, frameon=False, fontsize=9)
-    return png(figure)
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:
     """A figure as a PNG file."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, facecolor="white", bbox_inches="tight")
+    return in_format(figure, "png", dpi)
+
+
+def in_format(figure: Figure, form: Format, dpi: int = 150) -> bytes:
+    """A figure as a file, the same bytes each time; the text of SVG and PDF can be searched."""
+    file, undated = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dogbreeds", "pdf.fonttype": 42}):
+        figure.savefig(file, format=form, dpi=dpi, facecolor="white", bbox_inches="tight", metadata=undated)
     return file.getvalue()

@@ -19,7 +19,7 @@ from optuna.visualization.matplotlib import (
 from dogbreeds.files import atomic_write
 from dogbreeds.research import plots
 from dogbreeds.research.document import render, to_html
-from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study
+from dogbreeds.tuning_folder import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study
 
 MIN_FOR_IMPORTANCE = 4
 """Complete trials from which the importance of the options is computed."""

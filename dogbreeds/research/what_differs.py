@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dogbreeds.errors import UserError
-from dogbreeds.run_folder import RunFolder
+from dogbreeds.record import RunRecord
 from dogbreeds.training.options import FREE_OPTIONS, OPTIONS, TrainConfig, recorded_options
 
 _TOLD_OTHERWISE = {*FREE_OPTIONS, "data", "seed", "split_seed", "augment", "mixed_precision"}
@@ -25,11 +25,11 @@ class Difference:
         return f"{self.what}: {' | '.join(self.values)}"
 
 
-def what_differs(recipes: Sequence[Sequence[RunFolder]]) -> list[Difference]:
+def what_differs(recipes: Sequence[Sequence[RunRecord]]) -> list[Difference]:
     """What the recipes differ in, in the order of the options.
 
     Args:
-        recipes: For each recipe its runs, which differ in their seeds alone.
+        recipes: For each recipe the records of its runs, which differ in their seeds alone.
     """
     facts = [_facts(runs) for runs in recipes]
     names = dict.fromkeys(name for each in facts for name in each)
@@ -37,9 +37,9 @@ def what_differs(recipes: Sequence[Sequence[RunFolder]]) -> list[Difference]:
     return [row for row in rows if len(set(row.values)) > 1]
 
 
-def _facts(runs: Sequence[RunFolder]) -> dict[str, str]:
+def _facts(runs: Sequence[RunRecord]) -> dict[str, str]:
     """Everything about a recipe that may explain its figures, in words."""
-    record = runs[0].record
+    record = runs[0]
     options = recorded_options(record.config)
     words = shlex.split(record.command)
     facts = {"started from": record.base_run.command if record.base_run else "the model alone"}
@@ -53,17 +53,17 @@ def _facts(runs: Sequence[RunFolder]) -> dict[str, str]:
         "random views": _random_views(record.config),
         "weights trained": f"{record.num_trained_parameters:,} of {record.num_parameters:,}",
         "tuning (options from a file)": _after(words, "--config"),
-        "photos trained on": _each(runs, lambda run: f"{run.record.data.num_train:,}"),
-        "split (SHA-256)": _each(runs, lambda run: run.record.data.split_hash[:16]),
-        "seeds": _each(runs, lambda run: run.record.config["seed"]),
-        "split seeds": _each(runs, lambda run: recorded_options(run.record.config)["split_seed"]),
+        "photos trained on": _each(runs, lambda run: f"{run.data.num_train:,}"),
+        "split (SHA-256)": _each(runs, lambda run: run.data.split_hash[:16]),
+        "seeds": _each(runs, lambda run: run.config["seed"]),
+        "split seeds": _each(runs, lambda run: recorded_options(run.config)["split_seed"]),
         "arithmetic in training": record.mixed_precision,
         "arithmetic in serving": record.precision or "float32",
         "calibration": "python -m dogbreeds calibrate" if record.calibration_command else "of the training",
     }
 
 
-def _each(runs: Sequence[RunFolder], fact: Any) -> str:
+def _each(runs: Sequence[RunRecord], fact: Any) -> str:
     """What a fact of the runs is, each value once."""
     return ", ".join(dict.fromkeys(str(fact(run)) for run in runs))
 

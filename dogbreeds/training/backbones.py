@@ -20,7 +20,8 @@ from dogbreeds.training.datasets.pixel_cache import PixelCache
 from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.feature_file import FeatureFile
 from dogbreeds.training.features import compute_features
-from dogbreeds.training.loaders import PixelDataset
+from dogbreeds.training.inputs import Features
+from dogbreeds.training.loaders import PixelDataset, TensorDataset
 from dogbreeds.training.models.adapters import known_breeds
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.checkpoint import Checkpoint, base_run_folder, open_checkpoint
@@ -43,11 +44,31 @@ class Backbone:
     are such: who was trained on them has seen the photos of Stanford Dogs."""
     features: dict[str, np.ndarray]
     """Of each split `(N, D)` float32, in the order of the splits."""
+    seconds: dict[str, float]
+    """What computing them took, by split; empty where an older file does not tell."""
 
     @property
     def num_features(self) -> int:
         """D."""
         return self.features["train"].shape[1]
+
+    def of_run(self, all_photos: Splits, splits: Splits) -> Features:
+        """The features of a run that trains on a part of the photos, with its part of the seconds.
+
+        Args:
+            all_photos: Whose features these are.
+            splits: Of the run, with the same photos held out.
+        """
+        row_of = {digest: row for row, digest in enumerate(all_photos.train.digests.tolist())}
+        rows = {"train": np.array([row_of[digest] for digest in splits.train.digests.tolist()])}
+        datasets, seconds = {}, {}
+        for split in ("train", *splits.held_out):
+            found = self.features[split]
+            mine = found[rows[split]] if split in rows else found
+            datasets[split] = TensorDataset(torch.from_numpy(mine), torch.from_numpy(splits[split].labels))
+            if split in self.seconds:
+                seconds[split] = self.seconds[split] * len(mine) / len(found)
+        return Features(datasets, seconds)
 
 
 def open_backbones(models: Sequence[str], image_size: int) -> dict[str, Checkpoint | None]:
@@ -87,8 +108,8 @@ def features_of_photos(
     photos: Mapping[str, CheckedPhotos],
     cache: PixelCache | None,
     context: Context,
-) -> dict[str, np.ndarray]:
-    """Compute the features `(N, D)` of the photos of each split, in their order.
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Compute the features `(N, D)` of the photos of each split, in their order, and the seconds that each took.
 
     Args:
         model: From `load_backbone`, as the next.
@@ -98,8 +119,8 @@ def features_of_photos(
         context: The process.
     """
     pixels = {split: PixelDataset(each, preprocessing, cache) for split, each in photos.items()}
-    datasets, _ = compute_features(model, pixels, preprocessing, context, num_workers=0)
-    return {split: dataset.inputs.cpu().numpy() for split, dataset in datasets.items()}
+    datasets, seconds = compute_features(model, pixels, preprocessing, context, num_workers=0)
+    return {split: dataset.inputs.cpu().numpy() for split, dataset in datasets.items()}, seconds
 
 
 def compute_backbone(
@@ -123,14 +144,16 @@ def compute_backbone(
     model, preprocessing = load_backbone(name, checkpoint, options)
     key = _key(model, preprocessing)
     features = file.find(name, key) if file else None
-    if features is None:
+    if file and features is not None:
+        seconds = file.seconds(name)
+    else:
         photos = {split: splits[split] for split in ("train", *splits.held_out)}
-        features = features_of_photos(model, preprocessing, photos, splits.cache, context)
+        features, seconds = features_of_photos(model, preprocessing, photos, splits.cache, context)
         if file:
-            file.add(name, key, features)
+            file.add(name, key, features, seconds)
     classifier = classifier_of(model)[1]
     num_parameters = model.num_parameters() - sum(each.numel() for each in classifier.parameters())
-    return Backbone(name, num_parameters, seen(name, checkpoint, splits.names), features)
+    return Backbone(name, num_parameters, seen(name, checkpoint, splits.names), features, seconds)
 
 
 def _key(model: PreTrainedModel, preprocessing: Preprocessing) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +32,48 @@ def read_config_file(path: Path) -> dict[str, Any]:
             Whether options exclude each other is checked when they are combined with the command line.
     """
     where = f"--config {str(path)!r}"
+    given = read_toml(path, where)
+    given.pop(ABOUT, None)
+    values = checked_options(given, where)
+    if "seed" in values:  # which decided the split too, before that had a seed of its own
+        values.setdefault("split_seed", values["seed"])
+    return values
+
+
+def read_toml(path: Path, where: str) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Args:
+        path: The file.
+        where: How messages name it.
+
+    Raises:
+        UserError: There is no such file, or it is no TOML.
+    """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{where} can't be read: {error.strerror}") from None
     except ValueError as error:  # no TOML, or no UTF-8
         raise UserError(f"{where} is no TOML file, with lines such as epochs = 5: {error}") from None
-    given.pop(ABOUT, None)
+
+
+def checked_options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Options as TOML has them, as the types that `dogbreeds.training.options.resolve` takes.
+
+    Args:
+        given: By their names, in which "-" and "_" are the same.
+        where: They stand, for messages.
+
+    Raises:
+        UserError: An option is unknown, or a value is of another type or out of range.
+    """
     values = {}
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in OPTIONS:
             raise UserError(f"{where} has an unknown option {key!r}: {nearest_option(name)}")
         values[name] = _checked(name, value, where)
-    if "seed" in values:  # which decided the split too, before that had a seed of its own
-        values.setdefault("split_seed", values["seed"])
     return values
 
 

@@ -1,6 +1,7 @@
 """The process of a run: its accelerator, what it prints, and what its stages take."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ class Context:
         self.seconds: dict[str, float] = {}
         """What each stage of the run took."""
         self._quiet = quiet
+        self.shows_progress: bool = self.is_main and (not quiet or sys.stderr.isatty())
+        """Whether bars are shown; they are no lines of a log that is to be quiet."""
         if self.device.type == "cpu":
             keep_freed_memory()
         set_seed(run.seed)

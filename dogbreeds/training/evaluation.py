@@ -30,7 +30,7 @@ def predict_logits(
         inputs.evaluation_batch_size = batch_size  # not to try larger ones again
         all_logits, all_labels = [], []
         loader = inputs.evaluation_loader(split, batch_size)
-        for batch in tqdm(loader, split, unit="batch", leave=False, disable=not context.is_main):
+        for batch in tqdm(loader, split, unit="batch", leave=False, disable=not context.shows_progress):
             with nullcontext() if exact else context.accelerator.autocast():
                 logits = logits_of(model, inputs.of_evaluation(batch))
             logits, labels = context.accelerator.gather_for_metrics((logits.float(), batch.labels))

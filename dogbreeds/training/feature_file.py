@@ -4,6 +4,7 @@ Columns image_id, image_sha256, split and label, and for each backbone one of li
 network and which view they are. What the file has is not computed again, whatever the split.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from dogbreeds.training.datasets.splits import Splits
 
 _KEY = b"dogbreeds.features"
 """Of a column's metadata: what its features are of."""
+_SECONDS = b"dogbreeds.seconds"
+"""What computing them took, by split, as JSON; columns of older versions have none."""
 
 
 class FeatureFile:
@@ -34,35 +37,42 @@ class FeatureFile:
         self._path, self._splits = path, splits
         self._names = ["train", *splits.held_out]
         self._digests = np.concatenate([splits[split].digests for split in self._names])
-        self._columns: dict[str, tuple[bytes, np.ndarray]] = {}
+        self._columns: dict[str, tuple[dict[bytes, bytes], np.ndarray]] = {}
         if path.exists():
             self._read()
 
     def find(self, backbone: str, key: str) -> dict[str, np.ndarray] | None:
         """The features `(N, D)` of each split; None where the file has none of this backbone with this key."""
-        found, features = self._columns.get(backbone, (b"", None))
-        if features is None or found != key.encode():
+        metadata, features = self._columns.get(backbone, ({}, None))
+        if features is None or metadata[_KEY] != key.encode():
             return None
         ends = np.cumsum([len(self._splits[split]) for split in self._names])
         return dict(zip(self._names, np.split(features, ends[:-1]), strict=True))
 
-    def add(self, backbone: str, key: str, features: dict[str, np.ndarray]) -> None:
+    def seconds(self, backbone: str) -> dict[str, float]:
+        """What computing the features of each split took, where that is known."""
+        seconds: dict[str, float] = json.loads(self._columns[backbone][0].get(_SECONDS, b"{}"))
+        return seconds
+
+    def add(self, backbone: str, key: str, features: dict[str, np.ndarray], seconds: dict[str, float]) -> None:
         """Add a column, and write the file.
 
         Args:
             backbone: Its name, which becomes that of the column.
             key: What the features depend on.
             features: Of each split `(N, D)` float32.
+            seconds: What computing them took, by split.
 
         Raises:
             UserError: The file can't be written.
         """
-        self._columns[backbone] = (key.encode(), np.concatenate([features[split] for split in self._names]))
+        metadata = {_KEY: key.encode(), _SECONDS: json.dumps(seconds).encode()}
+        self._columns[backbone] = (metadata, np.concatenate([features[split] for split in self._names]))
         fields, columns = [], []
-        for name, (found, values) in self._columns.items():
+        for name, (metadata, values) in self._columns.items():
             flat = pyarrow.array(values.astype(np.float32).reshape(-1))
             columns.append(pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1]))
-            fields.append(pyarrow.field(name, columns[-1].type, metadata={_KEY: found}))
+            fields.append(pyarrow.field(name, columns[-1].type, metadata=metadata))
         photos = [self._splits[split] for split in self._names]
         facts = {
             "image_id": [id_ for each in photos for id_ in each.ids],
@@ -94,6 +104,8 @@ class FeatureFile:
             ) from None
         order = np.argsort(digests)
         if not np.array_equal(digests[order], np.sort(self._digests)):
-            raise UserError(f"{str(self._path)!r} holds the features of other photos: give another --features")
+            raise UserError(
+                f"{str(self._path)!r} holds the features of other photos: remove it, or give another --features"
+            )
         rows = order[np.searchsorted(digests[order], self._digests)]
-        self._columns = {field.name: (field.metadata[_KEY], found[field.name][rows]) for field in columns}
+        self._columns = {field.name: (field.metadata, found[field.name][rows]) for field in columns}

@@ -65,7 +65,7 @@ def compute_features(
     for name, dataset in pixels.items():
         started = time.perf_counter()
         loader = accelerator.prepare(data_loader(dataset, batch_size, num_workers))
-        bar = tqdm(loader, f"features of {name}", unit="batch", disable=not context.is_main)
+        bar = tqdm(loader, f"features of {name}", unit="batch", disable=not context.shows_progress)
         parts = [accelerator.gather_for_metrics((encode(batch.inputs), batch.labels)) for batch in bar]
         encoded, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         assert len(labels) == len(dataset), f"{len(labels)} features of {len(dataset)} photos"

@@ -64,7 +64,7 @@ class Inputs:
         self._accelerator, self._device = context.accelerator, context.device
         self.labels = {split: splits[split].labels for split in ("train", *splits.held_out)}
         """The labels of each split, `(N,)` int64."""
-        self.head_only = config.model.freeze_backbone and not config.random_views
+        self.head_only = config.trains_on_features
         pixels = {"train": _pixels(config, context, splits, "train", preprocessing)}
         if config.preprocessing.whitening == "zca":
             with context.timed("whitening"):

@@ -40,7 +40,7 @@ def find_suspects(
     context = Context(config.run, config.optim, Path(), quiet=True)
     checked = check_photos(read_dataset(data), config, progress=progress)
     network, preprocessing = load_backbone(model, checkpoint, config.preprocessing)
-    found = features_of_photos(network, preprocessing, checked.splits, checked.cache, context)
+    found, _ = features_of_photos(network, preprocessing, checked.splits, checked.cache, context)
     parts = list(checked.splits.values())
     ids = [id_ for part in parts for id_ in part.ids]
     labels = np.concatenate([part.labels for part in parts])

@@ -153,7 +153,7 @@ class Loop:
         total, num_photos = torch.tensor(before[0], device=context.device), int(before[1])
         reading: _LossReading | None = None
         title = f"epoch {epoch + 1}/{self._config.optim.epochs}"
-        with tqdm(total=num_batches, initial=done, desc=title, unit="batch", disable=not context.is_main) as bar:
+        with tqdm(total=num_batches, initial=done, desc=title, unit="batch", disable=not context.shows_progress) as bar:
             self._clock.enter("data")
             for step, batch in enumerate(batches, done):
                 self._clock.enter("views")

@@ -412,6 +412,11 @@ class TrainConfig:
             return not self.model.freeze_backbone or self.augment.augmentation is not None
         return self.augment.augment == "on"
 
+    @property
+    def trains_on_features(self) -> bool:
+        """Whether the classifier alone is trained, on features that a frozen backbone computes once."""
+        return self.model.freeze_backbone and not self.random_views
+
     def options(self) -> dict[str, Any]:
         """All options by their names, as they were given."""
         return {name: value for group in GROUPS for name, value in vars(getattr(self, group)).items()}

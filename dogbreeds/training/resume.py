@@ -18,6 +18,10 @@ from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
 
 
+class BeingMade(UserError):
+    """Another process makes the run."""
+
+
 @contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
     """Keep every other process from making this run; where several train together, the main one does so for all.
@@ -25,7 +29,8 @@ def locked(output_dir: Path) -> Iterator[None]:
     The lock is a file beside the run folder, which is removed at the end. A process that is killed holds it no more.
 
     Raises:
-        UserError: Another process makes this run, or the lock can't be written.
+        BeingMade: Another process makes this run.
+        UserError: The lock can't be written.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -38,7 +43,7 @@ def locked(output_dir: Path) -> Iterator[None]:
             lock.release()
             lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(
+        raise BeingMade(
             f"another process is making the run {str(output_dir)!r}: wait for it, or give another --output-dir"
         ) from None
     except (OSError, NotImplementedError) as error:

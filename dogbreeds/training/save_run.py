@@ -67,35 +67,16 @@ def save_run(run: Run, logits: Logits) -> None:
     if exported.why_no_heat_map:
         context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
     calibration, outputs = _calibrate(run, logits)
-    figures = {split: _save_predictions(run, split, outputs[split], logits[split][1], calibration) for split in logits}
+    figures = _save_predictions(run, outputs, logits, calibration, tables=True)
     _save_splits(run)
-    with (partial / run_folder.HISTORY).open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(run.loop.progress.history[0]))
-        writer.writeheader()
-        writer.writerows(run.loop.progress.history)
-    record = RunRecord(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=_command(context.num_processes),
-        config=config.to_dict(),
-        base_run=run.base.record,
-        hub=from_hub(config),
-        data=run.splits.to_record(),
-        num_epochs=run.loop.progress.epoch,
-        best_epoch=run.loop.progress.best_epoch,
-        calibration=calibration,
-        figures=figures,
-        model_type=model.config.model_type,
+    _save_history(run)
+    record = _record(
+        run,
+        calibration,
+        figures,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        num_trained_parameters=run.learner.num_trained_parameters,
-        flops_per_photo=run.flops_per_photo,
         milliseconds_per_photo=_milliseconds_per_photo(run),
         export_difference=exported.differences,
-        seconds={name: round(seconds, 1) for name, seconds in context.seconds.items()},
-        time=run.time_record(),
-        hardware=context.hardware,
-        mixed_precision=context.accelerator.mixed_precision,
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "onnxruntime")},
     )
     (partial / run_folder.CARD).write_text(model_card(config.run.output_dir.name, record, names), encoding="utf-8")
     run_folder.commit(partial, config.run.output_dir, record)
@@ -106,6 +87,61 @@ def save_run(run: Run, logits: Logits) -> None:
             f"ECE {found['ece']:.1%}, {found['photos_per_second']:.0f} photos/s"
         )
     context.say(f"saved to {config.run.output_dir}")
+
+
+def save_answers(run: Run, logits: Logits) -> None:
+    """Complete a folder of the answers alone, without the model: one of the cells of a study, of which there are many.
+
+    It has run.json, history.csv and the probabilities of all photos that are held out.
+
+    Args:
+        run: As for `save_run`.
+        logits: From `judge`.
+    """
+    outputs, labels = {split: Outputs(found) for split, (found, _) in logits.items()}, logits["validation"][1]
+    calibration = Calibration.fit(outputs["validation"], labels, fitted_on={"validation": len(labels)})
+    figures = _save_predictions(run, outputs, logits, calibration, tables=False)
+    _save_history(run)
+    num_parameters = sum(parameter.numel() for parameter in run.learner.full_model.parameters())
+    record = _record(run, calibration, figures, num_parameters=num_parameters)
+    run_folder.complete(run.partial, run.config.run.output_dir, record)
+
+
+def _save_history(run: Run) -> None:
+    with (run.partial / run_folder.HISTORY).open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(run.loop.progress.history[0]))
+        writer.writeheader()
+        writer.writerows(run.loop.progress.history)
+
+
+def _record(run: Run, calibration: Calibration, figures: dict[str, dict[str, float]], **of_model: Any) -> RunRecord:
+    """What run.json says of a run; `of_model` is what only its model tells."""
+    context, progress = run.context, run.loop.progress
+    # Of features that several runs share, this run's part of the time
+    seconds = {"features": sum(run.features.seconds.get(split, 0.0) for split in ("train", "validation"))}
+    seconds = {**(seconds if run.features.seconds else {}), **context.seconds}
+    return RunRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=_command(context.num_processes),
+        config=run.config.to_dict(),
+        base_run=run.base.record,
+        hub=from_hub(run.config),
+        data=run.splits.to_record(),
+        num_epochs=progress.epoch,
+        best_epoch=progress.best_epoch,
+        calibration=calibration,
+        figures=figures,
+        model_type=run.learner.full_model.config.model_type,
+        num_trained_parameters=run.learner.num_trained_parameters,
+        flops_per_photo=run.flops_per_photo,
+        seconds={name: round(value, 1) for name, value in seconds.items()},
+        time=run.time_record(),
+        hardware=context.hardware,
+        mixed_precision=context.accelerator.mixed_precision,
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "onnxruntime")},
+        **of_model,
+    )
 
 
 def _save_checkpoint(model: Any, view: Preprocessing, folder: Path) -> None:
@@ -159,23 +195,26 @@ def _outputs(run: Run, photos: Sequence[PhotoSource]) -> Outputs:
 
 
 def _save_predictions(
-    run: Run, split: str, outputs: Outputs, labels: np.ndarray, calibration: Calibration
-) -> dict[str, float]:
-    """Write a split's probabilities with their tables; its figures."""
-    probabilities = calibration.probabilities(outputs.logits)
-    photos = run.splits[split]
-    digests, temperature = tuple(photos.digests.tolist()), calibration.temperature
-    predictions = Predictions(photos.ids, digests, labels, photos.names, probabilities, temperature)
-    predictions.save(run.partial / run_folder.predictions_file(split))
-    predictions.write_tables(run.partial, f"-{split}")
-    # Of the photos, even where their features were computed long before
-    seconds = run.context.seconds[f"evaluation of {split}"] + run.features.seconds.get(split, 0.0)
-    return {
-        **compute_figures(probabilities, labels, softmax(outputs.logits)),
-        **answer_rates(outputs, labels, calibration, run.splits.names),
-        "seconds": seconds,
-        "photos_per_second": len(labels) / seconds,
-    }
+    run: Run, outputs: dict[str, Outputs], logits: Logits, calibration: Calibration, *, tables: bool
+) -> dict[str, dict[str, float]]:
+    """Write the probabilities of each split, and if asked for their tables; the figures of each."""
+    figures, temperature = {}, calibration.temperature
+    for split, (_, labels) in logits.items():
+        photos, probabilities = run.splits[split], calibration.probabilities(outputs[split].logits)
+        digests = tuple(photos.digests.tolist())
+        predictions = Predictions(photos.ids, digests, labels, photos.names, probabilities, temperature)
+        predictions.save(run.partial / run_folder.predictions_file(split))
+        if tables:
+            predictions.write_tables(run.partial, f"-{split}")
+        # Of the photos, even where their features were computed long before
+        seconds = run.context.seconds[f"evaluation of {split}"] + run.features.seconds.get(split, 0.0)
+        figures[split] = {
+            **compute_figures(probabilities, labels, softmax(outputs[split].logits)),
+            **answer_rates(outputs[split], labels, calibration, run.splits.names),
+            "seconds": seconds,
+            "photos_per_second": len(labels) / seconds,
+        }
+    return figures
 
 
 def _save_splits(run: Run) -> None:
@@ -203,7 +242,9 @@ def _milliseconds_per_photo(run: Run) -> dict[str, float]:
 
 def _command(num_processes: int) -> str:
     launcher = ["accelerate", "launch", "--num_processes", str(num_processes)] if num_processes > 1 else ["python"]
-    return shlex.join([*launcher, *sys.argv])
+    script, *arguments = sys.argv
+    program = ["-m", "dogbreeds"] if Path(script).name == "__main__.py" else [script]
+    return shlex.join([*launcher, *program, *arguments])
 
 
 def from_hub(config: TrainConfig) -> dict[str, str]:

@@ -28,7 +28,7 @@ from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import measured_peak, time_in_words
 from dogbreeds.training.resume import begin_run, locked
 from dogbreeds.training.run import Run
-from dogbreeds.training.save_run import judge, save_run
+from dogbreeds.training.save_run import Logits, judge, save_run
 from dogbreeds.training.saved_states import SavedStates
 from dogbreeds.training.teacher import Teacher, open_teacher
 
@@ -55,7 +55,12 @@ def train(config: TrainConfig) -> Path:
 
 
 def set_up(
-    config: TrainConfig, *, splits: Splits | None = None, features: Features | None = None, saves: bool = True
+    config: TrainConfig,
+    *,
+    splits: Splits | None = None,
+    features: Features | None = None,
+    saves: bool = True,
+    quiet: bool = False,
 ) -> Run:
     """Read the data, make model, optimiser and loop, and restore the state of a run that is resumed.
 
@@ -63,7 +68,8 @@ def set_up(
         config: All options.
         splits: The data, if it has been read already.
         features: Of a frozen backbone, shared with other runs on the same data.
-        saves: Whether the run makes a folder and prints; without, only its losses remain, as in tuning.
+        saves: Whether the run makes a folder; without, only its losses remain, as in tuning.
+        quiet: Print nothing.
 
     Raises:
         UserError: As `train`.
@@ -76,7 +82,7 @@ def set_up(
     if saves:
         check_output(output_dir, overwrite=config.run.overwrite, resume=config.run.resume)
     teacher_run = open_teacher(config)
-    context = Context(config.run, config.optim, partial_path(output_dir), quiet=not saves)
+    context = Context(config.run, config.optim, partial_path(output_dir), quiet=quiet)
 
     if splits is None:
         with context.timed("data"), context.accelerator.main_process_first():
@@ -108,14 +114,19 @@ def fit(run: Run, after_epoch: Callable[[Row], None] | None = None) -> None:
         run.context.say(line)
 
 
-def finish(run: Run) -> None:
-    """Judge, calibrate and export the best weights, and complete the run folder."""
+def finish(run: Run, save: Callable[[Run, Logits], None] = save_run) -> None:
+    """Judge the best weights, and complete the run folder.
+
+    Args:
+        run: Trained.
+        save: `save_run`, which also exports the model, or `save_answers`.
+    """
     assert run.saved_states, "a run that saves nothing has no best weights"
     best = run.saved_states.load_best() if run.context.is_main else None
     [best] = broadcast_object_list([best])  # other machines need not see the run folder
     model = run.learner.load_best(best)
     logits = judge(model, run.inputs, run.context)
     if run.context.is_main:
-        save_run(run, logits)
+        save(run, logits)
     run.context.accelerator.wait_for_everyone()
     run.context.accelerator.end_training()

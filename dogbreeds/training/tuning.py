@@ -18,7 +18,6 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
-from dogbreeds.study import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, study_folder
 from dogbreeds.training.config_file import write_config_file
 from dogbreeds.training.datasets.splits import Splits, load_data, with_part_of_training
 from dogbreeds.training.inputs import Features
@@ -27,6 +26,7 @@ from dogbreeds.training.models.build import build_model
 from dogbreeds.training.models.registry import ARCHITECTURES, is_plain_cnn
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
 from dogbreeds.training.train import fit, set_up
+from dogbreeds.tuning_folder import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, tuning_folder
 
 _CLASSIFIER: dict[str, FloatDistribution] = {
     "head_learning_rate": FloatDistribution(1e-4, 3e-2, log=True),
@@ -115,7 +115,7 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
         "validation photos"
     )
 
-    folder, space = study_folder(config.run.output_dir), space_of(config)
+    folder, space = tuning_folder(config.run.output_dir), space_of(config)
     more = {"tune_fraction": fraction, "split_hash": splits.split_hash}
     study, lock = _begin_or_continue(folder, config, space, more)
     while True:
@@ -216,11 +216,11 @@ def _run_trial(
             raise optuna.TrialPruned
 
     started = time.perf_counter()
-    output_dir = study_folder(config.run.output_dir) / f"trial-{trial.number}"
+    output_dir = tuning_folder(config.run.output_dir) / f"trial-{trial.number}"
     nothing_else = {"tensorboard": False, "measure_peak": False, "checkpoint_minutes": 0.0}
     options: dict[str, Any] = {**trial.params, **nothing_else, "output_dir": output_dir}
     try:
-        fit(set_up(config.replace(**options), splits=splits, features=features, saves=False), after_epoch)
+        fit(set_up(config.replace(**options), splits=splits, features=features, saves=False, quiet=True), after_epoch)
         state = TrialState.COMPLETE
     except (optuna.TrialPruned, Diverged):  # options with which nothing is learned are tried, and bad
         state = TrialState.PRUNED

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from dogbreeds.addresses import Place
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, image_size, open_image
+from dogbreeds.model_card import EVERYDAY
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.datasets.near_duplicates import find_near_duplicates
@@ -23,7 +24,7 @@ MAX_UNREADABLE = 0.01
 WHOLE_PHOTO_SCALE = 8 / 7
 """Random views are cut from whole photos, stored at up to this many times the image size: 256 pixels for 224."""
 
-SPLITS = ("test", "validation", "train")
+SPLITS = ("test", "validation", "train", EVERYDAY)
 """The split that comes first here keeps a photo that occurs in several."""
 
 Size = tuple[int, int]

@@ -8,9 +8,10 @@ import numpy as np
 
 from dogbreeds.breeds import parse_breeds
 from dogbreeds.errors import UserError
+from dogbreeds.model_card import EVERYDAY
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import DataRecord
-from dogbreeds.training.datasets.checks import SPLITS, CheckedPhotos, LeftOut, check_photos
+from dogbreeds.training.datasets.checks import SPLITS, CheckedPhotos, LeftOut, check_photos, concatenated
 from dogbreeds.training.datasets.pixel_cache import PixelCache
 from dogbreeds.training.datasets.sources import Photos, read_dataset
 from dogbreeds.training.options import DataOptions, TrainConfig
@@ -33,6 +34,8 @@ class Splits:
     """The preprocessing whose result training stores of each photo: `dogbreeds.training.datasets.checks`."""
     cache: PixelCache | None
     """All photos after `stored_preprocessing`; None if they are decoded in every epoch."""
+    everyday: CheckedPhotos | None = None
+    """Other photos on which the model is judged; neither hash knows of them."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,11 +45,12 @@ class Splits:
     @property
     def held_out(self) -> list[str]:
         """The names of the splits that are not trained on."""
-        return ["validation", "test"] if self.test else ["validation"]
+        return ["validation", *(["test"] if self.test else []), *([EVERYDAY] if self.everyday else [])]
 
     def __getitem__(self, split: str) -> CheckedPhotos:
         """The photos of a split that is present, by its name."""
-        photos = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        present = {"train": self.train, "validation": self.validation, "test": self.test, EVERYDAY: self.everyday}
+        photos = present[split]
         assert photos is not None, split
         return photos
 
@@ -65,13 +69,14 @@ class Splits:
         """Lines that give the number of photos, and name those that are left out."""
         sizes = f"{len(self.train)} training, {len(self.validation)} validation"
         sizes += f" and {len(self.test)} test photos" if self.test else " photos"
+        sizes += f", {len(self.everyday)} everyday photos" if self.everyday else ""
         lines = [f"{len(self.names)} breeds: {sizes}"]
         if self.left_out:
             lines.append(f"left out {len(self.left_out)} photos:")
         return lines + [f"  {photo.id}: {photo.reason}" for photo in self.left_out]
 
 
-def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
+def load_data(config: TrainConfig, *, everyday: str | None = None, progress: bool = True) -> Splits:
     """Read the data of a run and cut the splits that it does not have.
 
     The cut is stratified by breed and depends on the photos' contents and the split's seed alone, not on names or
@@ -81,6 +86,8 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
 
     Args:
         config: The run's options; of these, the ones about data, preprocessing, random views and the seed are used.
+        everyday: Other photos of breeds of the data, to judge the model on. Those that look like one of the data are
+            left out.
         progress: Show a progress bar while the photos are checked.
 
     Raises:
@@ -92,17 +99,33 @@ def load_data(config: TrainConfig, *, progress: bool = True) -> Splits:
     photos = read_dataset(options.data)
     if options.breeds:
         photos = _of_breeds(photos, options)
+    if everyday is not None:
+        photos[EVERYDAY] = _everyday(everyday, options.data, next(iter(photos.values())).names)
     checked = check_photos(photos, config, progress=progress)
+    others = {split: checked.splits.pop(split) for split in (EVERYDAY,) if split in photos}
     parts = _cut(checked.splits, options)
     fingerprint, split_hash = _hashes(parts)
+    parts |= {split: photos.of_classes(parts["train"].names) for split, photos in others.items()}
     parts, alike = _without_near_duplicates(parts)
     _check_each_breed_is_trained(parts, options)
     train, validation, test = parts["train"], parts["validation"], parts.get("test")
     stored, cache = checked.stored_preprocessing, checked.cache
-    splits = Splits(train, validation, test, (*checked.left_out, *alike), fingerprint, split_hash, stored, cache)
+    left_out = (*checked.left_out, *alike)
+    splits = Splits(
+        train, validation, test, left_out, fingerprint, split_hash, stored, cache, everyday=parts.get(EVERYDAY)
+    )
+    return with_training_photos_of(splits, config)
+
+
+def with_training_photos_of(splits: Splits, config: TrainConfig) -> Splits:
+    """The same splits with the training photos that a run draws of all, with its seed.
+
+    The hashes stay those of the whole data.
+    """
+    options, rng = config.data, np.random.default_rng(config.run.seed)
     if options.train_images_per_breed is not None:
-        counts = np.full(len(train.names), options.train_images_per_breed)
-        return replace(splits, train=_draw(train, np.random.default_rng(config.run.seed), counts=counts)[0])
+        counts = np.full(len(splits.names), options.train_images_per_breed)
+        return replace(splits, train=_draw(splits.train, rng, counts=counts)[0])
     if options.train_fraction < 1:
         return with_part_of_training(splits, options.train_fraction, config.run.seed)
     return splits
@@ -123,6 +146,18 @@ def _of_breeds(splits: dict[str, Photos], options: DataOptions) -> dict[str, Pho
         if name not in known:
             raise UserError(f"{options.data!r} has no photos of the breed {name!r}")
     return {split: photos.of_classes(wanted) for split, photos in splits.items()}
+
+
+def _everyday(everyday: str, data: str, names: Sequence[str]) -> Photos:
+    """Everyday photos, with the labels of the data."""
+    photos = concatenated(list(read_dataset(everyday).values()))
+    if unknown := [name for name in photos.names if name not in names]:
+        raise UserError(
+            f"{everyday!r} holds photos of {len(unknown)} breeds that {data!r} does not have, such as {unknown[0]!r}: "
+            "leave these folders out"
+        )
+    label_of = np.array([names.index(name) for name in photos.names])
+    return replace(photos, labels=label_of[photos.labels], names=tuple(names))
 
 
 def _cut(splits: dict[str, CheckedPhotos], options: DataOptions) -> dict[str, CheckedPhotos]:

@@ -43,6 +43,7 @@ def build_model(
             be run on photos of this size; or it has no weights of the kind that is to be trained.
     """
     transformers_logging.set_verbosity_error()  # missing weights are checked below
+    transformers_logging.disable_progress_bar()  # it is a moment's work
     architecture_options = plain_cnn_options(options)
     checkpoint = checkpoint or open_checkpoint(options.model)
     if checkpoint is None:

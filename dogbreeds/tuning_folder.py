@@ -1,4 +1,4 @@
-"""The study folder, which tuning writes and the tuning report reads.
+"""The folder of a search by `--tune`, which Optuna calls a study: tuning writes it, the tuning report reads it.
 
     journal.log     every trial; every tuning process appends to it
     best.toml       the options of the best trial, for --config
@@ -29,8 +29,8 @@ TOP1 = "top1"
 SECONDS = "seconds"
 
 
-def study_folder(output_dir: Path) -> Path:
-    """The study folder of the run that will become `output_dir`."""
+def tuning_folder(output_dir: Path) -> Path:
+    """The folder of the search for options of the run that will become `output_dir`."""
     return output_dir.with_name(output_dir.name + ".study")
 
 
