@@ -217,7 +217,8 @@ def curves(lines: Sequence[Curve], x_words: str, y_words: str, *, against_time: 
             below the axis; there the lines stand a little beside each other, so that no interval hides another.
     """
     figure, axes = _panel((5.6, 4.6))
-    axes.set_xscale("log")
+    if len({x for line in lines for x in line.x}) > 1:  # a logarithmic axis of one place has no ends
+        axes.set_xscale("log")
     for index, line in enumerate(lines):
         aside = 1.0 if against_time else 1.035 ** (index - (len(lines) - 1) / 2)
         x, look = np.array(line.x) * aside, _look(index)

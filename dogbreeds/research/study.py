@@ -34,7 +34,7 @@ from dogbreeds.training.feature_file import FeatureFile
 from dogbreeds.training.loop import Diverged
 from dogbreeds.training.models.build import build_model
 from dogbreeds.training.models.checkpoint import open_checkpoint
-from dogbreeds.training.options import FREE_OPTIONS, recorded_options
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
 from dogbreeds.training.resume import BeingMade, locked
 from dogbreeds.training.save_run import save_answers
 from dogbreeds.training.train import finish, fit, set_up
@@ -100,6 +100,7 @@ def run_study(plan: Plan, shard: Shard | None = None) -> tuple[list[Cell], list[
         trainer.check(done)
         spent: list[tuple[int, float]] = []
         for number, cell in enumerate(todo, 1):
+            trainer.prepare(cell)  # whose time says nothing of that of other cells
             started = time.perf_counter()
             try:
                 what = trainer.train(cell)
@@ -192,6 +193,11 @@ class _Trainer:
                     "the plan another output_dir, or remove the cell"
                 )
 
+    def prepare(self, cell: Cell) -> None:
+        """Compute the features that a cell shares with others, unless they are there."""
+        if _shares_features(cell.config):
+            self._backbone(cell.recipe)
+
     def train(self, cell: Cell) -> str | None:
         """Train a cell; what came of it, in words. None where it is left to the process that does so already."""
         config, splits = cell.config, self._photos(cell.recipe)
@@ -201,8 +207,7 @@ class _Trainer:
                     return None
                 config = config.replace(resume=partial_path(config.run.output_dir).is_dir())
                 mine, features = with_training_photos_of(splits, config), None
-                # A network that whitens its input by a fit on its training photos has features of its own.
-                if config.trains_on_features and config.preprocessing.whitening != "zca":
+                if _shares_features(config):
                     backbone, all_photos = self._backbone(cell.recipe)
                     features = backbone.of_run(all_photos, mine)
                 run = set_up(config, splits=mine, features=features, quiet=True)
@@ -241,6 +246,11 @@ class _Trainer:
                 found = compute_backbone(name, checkpoint, config.preprocessing, splits, context, known)
             self._backbones[key] = found, splits
         return self._backbones[key]
+
+
+def _shares_features(config: TrainConfig) -> bool:
+    """Whether a run is given the features of its photos; whitening is fitted on the photos of each run."""
+    return config.trains_on_features and config.preprocessing.whitening != "zca"
 
 
 def _held_out(record: RunRecord) -> str:

@@ -1,6 +1,6 @@
 """The figures of `dogbreeds.metrics` as a module of the evaluate library, which needs no network.
 
-Training and research compute their figures with `compute_figures`.
+Training and research compute the figures that they report with `compute_figures`.
 """
 
 import sys

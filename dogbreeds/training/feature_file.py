@@ -105,7 +105,7 @@ class FeatureFile:
         order = np.argsort(digests)
         if not np.array_equal(digests[order], np.sort(self._digests)):
             raise UserError(
-                f"{str(self._path)!r} holds the features of other photos: remove it, or give another --features"
+                f"{str(self._path)!r} holds the features of other photos: give another --features, or remove it"
             )
         rows = order[np.searchsorted(digests[order], self._digests)]
         self._columns = {field.name: (field.metadata, found[field.name][rows]) for field in columns}
