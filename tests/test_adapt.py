@@ -38,7 +38,12 @@ def is_adapted(name, adapt, tensor):
 
 @pytest.mark.parametrize(
     ("name", "adapt"),
-    [("vit_nano", "bitfit"), ("vit_nano", "lora"), ("resnet_nano", "bitfit"), ("mobilenet_v2_nano", "lora")],
+    [
+        ("vit_nano", "bitfit"),
+        ("vit_nano", "lora"),
+        ("resnet_nano", "bitfit"),
+        pytest.param("mobilenet_v2_nano", "lora", marks=pytest.mark.slow),
+    ],
 )
 def test_those_weights_alone_are_trained_and_are_the_checkpoints_own_again(
     photo_folder, checkpoints, tmp_path, name, adapt

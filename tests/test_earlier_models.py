@@ -130,7 +130,7 @@ SMALL = {
 """Of checkpoints their architecture, narrower or shorter than it is."""
 FROZEN = ("resnet50", "resnet50v2", "vgg16")
 """Those of which the classifier alone is trained, so that both ways are gone; it takes a second export."""
-ALIKE = ("cnn1", "cnn3", "cnn3v2_tuned", "cnn_32_64_64_64", "my_vgg16", "vgg19", "vit", "vit_tiny")
+ALIKE = ("cnn1", "cnn3", "cnn3v2", "cnn3v2_tuned", "cnn_32_64_64_64", "my_vgg16", "vgg19", "vit", "vit_tiny")
 """Those that differ from another one here, or from `vit_nano`, in their widths or their number of layers alone."""
 LARGE = (
     "inception_resnet_v2",
@@ -139,6 +139,7 @@ LARGE = (
     "mobilenet_v2",
     "mobilevit",
     "my_xception",
+    "resnet50",
     "resnet50v2",
     "xception",
 )

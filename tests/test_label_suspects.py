@@ -54,6 +54,7 @@ def test_a_class_that_is_always_unsure_is_not_suspected_more():
     assert found.tolist() == [4] and likely.tolist() == [1]
 
 
+@pytest.mark.slow
 def test_the_doctor_names_them(tmp_path, monkeypatch, capsys):
     data = make_photo_folder(tmp_path / "data", num_photos=12)
     make_photo(1, 77).save(data / BREED_FOLDERS[0] / "wrong.png")

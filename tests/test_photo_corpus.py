@@ -31,13 +31,16 @@ PARTS = {  # and the step: every n-th file is tried, where 5 comes to each orien
 }
 
 
+THOROUGH = ("colours", "depths", "facts", "upright and on its side")
+
+
 @pytest.fixture(scope="module")
 def ways(tiny_run):
     return photo_corpus.ways_in(Predictor(tiny_run).predict)
 
 
 @pytest.mark.parametrize(
-    "part", [pytest.param(part, marks=pytest.mark.slow) if part == "colours" else part for part in PARTS]
+    "part", [pytest.param(part, marks=pytest.mark.slow) if part in THOROUGH else part for part in PARTS]
 )
 def test_any_file_is_seen_rightly_or_refused_in_a_sentence(part, ways, tmp_path):
     files, step = PARTS[part]

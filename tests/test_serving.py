@@ -104,7 +104,7 @@ def test_the_verdict_follows_the_calibration(predictor):
     assert "confident" in verdicts
 
 
-@pytest.mark.parametrize("name", ["vit_nano", "resnet_nano"])
+@pytest.mark.parametrize("name", ["vit_nano", pytest.param("resnet_nano", marks=pytest.mark.slow)])
 def test_heat_maps_are_what_they_are_said_to_be(name, checkpoints, tmp_path):
     torch.manual_seed(0)
     model = build_model(ModelOptions(model=str(checkpoints / name)), 32, ("a", "b", "c")).eval()
@@ -258,6 +258,7 @@ def test_mistakes_are_one_line(arguments, words, monkeypatch, capsys):
     assert status == 2 and not out and words in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_evaluate_agrees_with_transformers(photo_folder, tiny_run, monkeypatch, capsys):
     status, out, _ = run_cli(monkeypatch, capsys, "evaluate", "--data", photo_folder, "--run-dir", tiny_run, "--json")
     figures = json.loads(out)

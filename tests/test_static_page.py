@@ -200,15 +200,13 @@ def published_default(archive, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_all_of_the_default_run_is_at_most_25_mb(published_default):
     assert sum(file.stat().st_size for file in published_default.iterdir()) < 25_000_000
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [{}, pytest.param(SEVERAL_THREADS, marks=pytest.mark.slow)],
-    ids=["one thread", "several threads"],
-)
+@pytest.mark.parametrize("headers", [{}, SEVERAL_THREADS], ids=["one thread", "several threads"])
+@pytest.mark.slow
 def test_the_default_run_answers_as_on_a_server(browser, published_default, headers):
     photos = [(PICTURES / name).read_bytes() for name in ("white_dog.webp", "shaggy_dog.webp", "cat.webp")]
     if not headers:  # how a photo is cut has nothing to do with the threads

@@ -59,8 +59,9 @@ document.addEventListener("answered", ({ detail: verdict }) => {
   if (!props.value || !verdict.includes(props.value.path.split("/")[1])) return; // the answer to an earlier photo
   show("answered");
   keep(null);
-  if (document.querySelector("#only-breeds")?.matches(":hover, :focus-within")) return; // who ticks breeds stays there
-  requestAnimationFrame(() => document.querySelector("#verdict").scrollIntoView({ block: "nearest" }));
+  // Who ticks breeds stays there, though the answer above may take more or less room than the one before.
+  const ticked = document.querySelector("#only-breeds:hover, #only-breeds :focus");
+  requestAnimationFrame(() => (ticked ?? document.querySelector("#verdict")).scrollIntoView({ block: "nearest" }));
 });
 // What gradio says in its own words when a question fails, the page says in its own. Where the connection broke, gradio
 // loads the page anew as soon as there is one; the photo is kept for that.
