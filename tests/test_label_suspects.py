@@ -1,6 +1,7 @@
 """Wrong labels are found by what other photos say of them."""
 
 import numpy as np
+import pytest
 from conftest import BREED_FOLDERS, make_photo, make_photo_folder, run_cli
 
 from dogbreeds.files import read_json
