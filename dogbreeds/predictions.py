@@ -1,6 +1,5 @@
 """A model's answers to labelled photos, photo by photo: the file from which every figure can be checked."""
 
-import csv
 import hashlib
 import os
 from dataclasses import astuple, dataclass
@@ -11,6 +10,7 @@ import numpy as np
 
 from dogbreeds import metrics
 from dogbreeds.errors import UserError, first_line
+from dogbreeds.files import write_csv
 
 _NOT_BREEDS = ("image_id", "image_sha256", "label")
 _TEMPERATURE = b"temperature"
@@ -106,14 +106,14 @@ class Predictions:
             mistaken = [value for other in breed.mistaken_for for value in astuple(other)]
             row = [breed.breed, breed.n, breed.recall, breed.precision, breed.mean_probability, *mistaken]
             rows.append(row + [""] * (len(header) - len(row)))  # with two breeds there is one other
-        _write_csv(folder / f"breeds{suffix}.csv", header, rows)
+        write_csv(folder / f"breeds{suffix}.csv", [header, *rows])
         for form, matrix in (
             ("counts", metrics.confusion_counts(self.probabilities, self.labels)),
             ("probabilities", metrics.confusion_probabilities(self.probabilities, self.labels)),
         ):
             cells = [["" if value != value else value for value in row] for row in matrix.tolist()]
             rows = [[name, *row] for name, row in zip(self.names, cells, strict=True)]
-            _write_csv(folder / f"confusion-{form}{suffix}.csv", ["labelled", *self.names], rows)
+            write_csv(folder / f"confusion-{form}{suffix}.csv", [["labelled", *self.names], *rows])
 
     def save(self, path: Path) -> None:
         """Write a Parquet file: image_id, image_sha256, label, and the breeds' probabilities as float32."""
@@ -163,10 +163,3 @@ class Predictions:
         if temperature is not None and not 0 < temperature < np.inf:
             raise UserError(f"{str(path)!r} is damaged: its temperature is {temperature}")
         return cls(tuple(ids), tuple(digests), labels, names, probabilities / sums, temperature)
-
-
-def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

@@ -1,12 +1,11 @@
 """What a benchmark writes: the table, all figures, the photos that they are of, and files for the Hugging Face Hub."""
 
-import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreeds.files import whole_or_absent
+from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.model_card import EVERYDAY, FITTED_ON, METRICS, eval_result
 from dogbreeds.research.benchmark import HELD_OUT, MANIFEST, WORDS, Benchmark, Judged, Row
 from dogbreeds.research.document import render
@@ -70,8 +69,8 @@ def write_benchmark(benchmark: Benchmark, folder: Path, dataset_id: str | None =
     """
     with whole_or_absent(folder) as unfinished:
         (unfinished / "benchmark.md").write_text(in_words(benchmark), encoding="utf-8")
-        _write_csv(unfinished / "benchmark.csv", _FIGURES_HEADER, _figures(benchmark))
-        _write_csv(unfinished / MANIFEST, _MANIFEST_HEADER, _photos(benchmark))
+        write_csv(unfinished / "benchmark.csv", [_FIGURES_HEADER, *_figures(benchmark)])
+        write_csv(unfinished / MANIFEST, [_MANIFEST_HEADER, *_photos(benchmark)])
         for row in benchmark.rows:
             of_run = unfinished / row.name
             of_run.mkdir(parents=True)
@@ -100,13 +99,6 @@ def _photos(benchmark: Benchmark) -> Iterator[list[Any]]:
     for (kind, hashed), (judged, _) in benchmark.photos.items():
         for digest, label in sorted(zip(judged.digests, judged.labels, strict=True)):
             yield [kind, hashed, digest, label]
-
-
-def _write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def _write_for_hub(row: Row, folder: Path, dataset_id: str | None) -> None:

@@ -4,7 +4,6 @@ Each run answers as it is served, with its own view and looks. Of a photo, what 
 runs are compared photo by photo, whenever they are judged.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,7 +17,7 @@ from dogbreeds import metrics
 from dogbreeds.addresses import Place
 from dogbreeds.calibration import Verdict
 from dogbreeds.errors import UserError
-from dogbreeds.files import whole_or_absent
+from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
 from dogbreeds.research.benchmark import known_photos
@@ -26,7 +25,7 @@ from dogbreeds.research.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupte
 from dogbreeds.research.document import PICTURES, render
 from dogbreeds.research.evaluate import check_known, missing_answers, training_remarks
 from dogbreeds.research.plots import top1_by_severity
-from dogbreeds.research.significance import bootstrap_interval, holm, sign_flip
+from dogbreeds.research.significance import bootstrap_interval, calibration_error, holm, sign_flip
 from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving.calibrate import DIGEST_DIGITS
 from dogbreeds.serving.predictor import Predictor
@@ -111,11 +110,10 @@ class Robustness:
         right, confidence = run.right[rows], run.confidence[rows]
         sure = run.verdicts[rows] == "confident"
         bins = metrics.confidence_bins(confidence.ravel())
-        gaps = np.bincount(bins, weights=(right - confidence).ravel())
         return Score(
             top1=float(right.mean()),
             interval=bootstrap_interval(right.mean(axis=0)),
-            ece=float(np.abs(gaps).sum() / right.size),
+            ece=calibration_error(bins, (right - confidence).ravel()),
             share_confident=float(sure.mean()),
             top1_confident=float(right[sure].mean()) if sure.any() else None,
         )
@@ -150,8 +148,8 @@ class Robustness:
             text = render("robustness.md.jinja", found=self, picture=picture)
             (unfinished / "robustness.md").write_text(text, encoding="utf-8")
             header = ["run", "corruption", "severity", "n", "top1", "low", "high", "ece", "confident", "top1_confident"]
-            _write(unfinished / "robustness.csv", [header, *self._scores()])
-            _write(unfinished / "answers.csv", [_HEADER, *self._answers()])
+            write_csv(unfinished / "robustness.csv", [header, *self._scores()])
+            write_csv(unfinished / "answers.csv", [_HEADER, *self._answers()])
 
     def _curves(self) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
         """By corruption and run: severity, top-1 and its interval, from the photo as it is."""
@@ -287,8 +285,3 @@ def _answers_of(
         verdicts=np.array([verdicts for _, verdicts in found]).T,
         remarks=(*training_remarks(run, digests), *missing_answers(run)),
     )
-
-
-def _write(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)

@@ -201,13 +201,13 @@ def calibration_error_by_chance(probabilities: np.ndarray, num_bins: int = 15) -
     confidence = probabilities.max(axis=1)
     bins, rng = metrics.confidence_bins(confidence, num_bins), np.random.default_rng(0)
     errors = [
-        _calibration_error(bins, (rng.random(len(confidence)) < confidence) - confidence, num_bins)
+        calibration_error(bins, (rng.random(len(confidence)) < confidence) - confidence, num_bins)
         for _ in range(NUM_DRAWS)
     ]
     return float(np.mean(errors)), float(np.quantile(errors, CONFIDENCE))
 
 
-def _calibration_error(bins: np.ndarray, gaps: np.ndarray, num_bins: int = 15) -> float:
+def calibration_error(bins: np.ndarray, gaps: np.ndarray, num_bins: int = 15) -> float:
     """`dogbreeds.metrics.expected_calibration_error`, from each photo's bin and its right (1 or 0) less confidence."""
     return float(np.abs(np.bincount(bins, weights=gaps, minlength=num_bins)).sum() / len(bins))
 
@@ -247,5 +247,5 @@ class _Photos:
             "macro_recall": float((right / num.clip(1))[present].mean()),
             "macro_f1": float((2 * right / (num + given).clip(1))[present].mean()),
             **{name: float(each[drawn].mean()) for name, each in self.losses.items()},
-            **{name: _calibration_error(bins[drawn], gaps[drawn]) for name, (bins, gaps) in self.calibration.items()},
+            **{name: calibration_error(bins[drawn], gaps[drawn]) for name, (bins, gaps) in self.calibration.items()},
         }

@@ -3,7 +3,6 @@
 templates/study.md.jinja says what the report says. All figures are computed from the predictions of the cells.
 """
 
-import csv
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from dogbreeds import metrics
 from dogbreeds.errors import UserError
-from dogbreeds.files import read_json, whole_or_absent
+from dogbreeds.files import read_json, whole_or_absent, write_csv
 from dogbreeds.model_card import EVERYDAY
 from dogbreeds.predictions import Predictions
 from dogbreeds.record import RunRecord
@@ -310,8 +309,8 @@ def write_study_report(study: Study, command: str) -> Path:
         (unfinished / PICTURES).mkdir()
         for name, content in pictures.items():
             (unfinished / PICTURES / name).write_bytes(content)
-        _write_csv(unfinished / "figures.csv", _figure_rows(study))
-        _write_csv(unfinished / "pairs.csv", _pair_rows(study))
+        write_csv(unfinished / "figures.csv", _figure_rows(study))
+        write_csv(unfinished / "pairs.csv", _pair_rows(study))
     return folder
 
 
@@ -383,8 +382,3 @@ def _pair_rows(study: Study) -> Iterable[list[Any]]:
                 judged.split, pair.images_per_breed, pair.first.name, pair.second.name, pair.start, pair.difference,
                 *pair.interval, pair.p_value, pair.p_value_adjusted, pair.log_loss_difference, *pair.log_loss_interval,
             ]  # fmt: skip
-
-
-def _write_csv(path: Path, rows: Iterable[list[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
