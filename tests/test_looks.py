@@ -204,7 +204,7 @@ def test_a_photo_gets_as_many_looks_as_its_answer_needs(sure_margin, seen_score,
 def test_a_photo_is_looked_at_where_the_detector_finds_a_small_dog(tiny_run, photos, monkeypatch):
     seen = []
 
-    def find(photo):
+    def find(photo, num_threads):
         seen.append(photo)
         return 10.0, 5.0, 20.0, 15.0
 

@@ -55,7 +55,8 @@ from dogbreeds.cli import main
 from dogbreeds.serving import on_ray
 from dogbreeds.serving.journal import Journal
 
-on_ray.TASK_SIZE, append, calls = 4, Journal.append, []
+on_ray.BATCH_SIZE = on_ray.TASK_SIZE = 4
+append, calls = Journal.append, []
 def killed(self, rows):
     append(self, rows)
     calls.append(rows)
@@ -76,7 +77,7 @@ KILL_AN_ACTOR = """
                 break
             mine |= more
         names = {pid: open(f"/proc/{pid}/cmdline").read() for pid in mine if os.path.exists(f"/proc/{pid}")}
-        actors = [pid for pid, name in names.items() if "ray::" in name and "Classifier" in name]
+        actors = [pid for pid, name in names.items() if name.startswith("ray::") and "Classifier" in name]
         assert actors, names
         os.kill(actors[0], signal.SIGKILL)
 """

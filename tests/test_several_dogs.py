@@ -104,7 +104,7 @@ def test_a_photo_of_any_shape_is_looked_at_in_the_same_memory(size):
 
 
 def test_a_photo_is_searched_once_while_it_is_open(two_dogs, monkeypatch):
-    detector = dog_detector.DogDetector()
+    detector = dog_detector.DogDetector(num_threads=1)
     searched = []
     search = detector._search
     monkeypatch.setattr(detector, "_search", lambda photo: searched.append(id(photo)) or search(photo))
@@ -135,7 +135,7 @@ def test_a_damaged_detector_is_named_in_one_line(monkeypatch, tmp_path):
     for path in (damaged, tmp_path / "missing.onnx"):
         monkeypatch.setattr(dog_detector, "MODEL", path)
         with pytest.raises(UserError, match="is missing or damaged: install the project again"):
-            dog_detector.DogDetector()
+            dog_detector.DogDetector(num_threads=1)
 
 
 def test_the_conversion_takes_the_published_files_alone(tmp_path):

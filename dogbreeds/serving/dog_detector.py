@@ -50,15 +50,18 @@ class Found:
 class DogDetector:
     """Finds dogs, and other animals that look like them. Safe to share between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_threads: int) -> None:
         """Load the model.
+
+        Args:
+            num_threads: Cores for one photo.
 
         Raises:
             UserError: Its file is missing or damaged.
         """
         if not MODEL.is_file() or sha256(MODEL) != SHA256:
             raise UserError(f"{str(MODEL)!r} is missing or damaged: install the project again")
-        options = session_options(num_cores())
+        options = session_options(num_threads)
         self._session = onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
         self._known: dict[int, list[Found]] = {}
         """By the `id` of each photo that is still open."""
@@ -95,18 +98,19 @@ class DogDetector:
 
 
 @cache
-def dog_detector() -> DogDetector:
-    """The one detector of this process."""
-    return DogDetector()
+def dog_detector(num_threads: int | None = None) -> DogDetector:
+    """The one detector of this process that uses so many cores for a photo; by default all that the process may use."""
+    return DogDetector(num_threads or num_cores())
 
 
-def likeliest_dog(photo: Image.Image) -> Box | None:
+def likeliest_dog(photo: Image.Image, num_threads: int | None = None) -> Box | None:
     """The box with the highest score; None where no dog is found.
 
     Args:
         photo: Upright and RGB.
+        num_threads: As for `dog_detector`.
     """
-    best = max(dog_detector().find(photo), key=lambda each: each.score, default=None)
+    best = max(dog_detector(num_threads).find(photo), key=lambda each: each.score, default=None)
     return None if best is None else best.box
 
 

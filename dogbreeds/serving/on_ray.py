@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -32,10 +33,12 @@ from dogbreeds.serving.rows import FEATURES, Row, classify, columns
 BATCH_SIZE = 8
 """Photos that an actor decodes and classifies at a time, as without Ray."""
 TASK_SIZE = 64
-"""Photos of one task. Its rows come back together; what Ray does for a task takes a few milliseconds."""
-ROUND_SIZE = 200_000
-"""Photos that Ray is given at a time: the first answers do not wait for the end of a list, and this process has the
-paths of one round in memory."""
+"""Photos of one task, but for the first of each actor, so that answers come soon. Its rows come back together; what Ray
+does for a task takes a few milliseconds."""
+FIRST_ROUND_SIZE, MAX_ROUND_SIZE = 6_400, 204_800
+"""Photos that Ray is given at a time: each round has twice as many as the one before. The first answers do not wait
+until the paths of many photos are with Ray, which takes 6 ms for each task; later, Ray starts its actors seldom. This
+process has the paths of one round in memory."""
 
 
 def rows_on_ray(
@@ -58,21 +61,13 @@ def rows_on_ray(
     with _one_line_errors(), _started(address):
         model = ray.put({name: (run.path / name).read_bytes() for name in (RECORD, *serving_files(run.record))})
         num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for chunk in batches(photos, ROUND_SIZE):
-            tasks = [
-                pyarrow.table(
-                    {"path": [os.fsencode(path) for path, _ in task], "place": [os.fsencode(at) for _, at in task]}
-                )
-                for task in batches(chunk, TASK_SIZE)
-            ]
-            classified = ray.data.from_arrow(tasks).map_batches(
+        for chunk in _rounds(photos):
+            num_first = BATCH_SIZE * num_actors
+            tasks = [*batches(chunk[:num_first], BATCH_SIZE), *batches(chunk[num_first:], TASK_SIZE)]
+            classified = ray.data.from_arrow([_table(task) for task in tasks]).map_batches(
                 Classifier,
-                fn_constructor_args=(
-                    [model],
-                    run.listed,
-                    top_k,
-                    embeddings,
-                ),  # in a list: the copy of an actor that was killed fetches it anew
+                # The model in a list: the copy of an actor that was killed fetches it anew
+                fn_constructor_args=([model], run.listed, top_k, embeddings),
                 batch_size=None,  # a task's
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=min(num_actors, len(tasks))),
@@ -81,6 +76,19 @@ def rows_on_ray(
             blocks = classified.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             for block in cast(Iterable[pyarrow.Table], blocks):
                 yield [_row(cells) for cells in block.to_pylist()]
+
+
+def _rounds(photos: Iterable[tuple[str, Place]]) -> Iterator[list[tuple[str, Place]]]:
+    iterator, size = iter(photos), FIRST_ROUND_SIZE
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+        size = min(2 * size, MAX_ROUND_SIZE)
+
+
+def _table(task: list[tuple[str, Place]]) -> pyarrow.Table:
+    return pyarrow.table(
+        {"path": [os.fsencode(path) for path, _ in task], "place": [os.fsencode(at) for _, at in task]}
+    )
 
 
 def _row(cells: Row) -> Row:

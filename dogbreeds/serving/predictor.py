@@ -39,7 +39,7 @@ class Predictor:
 
         Args:
             run: A run folder; by default the one that comes with the project.
-            num_threads: Cores for one forward pass; by default all that this process may use.
+            num_threads: Cores for one forward pass, also of the dog detector; by default all that this process may use.
 
         Raises:
             UserError: The run folder is missing or damaged, or its model can't be used.
@@ -52,6 +52,7 @@ class Predictor:
             # A copy that `export` is making has no hash yet.
             try_out(file, self.run.record.sha256.get(self.run.record.serving_model) or sha256(self.run.onnx))
         self._network = Network(file, num_threads=num_threads)
+        self._likeliest_dog = partial(likeliest_dog, num_threads=num_threads)
         self.output_names = self._network.output_names
         """What the model gives; models of older versions and those of some architectures lack some."""
 
@@ -224,7 +225,7 @@ class Predictor:
                 looks[index].append(Look(box, **{name: values[row] for name, values in found.items()}))
             nexts = {
                 index: next_box(
-                    looks[index], images[index].size, self.run.calibration, partial(likeliest_dog, images[index])
+                    looks[index], images[index].size, self.run.calibration, partial(self._likeliest_dog, images[index])
                 )
                 for index in boxes
             }
