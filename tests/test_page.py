@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, drawings_beside, make_photo
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from tests.served_page import served_page
 from tests.videos import encode
@@ -216,6 +216,42 @@ def test_of_several_dogs_each_has_a_box_and_is_answered_when_it_is_chosen(either
     assert first in page.inner_text(said)
     assert all(label.bounding_box()["height"] >= 44 for label in page.locator(".dogs label").all())
     assert_accessible(page)
+
+
+@pytest.mark.slow
+def test_the_answer_can_be_kept_as_a_picture_and_on_paper(page, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "where it was taken"
+    make_photo(2, 77, (300, 260)).save(tmp_path / "dog.jpg", exif=exif)
+    send(page, tmp_path / "dog.jpg")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as a picture").click()
+    assert download.value.suggested_filename == "Beagle.jpg"
+    kept = Image.open(download.value.path())
+    assert kept.width == 1080 and kept.format == "JPEG" and not kept.getexif()
+    height = round(1080 * 260 / 300)
+    assert all(abs(found - 255) < 3 for found in kept.getpixel((1070, height + 40)))  # the margin of what is said
+    written = kept.crop((48, height + 40, 600, kept.height - 40)).convert("L")
+    assert written.getextrema()[0] < 40 < 250 < written.getextrema()[1]
+    with_heat_map = kept.crop((0, 0, 1080, height))
+    page.get_by_role("switch").uncheck()
+    page.wait_for_function("getComputedStyle(document.querySelector('#picture .heat')).opacity === '0'")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as a picture").click()
+    plain = Image.open(download.value.path()).crop((0, 0, 1080, height))
+    assert ImageChops.difference(with_heat_map, plain).getbbox()
+    seen = make_photo(2, 77, (300, 260)).resize(plain.size)
+    assert ImageStat.Stat(ImageChops.difference(seen, plain)).mean[0] < 12
+
+    page.evaluate("window.print = () => { window.isPrinted = true; }")
+    page.get_by_role("button", name="Print a sheet").click()
+    page.wait_for_function("window.isPrinted")
+    assert not page.locator("body > .sheet").is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("body > .sheet").is_visible() and not page.locator("h1").is_visible()
+    page.emulate_media(media="screen")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert not page.locator("body > .sheet").count()
 
 
 def test_only_the_breeds_of_a_list_are_named(browser, server, tmp_path):

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 
 from PIL import Image
 
@@ -50,19 +51,17 @@ class Attacker:
         return self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
-def _bomb() -> bytes:
+@cache
+def bomb() -> bytes:
+    """A photo of 50 megapixels in some 200 kB."""
     buffer = io.BytesIO()
     Image.new("RGBA", (7000, 7100), (1, 2, 3, 4)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-BOMB = _bomb()
-"""50 megapixels in some 200 kB."""
-
-
 def send_bombs(attacker: Attacker) -> None:
     """Several enormous pictures in one request, eight requests at a time."""
-    body = b"".join(FILE_HEAD + BOMB + b"\r\n" for _ in range(4)) + b"--B--\r\n"
+    body = b"".join(FILE_HEAD + bomb() + b"\r\n" for _ in range(4)) + b"--B--\r\n"
     senders = [threading.Thread(target=attacker.upload, args=(body,)) for _ in range(8)]
     for sender in senders:
         sender.start()

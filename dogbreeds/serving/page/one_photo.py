@@ -9,7 +9,7 @@ from gradio.i18n import I18nData
 from dogbreeds.images import BadImage
 from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import breed_list, cards, several_dogs
+from dogbreeds.serving.page import breed_list, cards, several_dogs, share
 from dogbreeds.serving.page.components import BreedsInput, texts_of, turn
 from dogbreeds.serving.page.photo_picker import SentPhoto
 from dogbreeds.serving.page.texts import Texts
@@ -58,7 +58,7 @@ def one_photo_tab(
         photo = SentPhoto()
         verdict = gr.HTML("", elem_id="verdict")
         picture = gr.HTML("", elem_id="picture", js_on_load=several_dogs.SCRIPT)
-        details = gr.HTML("", elem_id="details")
+        details = gr.HTML("", elem_id="details", js_on_load=share.SCRIPT)
 
     async def show(photo: Path | None, model: str, only_breeds: list[str], request: gr.Request) -> tuple[str, str, str]:
         if photo is None:
@@ -101,4 +101,5 @@ def _shown(upload: Path, model: str, only_breeds: list[str], models: ModelSet, t
         return cards.problem(texts.problem(error), texts), "", ""
     say = several_dogs if prediction.dogs else cards
     verdict = say.headline(prediction, len(models.labels(model)), texts, num_listed=models.num_listed(model))
-    return verdict, say.picture(prediction, photo, texts), say.details(prediction, model, texts)
+    details = say.details(prediction, model, texts) + share.buttons(texts)
+    return verdict, say.picture(prediction, photo, texts), details
