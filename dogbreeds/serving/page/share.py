@@ -1,4 +1,4 @@
-"""Buttons that make the answer something to keep: a picture to pass on, and a sheet of paper, such as for a kennel's door.
+"""Buttons that make the answer something to keep: a picture to pass on, and a sheet of paper, as for a kennel's door.
 
 share.js draws both in the browser from what the page shows, so they hold nothing that was hidden in the photo's file.
 """
