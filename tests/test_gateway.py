@@ -5,13 +5,14 @@ import base64
 import json
 import pickle
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
@@ -544,6 +545,22 @@ def test_connections_that_say_nothing_or_speak_slowly_are_closed(server, photo):
     assert server.request("GET", "/robots.txt", address="127.1.1.2")[0] == 200  # of another address
     assert all(is_closed(connection) for connection in (*idle, *slow))
     assert server.request("GET", "/robots.txt")[0] == 200
+
+
+@pytest.mark.slow
+def test_where_all_connections_are_taken_those_that_say_nothing_go(tmp_path, capfd):
+    server = Server(tmp_path)
+    command = ["sh", "-c", f"ulimit -n 700; exec {shlex.quote(sys.executable)} app.py"]  # of files
+    with served_page(command) as (address, _), ExitStack() as strangers:
+        server.port = int(address.rsplit(":", 1)[1])
+        for number in range(800):
+            stranger = socket.create_connection(
+                ("127.0.0.1", server.port), source_address=(f"127.2.{number // 40}.1", 0)
+            )
+            strangers.enter_context(stranger)
+        for _ in range(3):
+            assert server.request("GET", "/robots.txt")[0] == 200
+    assert "open files" not in capfd.readouterr().err
 
 
 def is_closed(connection: socket.socket) -> bool:

@@ -18,8 +18,8 @@ SEND_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 15
 """How long a connection may idle after a reply."""
 
-_OTHER_FILES = 200
-"""Files that stay free for everything but connections."""
+_OTHER_FILES = 400
+"""Files that stay free for everything but connections, and for those that are not counted yet."""
 _MAX_CONNECTIONS = 4_000
 
 
@@ -45,14 +45,32 @@ class Crowd:
         """
         self._max_connections, self._proxies = max_connections, proxies
         self._of_address: Counter[str] = Counter()
+        self._idle: dict[Connection, None] = {}
+        """Those that say nothing, in the order in which they began to."""
 
     def enter(self, peer: str) -> bool:
-        """Whether one more may come from there; then it is counted until it is left."""
-        is_full = self._of_address.total() >= self._max_connections
-        if is_full or (self._of_address[peer] >= MAX_CONNECTIONS_OF_ADDRESS and not self._proxies.trusts(peer)):
+        """Whether one more may come from there; then it is counted until it is left.
+
+        Where there are too many of all addresses, the one that has said nothing for the longest is closed for it.
+        """
+        if self._of_address[peer] >= MAX_CONNECTIONS_OF_ADDRESS and not self._proxies.trusts(peer):
             return False
+        if self._of_address.total() >= self._max_connections:
+            silent = next(iter(self._idle), None)
+            if silent is None:
+                return False
+            self.has_said(silent)
+            silent.transport.abort()
         self._of_address[peer] += 1
         return True
+
+    def is_silent(self, connection: "Connection") -> None:
+        """It has no question now."""
+        self._idle[connection] = None
+
+    def has_said(self, connection: "Connection") -> None:
+        """It has a question, or is closed."""
+        self._idle.pop(connection, None)
 
     def leave(self, peer: str) -> None:
         """Count one less."""
@@ -83,12 +101,14 @@ class Connection(H11Protocol):
             transport.abort()
             return
         self._peer = peer
+        self._crowd.is_silent(self)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         _stop(self._head_timer)
         _stop(self._send_timer)
+        self._crowd.has_said(self)
         if self._peer is not None:
             self._crowd.leave(self._peer)
             self._peer = None
@@ -102,6 +122,13 @@ class Connection(H11Protocol):
         if self._is_answering:
             _stop(self._head_timer)
             self._head_timer = None
+            self._crowd.has_said(self)
+
+    def on_response_complete(self) -> None:
+        """It may ask again."""
+        super().on_response_complete()
+        if self._peer is not None and not self._is_answering:
+            self._crowd.is_silent(self)
 
     def pause_writing(self) -> None:
         """Close the connection if it is paused for too long."""

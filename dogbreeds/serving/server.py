@@ -22,6 +22,12 @@ DRAIN_SECONDS = 10.0
 LOG_LINES, LOG_SECONDS = 20, 60.0
 """At most so many lines are logged in so much time."""
 
+BACKLOG = 1024
+"""Connections that the system holds until they are taken."""
+NUM_TAKEN = 64
+"""Connections that are taken at once. Some times as many are open before the first is counted and perhaps closed, so
+they need files that `max_connections` leaves free."""
+
 _FIRST_PORT, _NUM_PORTS = 7860, 100
 
 
@@ -64,7 +70,7 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(256)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -91,6 +97,7 @@ def run(gateway: Gateway, proxies: Proxies, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        backlog=NUM_TAKEN,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=2,
     )
@@ -102,6 +109,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; asyncio takes one number for what the system holds and for what is taken."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer the questions that wait, but take no more; then close."""
