@@ -8,13 +8,11 @@ import dataclasses
 import io
 import itertools
 import json
-import platform
 import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,7 @@ from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_na
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
+from dogbreeds.versions import versions
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
 """What computes the figures of a comparison."""
@@ -296,7 +295,7 @@ def compare(
         latency_photos=latency_photos,
         remarks=tuple(dict.fromkeys(remarks)),
         command=command,
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions=versions(*PACKAGES),
         hardware=processor(),
     )
 

@@ -2,13 +2,11 @@
 
 import copy
 import csv
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from dogbreeds.training.loop import photo_errors_as_user_errors
 from dogbreeds.training.models.registry import resolve_model
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.run import Run
+from dogbreeds.versions import versions
 
 Logits = dict[str, tuple[np.ndarray, np.ndarray]]
 """For each split that is held out its logits `(N, C)` and labels `(N,)`."""
@@ -138,8 +137,7 @@ def _record(run: Run, calibration: Calibration, figures: dict[str, dict[str, flo
         time=run.time_record(),
         hardware=context.hardware,
         mixed_precision=context.accelerator.mixed_precision,
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "onnxruntime")},
+        versions=versions("torch", "torchvision", "transformers", "accelerate", "onnxruntime"),
         **of_model,
     )
 

@@ -1,0 +1,39 @@
+"""What a figure was computed with, so that it can be computed again: this code and the packages below it."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).parent.parent
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The version of each: of this code, of Python and of packages.
+
+    Args:
+        packages: Their names on PyPI.
+
+    Raises:
+        PackageNotFoundError: One is not installed.
+    """
+    return {"dogbreeds": _of_this_code(), "python": platform.python_version()} | {
+        name: version(name) for name in packages
+    }
+
+
+def _of_this_code() -> str:
+    """Its commit if it runs from a checkout, with "-dirty" if files have changed since; otherwise the package's version.
+
+    A folder above may be the checkout of another project, so that it is asked for none.
+    """
+    if (_CHECKOUT / ".git").exists():
+        command = ["git", "-C", str(_CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):  # no git, or it refuses a folder of somebody else
+            pass
+    try:
+        return version("dogbreeds")
+    except PackageNotFoundError:
+        return "unknown"
