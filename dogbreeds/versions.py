@@ -23,9 +23,9 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def _of_this_code() -> str:
-    """Its commit if it runs from a checkout, with "-dirty" if files have changed since; otherwise the package's version.
+    """Its commit if it runs from a checkout, with "-dirty" if files have changed since; else the package's version.
 
-    A folder above may be the checkout of another project, so that it is asked for none.
+    A folder above may be the checkout of another project, so it is not asked.
     """
     if (_CHECKOUT / ".git").exists():
         command = ["git", "-C", str(_CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

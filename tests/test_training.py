@@ -117,6 +117,7 @@ def test_the_run_says_what_was_done(tiny_run):
         )
     )
     assert set(record["figures"]) == {"validation", "test"}
+    assert {"dogbreeds", "python", "torch"} <= set(record["versions"])
     rows = history(tiny_run)
     assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 9)]
     losses = [float(row["validation_loss"]) for row in rows]
