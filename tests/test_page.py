@@ -282,6 +282,11 @@ def test_only_the_breeds_of_a_list_are_named(browser, server, tmp_path):
         page.wait_for_selector("a.download")
         assert "Beagle" not in page.inner_text("#table")
 
+        page.get_by_role("link", name="English").click()  # which loads the page anew
+        page.get_by_text("Only these come into question: Golden retriever, Shih-Tzu.").wait_for()
+        send(page, tmp_path / "dog.png")
+        assert "2 breeds" in page.inner_text("#verdict") and "Beagle" not in page.inner_text("#details")
+
 
 def test_a_list_of_breeds_that_the_chosen_model_does_not_know_is_told(page, tmp_path):
     make_photo(2, 77).save(tmp_path / "dog.png")

@@ -67,7 +67,7 @@ def build_page(models: ModelSet, answers: AnswerQueue, text: gr.I18n) -> gr.Bloc
             gr.HTML(text("breeds_html"), elem_id="breeds")
         with gr.Accordion(text("compare"), open=False, visible=len(models.names) > 1, elem_id="compare"):
             model.render()
-        with gr.Accordion(text("only_breeds"), open=False):
+        with gr.Accordion(text("only_breeds"), open=False, elem_id="breed-list"):
             gr.HTML(text("breed_list_html"), elem_id="only-breeds")
             only_breeds.render()
         with gr.Accordion(text("about"), open=False):

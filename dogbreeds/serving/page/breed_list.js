@@ -26,3 +26,18 @@ document.addEventListener("click", ({ target }) => {
   list.querySelector("[type=search]").focus(); // the button goes
   tell(list);
 });
+
+// A list holds in the other language too, whose page is loaded anew; page.js opens it there.
+document.addEventListener("click", ({ target }) => {
+  if (!target.closest(".languages a") || !props.value?.length) return;
+  try {
+    sessionStorage.setItem("only-breeds", JSON.stringify(props.value));
+  } catch {} // nothing may be stored here
+});
+try {
+  const kept = JSON.parse(sessionStorage.getItem("only-breeds") ?? "[]");
+  sessionStorage.removeItem("only-breeds");
+  const list = document.querySelector("#only-breeds");
+  list.querySelectorAll("[type=checkbox]").forEach((each) => { each.checked = kept.includes(each.value); });
+  if (kept.length) tell(list);
+} catch {}

@@ -15,6 +15,11 @@
   mend();
   new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
 
+  // The list of breeds that was made in the other language: gradio renders it when it is opened.
+  try {
+    if (sessionStorage.getItem("only-breeds")) document.querySelector("#breed-list button").click();
+  } catch {} // nothing is stored here
+
   const check = (event, files) => {
     if (!event.target.closest?.("#files, #folder") || !files) return;
     const most = Number(document.querySelector("#too-many [data-most]").dataset.most);
