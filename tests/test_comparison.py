@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from conftest import ROOT, make_photo, tiny_config
+from conftest import ROOT, make_photo, run_cli, tiny_config
 from PIL import Image
 from scipy import stats
 from sklearn import metrics as reference
@@ -23,6 +23,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from dogbreeds import cli, latency
 from dogbreeds.errors import UserError
+from dogbreeds.files import write_json
 from dogbreeds.predictions import Predictions
 from dogbreeds.research import compare as compare_module
 from dogbreeds.research import plots
@@ -444,6 +445,23 @@ def report(tiny_run, second_run, tmp_path_factory):
             cli.main()
     assert stop.value.code == 0
     return folder
+
+
+def test_a_report_is_computed_again_and_what_differs_is_named(report, tmp_path, monkeypatch, capsys):
+    numbers = json.loads((report / "comparison.json").read_text())
+    numbers["groups"][0]["runs"]["tiny"]["figures"]["top1"] -= 0.125
+    numbers["groups"][0]["runs"]["tiny"]["cost"]["milliseconds_per_photo"]["median"] = 1e6
+    numbers["versions"]["numpy"] = "1.0"
+    write_json(tmp_path / "comparison.json", numbers)
+    code, said, _ = run_cli(monkeypatch, capsys, "reproduce", tmp_path)
+    *changes, summary = said.splitlines()
+    assert code == 1 and len(changes) == 2 and re.fullmatch(r"\d{3,} values are as they were, 1 are not", summary)
+    assert changes[0].startswith('versions.numpy: then "1.0", now ')
+    assert changes[1].startswith("groups.0.runs.tiny.figures.top1: then ")
+    del numbers["arguments"]
+    write_json(tmp_path / "comparison.json", numbers)
+    code, _, error = run_cli(monkeypatch, capsys, "reproduce", tmp_path)
+    assert code == 2 and error.count("\n") == 1 and "does not say how it was made" in error
 
 
 def test_the_report_is_whole(report, tiny_run, second_run):

@@ -187,12 +187,17 @@ class Comparison:
     """A description of the photos that were timed: those of the runs, or a generated one."""
     remarks: tuple[str, ...]
     """What a reader must know about the choice of photos: what was left out, and why the figures may be too good."""
-    command: str
-    """The command line that makes the report of this comparison."""
+    arguments: dict[str, Any]
+    """What `compare` was called with, as plain values."""
     versions: dict[str, str]
     """Of the packages that computed the figures."""
     hardware: str
     """Where the latencies were measured."""
+
+    @property
+    def command(self) -> str:
+        """The command line that makes the report of this comparison."""
+        return _command(**self.arguments)
 
     @property
     def main(self) -> Group:
@@ -225,6 +230,8 @@ class Comparison:
         """Plain values for comparison.json."""
         recipes = [entry.recipe for entry in self.main.entries] if len(self.groups) > 1 else []
         return {
+            "command": self.command,
+            "arguments": self.arguments,
             "split": self.split,
             "data": self.data,
             "recipes": [entry.recipe for entry in self.main.entries],
@@ -257,8 +264,7 @@ def compare(
             With `data`, any split of that.
         data: Evaluate the runs on this labelled set (see `dogbreeds.training.datasets.sources.read_dataset`) instead of
             by the predictions that they hold.
-        photos: Where the photos of the predictions are, for showing some and for timing; by default `data`, or what
-            the runs name, where it is a folder that is still there.
+        photos: Where the photos of the predictions are, to show and to time; by default `data`, or what runs name.
         show_photos: Whether to look for photos at all.
         common: Use the photos that all runs have, where they were not evaluated on the same ones.
         progress: Show progress bars while runs are evaluated.
@@ -267,7 +273,8 @@ def compare(
         UserError: A run is missing or damaged, has no such predictions, knows other breeds, or was evaluated on other
             photos than the rest.
     """
-    command = _command(run_dirs, split, data, photos, show_photos, common)
+    arguments = {"run_dirs": [*map(str, run_dirs)], "split": split, "data": data, "photos": photos}
+    arguments |= {"show_photos": show_photos, "common": common}
     runs = _open(run_dirs)
     predictors = [Predictor(run) for run in runs]
     remarks: list[str] = []
@@ -294,7 +301,7 @@ def compare(
         photos=finder,
         latency_photos=latency_photos,
         remarks=tuple(dict.fromkeys(remarks)),
-        command=command,
+        arguments=arguments,
         versions=versions(*PACKAGES),
         hardware=processor(),
     )
@@ -428,10 +435,10 @@ def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: 
 
 
 def _command(
-    run_dirs: Sequence[Path], split: str | None, data: str | None, photos: str | None, show_photos: bool, common: bool
+    run_dirs: Sequence[str], split: str | None, data: str | None, photos: str | None, show_photos: bool, common: bool
 ) -> str:
     options = {"--split": split, "--data": data, "--photos": photos}
-    words = ["python", "-m", "dogbreeds", "compare", *map(str, run_dirs), "--output", "REPORT"]
+    words = ["python", "-m", "dogbreeds", "compare", *run_dirs, "--output", "REPORT"]
     words += [word for option, value in options.items() if value is not None for word in (option, value)]
     words += [] if show_photos else ["--without-photos"]
     return shlex.join(words + (["--common"] if common else []))
