@@ -273,7 +273,7 @@ def compare(
         UserError: A run is missing or damaged, has no such predictions, knows other breeds, or was evaluated on other
             photos than the rest.
     """
-    arguments = {"run_dirs": [*map(str, run_dirs)], "split": split, "data": data, "photos": photos}
+    arguments: dict[str, Any] = {"run_dirs": [*map(str, run_dirs)], "split": split, "data": data, "photos": photos}
     arguments |= {"show_photos": show_photos, "common": common}
     runs = _open(run_dirs)
     predictors = [Predictor(run) for run in runs]
