@@ -39,6 +39,16 @@ class Breed:
     """A key of `breed_groups`."""
     name_fr: str
     """The name to show a person who reads French."""
+    name_today: str
+    """What kennel clubs call it today, such as ``Japanese Chin``; empty where that is the `name`."""
+    name_today_fr: str
+    """The same in French, where it is not `name_fr`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that a person may give it."""
+        named = (self.dataset_name, self.name, self.name_fr, self.name_today, self.name_today_fr, *self.other_names)
+        return tuple(filter(None, named))
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,8 @@ def find_breed(text: str) -> Breed | None:
     """The breed that a folder name, a label or a person means, or None.
 
     Args:
-        text: A WordNet id, with or without a name behind it (``n02086240-Shih-Tzu``), or any name of the breed;
-            in English or French; case, underscores, hyphens and apostrophes do not matter.
+        text: A WordNet id, with or without a name behind it (``n02086240-Shih-Tzu``), or any name of the breed, also
+            today's, in English or French; case, underscores, hyphens and apostrophes do not matter.
     """
     by_id, by_name = _index()
     if match := _WORDNET_PREFIX.match(text.strip()):
@@ -103,9 +113,9 @@ def label_name(text: str) -> str:
 
 
 def all_names(label: str) -> tuple[str, ...]:
-    """The names of a label in English and French."""
+    """The names of a label, in English and French."""
     breed = find_breed(label)
-    return (label, breed.name_fr) if breed else (label,)
+    return (label, *breed.names) if breed else (label,)
 
 
 @cache
@@ -120,7 +130,7 @@ def _index() -> tuple[dict[str, Breed], dict[str, Breed]]:
     by_id = {breed.wordnet_id: breed for breed in all_breeds()}
     by_name: dict[str, Breed] = {}
     for breed in all_breeds():
-        for name in (breed.dataset_name, breed.name, breed.name_fr, *breed.other_names):
+        for name in breed.names:
             assert by_name.setdefault(_plain(name), breed) is breed, f"two breeds are called {name!r}"
     return by_id, by_name
 

@@ -1,15 +1,11 @@
 """The tab "Breeds": what the model knows, by today's names, and what it does not."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from dogbreeds.breeds import find_breed
 from dogbreeds.serving.page.texts import Texts
-
-_NAMES_TODAY = Path(__file__).with_name("names_today.csv")
 
 
 def layout(labels: Sequence[str], texts: Texts) -> str:
@@ -49,12 +45,11 @@ def named_today(labels: Sequence[str], texts: Texts) -> list[Named]:
         labels: Its classes.
         texts: The person's language.
     """
-    with _NAMES_TODAY.open(newline="", encoding="utf-8") as file:
-        today = {row["dataset_name"]: row[texts.language] for row in csv.DictReader(file)}
     named = []
     for label in labels:
         breed = find_breed(label)
         in_data = breed.dataset_name.replace("_", " ") if breed else label
-        name = (today.get(breed.dataset_name) if breed else None) or texts.name(label)
+        today = (breed.name_today_fr if texts.language == "fr" else breed.name_today) if breed else ""
+        name = today or texts.name(label)
         named.append(Named(label, name, "" if name.casefold() == in_data.casefold() else in_data))
     return sorted(named, key=lambda each: each.name.casefold())
