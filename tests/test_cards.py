@@ -1,4 +1,3 @@
-import csv
 import json
 import re
 import shutil
@@ -11,7 +10,6 @@ from conftest import ROOT, make_photo
 from pydantic import TypeAdapter
 
 from dogbreeds.answers import Answer, BreedProbability
-from dogbreeds.breeds import all_breeds
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, Problem
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
@@ -300,8 +298,3 @@ def test_all_breeds_are_listed_by_todays_names(texts, words):
     assert said.count("<li>") == 120 and "120" in said and all(word in said for word in words)
     listed = [re.sub("<.*", "", item) for item in said.split("<li>")[1:]]
     assert listed == sorted(listed, key=str.casefold) and len(set(listed)) == 120
-
-
-def test_todays_names_are_of_breeds():
-    rows = list(csv.DictReader(breeds_tab._NAMES_TODAY.open(encoding="utf-8")))
-    assert all(row["dataset_name"] in {breed.dataset_name for breed in all_breeds()} for row in rows)
