@@ -109,9 +109,10 @@ def test_every_page_is_linked_from_the_readme():
 
 
 def test_pictures_are_files():
-    pictures = [picture for page in PAGES for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", CONTENTS[page])]
-    assert pictures and all((ROOT / picture).is_file() for picture in pictures)
-    assert "tests/screenshots/side-by-side.png" in pictures
+    named = [(page, name) for page in PAGES for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", CONTENTS[page])]
+    pictures = [page.parent / name for page, name in named]
+    assert all(picture.is_file() for picture in pictures)
+    assert ROOT / "tests/screenshots/side-by-side.png" in pictures
 
 
 @pytest.mark.parametrize("name", generate_docs.GENERATED)
