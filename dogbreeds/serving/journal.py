@@ -159,6 +159,7 @@ def _connect(
             # With a write-ahead log, a commit need not wait for the disk, and still a power cut damages nothing.
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA cache_size = -512")  # kB, also for sorting; the system keeps more of the file
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 message = f"another run is writing {str(named)!r}: wait for it, or give another --output"
