@@ -131,9 +131,9 @@ def index(
     The exit status is 1 if a file could not be read; the table says why. `index merge` joins the tables of shards.
 
     Args:
-        photos: The photo library: a folder, or a list of paths (.txt, or .parquet with a column "path"). It and the
-            output may be fsspec addresses, such as s3://bucket/photos. Hidden files, XMP sidecars and links to folders
-            are left out.
+        photos: The photo library: a folder, or a list of paths (.txt, or .csv or .parquet with a column "path"). It and
+            the output may be fsspec addresses, such as s3://bucket/photos. Hidden files, XMP sidecars and links to
+            folders are left out.
         output: The table to make, .csv or .parquet.
         top_k: How many breeds to name; no more than the run knows are named.
         only_breeds: The breeds that come into question, two or more; by default all.
@@ -261,9 +261,10 @@ def calibrate(
 
     Args:
         run: A local run folder; its run.json and card are changed.
-        data: Photos of breeds that the run knows, one sub-folder a breed, and none that it was trained on.
-        other_photos: A folder of photos without a dog, cats above all.
-        other_dogs: A folder of photos of dogs of other breeds.
+        data: Photos of breeds that the run knows, one sub-folder a breed, or a list (.csv or .parquet with the columns
+            "path" and "label"), and none that it was trained on.
+        other_photos: A folder or a list of photos without a dog, cats above all.
+        other_dogs: A folder or a list of photos of dogs of other breeds.
         looks: Look closer, up to twice, where a first look at a photo is not sure.
         json: Print one JSON object.
     """
@@ -311,7 +312,7 @@ def evaluate(
     Args:
         data: A folder of Parquet files, a folder with one sub-folder a breed, Stanford's extracted archives, a Hub
             data set, an fsspec address of a folder with one sub-folder a breed, or a list of such paths (.txt, or
-            .parquet with a column "path" and perhaps one "label").
+            .csv or .parquet with a column "path" and perhaps one "label").
         run_dir: The run folder to evaluate, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
         split: The split to use; one that the data does not bring is cut as in training. By default test, else
             validation, else all there is.

@@ -1,5 +1,6 @@
 """Which photos there are: those in a folder, on this machine or at an fsspec address, or those that a list names."""
 
+import csv
 import hashlib
 import os
 import re
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,8 +16,8 @@ from dogbreeds.addresses import Address, Place, place, reason
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.files import sha256
 
-LISTS = (".txt", ".parquet")
-"""The endings of a list of paths: text with one on each line, or Parquet with a column "path"."""
+LISTS = (".txt", ".csv", ".parquet")
+"""The endings of a list of paths: text with one on each line, or CSV or Parquet with a column "path"."""
 
 LIST_BATCH = 10_000
 """Rows of a Parquet list that are in memory at a time."""
@@ -43,7 +44,7 @@ class PhotoPaths:
     """What tells these photos from others: the folder, or the SHA-256 of the list."""
     paths: Callable[[], Iterator[str]]
     labels: Callable[[], Iterator[str]] | None = None
-    """The column "label" of a Parquet list."""
+    """The column "label" of a list."""
 
     def __iter__(self) -> Iterator[str]:
         """The paths; those in a folder are relative, with "/", and sorted by name within each folder."""
@@ -53,6 +54,32 @@ class PhotoPaths:
         """Where the photo of a path is. A list may hold addresses and absolute paths."""
         named = place(path) if self.is_list else Path(path)
         return named if isinstance(named, Address) or named.is_absolute() else self.root / path
+
+    def file(self, path: str) -> Path:
+        """Where the photo of a path is, for what reads photos of this machine alone.
+
+        Raises:
+            UserError: It is elsewhere.
+        """
+        where = self.place(path)
+        if isinstance(where, Address):
+            raise UserError(f"{path!r} in the list {self.named!r} is not on this machine: copy the photo here")
+        return where
+
+    def labelled(self) -> dict[str, str]:
+        """The label of each path in a list: the column "label", or the photo's folder. A path may be named twice.
+
+        Raises:
+            UserError: A path has no label, or two.
+        """
+        labels = self.labels() if self.labels else (PurePosixPath(path).parent.name for path in self)
+        label_of: dict[str, str] = {}
+        for path, label in zip(self, labels, strict=True):
+            if label_of.setdefault(path, label) != label:
+                raise UserError(f"{self.named!r} gives {path!r} two labels, {label_of[path]!r} and {label!r}: keep one")
+        if unlabelled := next((path for path, label in label_of.items() if not label), None):
+            raise UserError(f'{unlabelled!r} in {self.named!r} is in no folder: name its breed in a column "label"')
+        return label_of
 
 
 @dataclass(frozen=True)
@@ -117,10 +144,10 @@ def open_paths(named: str | os.PathLike[str]) -> Iterator[PhotoPaths]:
         hint = "it is a file; predict answers single photos" if exists else "name the folder with the photos"
         raise UserError(f"there is no folder {shown!r}: {hint}")
     if not exists:
-        raise UserError(f"there is no list {shown!r}: name a text or Parquet file of paths")
+        raise UserError(f"there is no list {shown!r}: name a text, CSV or Parquet file of paths")
     with _on_this_machine(where) as path:
         parent = where.parent.resolve() if isinstance(where, Path) else where.parent
-        columns = {"path": lambda: _lines(path)} if where.suffix.lower() == ".txt" else _text_columns(path, shown)
+        columns = _columns(path, where.suffix.lower(), shown)
         if "path" not in columns:
             raise UserError(f'the list {shown!r} has no column "path" with text')
         yield PhotoPaths(shown, parent, True, {"list_sha256": sha256(path)}, columns["path"], columns.get("label"))
@@ -141,12 +168,41 @@ def _on_this_machine(where: Place) -> Iterator[Path]:
         yield copy
 
 
+def _columns(path: Path, ending: str, shown: str) -> dict[str, Callable[[], Iterator[str]]]:
+    """The columns of a list, each to be read row by row."""
+    if ending == ".txt":
+        return {"path": lambda: _lines(path)}
+    return _csv_columns(path, shown) if ending == ".csv" else _text_columns(path, shown)
+
+
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text list that are not empty."""
     with path.open("rb") as file:
         for line in file:
             if name := line.rstrip(b"\r\n"):
                 yield os.fsdecode(name)
+
+
+def _csv_columns(path: Path, shown: str) -> dict[str, Callable[[], Iterator[str]]]:
+    """The columns of a CSV file in UTF-8; spreadsheets begin it with a byte order mark."""
+
+    @contextmanager
+    def rows() -> Iterator["csv.DictReader[str]"]:
+        try:
+            with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+                yield csv.DictReader(file)
+        except (csv.Error, OSError) as error:
+            raise UserError(f"the list {shown!r} can't be read ({first_line(error)})") from None
+
+    def column(name: str) -> Iterator[str]:
+        with rows() as reader:
+            for number, row in enumerate(reader, 1):
+                if not row[name]:
+                    raise UserError(f"the list {shown!r} has no {name} in row {number:,}: remove the row")
+                yield row[name]
+
+    with rows() as reader:
+        return {name: partial(column, name) for name in reader.fieldnames or ()}
 
 
 def _text_columns(path: Path, shown: str) -> dict[str, Callable[[], Iterator[str]]]:

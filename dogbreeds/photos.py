@@ -10,7 +10,7 @@ from dogbreeds.addresses import FIRST_BYTES, Address, Place, read_beginnings, re
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, not_read, open_file
 from dogbreeds.machine import on_all_cores
-from dogbreeds.photo_paths import is_left_out
+from dogbreeds.photo_paths import LISTS, is_left_out, open_paths
 
 NUM_AHEAD = 64
 """Photos that are opened ahead of the one in use."""
@@ -60,12 +60,23 @@ def read_ahead(sources: Sequence[Place]) -> list[Path | Address | bytes | BadIma
     return found
 
 
+def is_list(named: Path) -> bool:
+    """Whether this is a list of paths, as `photo_paths.open_paths` reads it, and no folder."""
+    return named.suffix.lower() in LISTS and named.is_file()
+
+
 def photo_files(folder: Path) -> list[Path]:
     """Every file in a folder and its sub-folders, sorted, but for those that `photo_paths.is_left_out` names.
 
+    Args:
+        folder: The folder, or a list of paths of this machine, which are all returned.
+
     Raises:
-        UserError: There is no such folder, or it holds no files.
+        UserError: There is no such folder or list, or it holds no files.
     """
+    if is_list(folder):
+        with open_paths(folder) as listed:
+            return [listed.file(path) for path in listed]
     files = sorted(path for path in folder.rglob("[!.]*") if not is_left_out(path.name) and path.is_file())
     if not files:
         fault = "holds no photos" if folder.is_dir() else "is no folder"

@@ -83,6 +83,11 @@ def rows_of_csv(content: bytes) -> list[dict]:
 def write_list(path: Path, paths: list[str], **columns) -> Path:
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.table({"path": paths, **columns}), path)
+    elif path.suffix == ".csv":
+        rows = zip(paths, *columns.values(), strict=True)
+        content = io.StringIO(newline="")
+        csv.writer(content, quoting=csv.QUOTE_ALL).writerows([["path", *columns], *rows])
+        path.write_text(content.getvalue(), encoding="utf-8-sig", newline="")
     else:
         path.write_text("".join(f"{line}\n" for line in paths))
     return path
@@ -265,6 +270,9 @@ def test_a_list_that_has_changed_is_named(tiny_run, library_folder, tmp_path):
         ("columns.parquet", {"file": ["a"]}, 'has no column "path"'),
         ("numbers.parquet", {"path": [1]}, 'has no column "path"'),
         ("null.parquet", {"path": ["a", None]}, "no path in row 2"),
+        ("columns.csv", b"file;path\na;b\n", 'has no column "path"'),
+        ("null.csv", b"label,path\na,b\nc\n", "no path in row 2"),
+        ("empty.csv", b"", 'has no column "path"'),
     ],
 )
 def test_a_bad_list_is_one_line(name, content, words, tiny_run, tmp_path, monkeypatch, capsys):
@@ -281,7 +289,8 @@ def test_lists_keep_names_that_are_no_valid_text(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / "list.txt").write_bytes(b"caf\xe9.png\r\nb.png")
     pyarrow.parquet.write_table(pyarrow.table({"path": [b"caf\xe9.png", b"b.png"]}), tmp_path / "list.parquet")
-    for ending in ("txt", "parquet"):
+    (tmp_path / "list.csv").write_bytes(b"path\r\ncaf\xe9.png\r\nb.png\r\n")
+    for ending in ("txt", "csv", "parquet"):
         with open_paths(tmp_path / f"list.{ending}") as paths:
             assert list(paths) == list(paths) == [name, "b.png"]
             assert paths.place(name) == tmp_path / name
@@ -338,6 +347,7 @@ def test_labels_that_contradict_each_other_are_named(tiny_run, photo_folder, tmp
         ({"label": ["beagle", None]}, "no label in row 2"),
         ({}, "is in no folder"),
     ):
-        listed = write_list(tmp_path / "list.parquet", ["a.png", "a.png"], **columns)
-        status, _, err = run_cli(monkeypatch, capsys, "evaluate", "--data", listed, "--run-dir", tiny_run)
-        assert status == 2 and words in err and err.count("\n") == 1
+        for ending in ("parquet", "csv"):
+            listed = write_list(tmp_path / f"list.{ending}", ["a.png", "a.png"], **columns)
+            status, _, err = run_cli(monkeypatch, capsys, "evaluate", "--data", listed, "--run-dir", tiny_run)
+            assert status == 2 and words in err and err.count("\n") == 1

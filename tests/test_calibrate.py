@@ -16,7 +16,7 @@ from PIL import Image
 from dogbreeds.calibration import DogProbe
 from dogbreeds.errors import UserError
 from dogbreeds.files import read_json, write_json
-from dogbreeds.photos import photo_digest
+from dogbreeds.photos import photo_digest, photo_files
 from dogbreeds.run_folder import CALIBRATION_PHOTOS, RunFolder
 from dogbreeds.serving.calibrate import DIGEST_DIGITS, calibrate, in_words
 from dogbreeds.serving.predictor import Predictor
@@ -105,6 +105,21 @@ def test_it_needs_no_torch(calibrated):
     loaded = {name.split(".")[0] for name in calibrated[2]}
     assert "onnxruntime" in loaded
     assert not loaded & {"torch", "torchvision", "transformers", "accelerate", "datasets", "gradio"}
+
+
+def test_lists_calibrate_as_the_folders_do(calibrated, own_photos, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for kind in ("dogs", "other-photos", "other-dogs"):
+        with (tmp_path / f"{kind}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label"])
+            writer.writerows([path, path.parent.name] for path in photo_files(own_photos / kind))
+    others = {"other_photos": tmp_path / "other-photos.csv", "other_dogs": tmp_path / "other-dogs.csv"}
+    calibrate(run, tmp_path / "dogs.csv", **others, progress=False)
+    assert RunFolder.open(run).record.calibration == RunFolder.open(calibrated[0]).record.calibration
+    (tmp_path / "dogs.csv").write_text("path,label\na.png,Rex\n")
+    with pytest.raises(UserError, match="'Rex' is no breed of it"):
+        calibrate(run, tmp_path / "dogs.csv", progress=False)
 
 
 def test_each_photo_has_one_use(calibrated, own_photos):

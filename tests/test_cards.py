@@ -131,6 +131,7 @@ def test_the_page_uses_every_sentence_and_no_other():
         "heading",
         "breeds_html",
         "breed_list_html",
+        "review_html",
         "picker_html",
         "photos_at_most",
         "too_many_html",

@@ -17,6 +17,8 @@ import pytest
 from conftest import ROOT, drawings_beside, make_photo
 from PIL import Image, ImageChops, ImageStat
 
+from dogbreeds.photos import photo_files
+from dogbreeds.training.datasets.sources import read_dataset
 from tests.served_page import served_page
 from tests.videos import encode
 
@@ -280,7 +282,7 @@ def test_only_the_breeds_of_a_list_are_named(browser, server, tmp_path):
         page.get_by_role("tab", name="Plusieurs photos").click()
         page.set_input_files("#files input[type=file]", [tmp_path / "dog.png"])
         page.wait_for_selector("a.download")
-        assert "Beagle" not in page.inner_text("#table")
+        assert "Beagle" not in page.inner_text("#review section:visible")
 
         page.get_by_role("link", name="English").click()  # which loads the page anew
         page.get_by_text("Only these come into question: Golden retriever, Shih-Tzu.").wait_for()
@@ -318,7 +320,7 @@ def test_a_video_has_one_answer_and_shows_the_frame_that_decided(page, server, u
     page.get_by_role("tab", name="Many photos").click()
     page.set_input_files("#files input[type=file]", [encode(clip, pictures[:4], [0, 1, 2, 3])])
     page.wait_for_selector("a.download")
-    assert "A video is answered by itself" in page.inner_text("#table")
+    assert "A video is answered by itself" in page.inner_text("#review [data-verdict=error]")
 
 
 def tab_to(page, selector) -> None:
@@ -431,7 +433,7 @@ def test_a_photo_may_be_pasted_or_dropped_anywhere(page, tmp_path, kind, to):
     assert page.inner_text("#verdict .answer") == "Beagle"
 
 
-def test_photos_dropped_beside_the_box_of_many_are_a_table(page, tmp_path):
+def test_photos_dropped_beside_the_box_of_many_are_answered(page, tmp_path):
     make_photo(2, 77).save(tmp_path / "dog.png")
     page.get_by_role("tab", name="Many photos").click()
     page.wait_for_selector("#files input[type=file]", state="attached")
@@ -592,7 +594,7 @@ def test_many_photos_are_answered_by_the_model_that_is_chosen(page, tmp_path):
     page.get_by_role("tab", name="Many photos").click()
     page.set_input_files("#files input[type=file]", [tmp_path / "dog.png"])
     page.wait_for_selector("a.download")
-    assert "mobilenet_v2" in page.inner_text("#table")
+    assert "mobilenet_v2" in page.inner_text("#review .model")
 
 
 def many(tmp_path, num_photos=12) -> list[Path]:
@@ -604,45 +606,105 @@ def many(tmp_path, num_photos=12) -> list[Path]:
     return sorted(tmp_path.iterdir())
 
 
-def table_rows(page) -> list[list[str]]:
-    """What the rows say that the table has drawn: preview, breed, answer, probability, file."""
-    rows = page.locator("#table [role=row]:has([data-testid^=cell-])").all()
-    return [[cell.inner_text().strip() for cell in row.locator("[data-testid^=cell-]").all()] for row in rows]
+def downloaded(page, link="a.download >> nth=0") -> list[dict[str, str]]:
+    """The rows of a CSV file that a link saves."""
+    with page.expect_download() as download:
+        page.locator(link).click()
+    return list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8-sig"), newline="")))
 
 
-def test_many_photos_become_a_table_to_sort_filter_and_download(either_page, uploads, language, tmp_path):
-    page, french = either_page, language == "fr"
+def shown(page, part: str, section: str = "") -> list[str]:
+    """What a part of each card says that is shown, perhaps of one section alone."""
+    return [each.inner_text() for each in page.locator(f"#review section{section} li:visible .{part}").all()]
+
+
+def review_many(page, french: bool, files: list[Path]) -> None:
+    """Choose files and wait until all are answered."""
     page.get_by_role("tab", name="Plusieurs photos" if french else "Many photos").click()
-    assert_accessible(page)
-    page.set_input_files("#files input[type=file]", many(tmp_path))
+    page.set_input_files("#files input[type=file]", files)
     page.wait_for_selector("a.download")
+
+
+def test_many_photos_become_cards_to_sort_filter_and_download(either_page, uploads, language, tmp_path):
+    page, french = either_page, language == "fr"
+    review_many(page, french, many(tmp_path))
     assert page.locator("#status").get_attribute("role") == "status"
     assert re.search("Photos (answered: 14; .*: 1|traitées : 14 ; .* : 1)", page.inner_text("#status"))
     assert_accessible(page)
-    link = page.locator("a.download")
-    assert link.get_attribute("download") == "breeds.csv"
-    rows = list(
-        csv.DictReader(io.StringIO(base64.b64decode(link.get_attribute("href").split(",")[1]).decode("utf-8-sig")))
-    )
+    rows = downloaded(page)
     assert [row["file"] for row in rows] == ["'=cmd|' (1).png", "notes.txt", *(f"photo {n:03}.png" for n in range(12))]
     assert rows[0]["breed"] == "Shih-Tzu" and float(rows[0]["probability"]) > 0.5 and rows[0]["verdict"] == "confident"
     assert "not a photo" in rows[1]["error"] and rows[1]["breed"] == ""
     assert not [file for file in uploads.rglob("*.png") if file.name.startswith("photo")]  # deleted as they are read
-    if french:
-        return
-    cells = table_rows(page)
-    assert any(row[1] == "Beagle" and row[4] == "photo 002.png" for row in cells)
-    assert any("not a photo" in row[2] for row in cells)
-    page.locator("#table input.search-input").fill("Golden")
-    page.wait_for_function("document.querySelectorAll('#table [role=row]:has([data-testid^=cell-])').length <= 4")
-    assert {row[1] for row in table_rows(page)} == {"Golden retriever"}
-    page.locator("#table input.search-input").fill("")
-    page.locator("[data-testid=header-4]").hover()
-    page.locator("[data-testid=header-4]").get_by_label("Open cell menu").click()
-    page.get_by_role("menuitem", name="Sort descending").click()
-    page.wait_for_function(
-        "document.querySelector('#table [role=row]:has([data-testid^=cell-])').innerText.includes('photo 011.png')"
+    # By verdict, and each photo once.
+    assert shown(page, "file", "[data-verdict=error]") == ["notes.txt"]
+    assert len(shown(page, "file")) == 14
+    page.wait_for_function("document.querySelector('#review canvas').height === 240")  # the picture is there
+    for row in rows[2:]:
+        assert row["file"] in shown(page, "file", f"[data-verdict={row['verdict']}]")
+    page.get_by_role("searchbox").fill("GOLDEN")
+    assert set(shown(page, "answer")) == {"Golden retriever"}
+    assert {row["breed"] for row in downloaded(page)} == {"Golden retriever"}
+    page.get_by_role("searchbox").fill("")
+    page.locator("[name=shown]").select_option("error")
+    assert shown(page, "file") == ["notes.txt"] and "1" in page.inner_text("#review .shown")
+    page.locator("[name=shown]").select_option("confident")
+    page.locator("[name=order]").select_option("answer")
+    assert shown(page, "answer") == sorted(shown(page, "answer")) and len(set(shown(page, "answer"))) > 1
+    page.locator("[name=order]").select_option("unsure_first")
+    percents = [int(re.match(r"\d+", said)[0]) for said in shown(page, "remark")]
+    assert percents == sorted(percents)
+    assert all(
+        box["x"] + box["width"] <= page.viewport_size["width"]
+        for box in (card.bounding_box() for card in page.locator("#review li:visible").all())
     )
+
+
+def test_what_a_person_says_of_the_photos_is_data_for_evaluate_and_calibrate(page, tiny_run, tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    sent = []
+    review_many(page, False, many(folder))
+    page.on("request", lambda request: sent.append(request.url) if not request.url.startswith("blob:") else None)
+    page.locator("#review li", has_text="photo 002.png").get_by_role("button", name="Right").press("Space")  # Beagle
+    page.locator("#review li", has_text="=cmd").get_by_role("button", name="Right").click()
+    first = page.locator("#review li:visible .open").first
+    first.press("Enter")
+    dialog = page.get_by_role("dialog")
+    assert dialog.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert_accessible(page)
+    names = {}
+    for label in ("Japanese_spaniel", "/other-photos", "/other-dogs"):
+        while (name := dialog.locator("h2").inner_text()) in {"photo 002.png", "=cmd|' (1).png"}:
+            dialog.get_by_role("button", name="Next").click()
+        dialog.get_by_label("It shows").select_option(label)
+        names[label] = name
+        dialog.get_by_role("button", name="Next").click()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.matches('#review .open')")
+    assert "→ Japanese Chin (Japanese spaniel)" in page.inner_text(
+        f"#review li:has-text('{names['Japanese_spaniel']}')"
+    )
+    assert "Checked: 5, of which corrected: 3." in page.inner_text("#review .checked")
+    page.locator("[name=shown]").select_option("corrected")
+    assert sorted(shown(page, "file")) == sorted(names.values())
+    # Beside the photos, the lists are data.
+    for name in ("labels", "other-photos", "other-dogs"):
+        with page.expect_download() as download:
+            page.locator(f"#review a[download='{name}.csv']").click()
+        download.value.save_as(folder / f"{name}.csv")
+    assert not sent
+    labels = read_dataset(str(folder / "labels.csv"))["train"]
+    assert {name: labels.names[label] for name, label in zip(labels.ids, labels.labels, strict=True)} == {
+        "photo 002.png": "Beagle",
+        "./=cmd|' (1).png": "Shih-Tzu",
+        names["Japanese_spaniel"]: "Japanese spaniel",
+    }
+    for kind in ("other-photos", "other-dogs"):
+        assert photo_files(folder / f"{kind}.csv") == [folder / names[f"/{kind}"]]
+    evaluate = [sys.executable, "-m", "dogbreeds", "evaluate", "--data", folder / "labels.csv", "--run-dir", SHIPPED]
+    done = subprocess.run([*evaluate, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["n"] == 3, done.stderr
 
 
 @pytest.mark.slow
@@ -666,8 +728,7 @@ def test_stopping_keeps_what_was_answered(page, tmp_path):
     page.get_by_text("Stopped").wait_for()
     answered = int(re.search(r"Stopped. Photos answered: (\d+)", page.inner_text("#status")).group(1))
     assert 0 < answered < 80
-    href = page.locator("a.download").get_attribute("href")
-    assert len(base64.b64decode(href.split(",")[1]).decode().strip().split("\n")) == 1 + answered
+    assert len(downloaded(page)) == answered == page.locator("#review li").count()
     page.wait_for_timeout(1500)
     assert str(answered) in page.inner_text("#status")  # nothing goes on behind
 

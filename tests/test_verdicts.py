@@ -15,7 +15,7 @@ from dogbreeds.images import BadImage
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.api import PredictionJson, prediction_json
 from dogbreeds.serving.library import index_library
-from dogbreeds.serving.page.many_photos import Row, _answer_cells, to_csv
+from dogbreeds.serving.page.review import Row, begin, in_words, lines
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH
 from dogbreeds.serving.predictor import Predictor
 
@@ -144,14 +144,12 @@ def test_its_answer_names_what_it_resembles_and_no_probability():
 def test_its_row_on_the_page_and_in_the_download_has_no_probability():
     (answer,) = answers(outputs(2.9, second=1.0), CALIBRATION, LABELS, top_k=3)
     row = Row("dog.jpg", "", answer)
-    assert _answer_cells(row, ENGLISH) == ("", "Another breed, or a mix. It resembles: Pug, Beagle, Boxer.", None)
-    assert _answer_cells(row, FRENCH) == (
-        "",
-        "Une autre race, ou un croisé. Il ressemble à : Carlin, Beagle, Boxer.",
-        None,
-    )
-    table = to_csv([row, Row("empty.jpg", "", BadImage("This file is empty.", "empty"))]).decode("utf-8-sig")
-    first, second = csv.DictReader(table.splitlines())
+    assert in_words(row, ENGLISH) == ("", "It resembles: Pug, Beagle, Boxer.")
+    assert in_words(row, FRENCH) == ("", "Il ressemble à : Carlin, Beagle, Boxer.")
+    rows = [row, Row("empty.jpg", "", BadImage("This file is empty.", "empty"))]
+    begun, *shown = map(json.loads, (begin("tiny") + lines(rows, FRENCH)).splitlines())
+    assert shown[0]["label"] == "/other-dogs" and "label" not in shown[1]
+    first, second = csv.DictReader([begun["header"], *(line["record"] for line in shown)])
     assert first["verdict"] == "unknown_breed" and first["error"] == "" and second["error"] == "This file is empty."
     assert [first["breed"], first["breed_2"], first["breed_3"]] == ["Pug", "Beagle", "Boxer"]
     assert [first[f"probability{rank}"] for rank in ("", "_2", "_3")] == ["", "", ""]

@@ -33,7 +33,8 @@ from dogbreeds.files import atomic_write, write_json
 from dogbreeds.images import BadImage
 from dogbreeds.looks import ENOUGH
 from dogbreeds.model_card import model_card
-from dogbreeds.photos import photo_files
+from dogbreeds.photo_paths import open_paths
+from dogbreeds.photos import is_list, photo_files
 from dogbreeds.run_folder import CALIBRATION_PHOTOS, CARD, RECORD, RunFolder
 from dogbreeds.serving.predictor import Predictor
 
@@ -77,9 +78,10 @@ def calibrate(
 
     Args:
         run_dir: A local run folder.
-        data: Dogs of breeds that the run knows, one sub-folder a breed; not what the run was trained on.
-        other_photos: Photos without a dog.
-        other_dogs: Dogs of breeds that the run does not know, or of mixed breed.
+        data: Dogs of breeds that the run knows, one sub-folder a breed or a labelled list; not what the run was trained
+            on.
+        other_photos: Photos without a dog, a folder or a list.
+        other_dogs: Dogs of breeds that the run does not know, or of mixed breed, likewise.
         looks: Let the run look closer where a first look is not sure; see `dogbreeds.looks`.
         progress: Show progress bars.
 
@@ -174,16 +176,21 @@ def in_words(figures: dict[str, float]) -> str:
 
 
 def _labelled_files(data: Path, run: RunFolder) -> dict[Path, int]:
-    """The photos of a folder with one sub-folder a breed, each with the run's label."""
+    """The photos of a list, or of a folder with one sub-folder a breed, each with the run's label."""
+    if is_list(data):
+        with open_paths(data) as listed:
+            named = {listed.file(path): label_name(label) for path, label in listed.labelled().items()}
+    else:
+        named = {path: label_name(path.relative_to(data).parts[0]) for path in photo_files(data)}
     labels = {}
-    for path in photo_files(data):
-        name = label_name(path.relative_to(data).parts[0])
+    for path, name in named.items():
         if path.parent == data or name not in run.labels:
             what = (
                 f"the photo {path.name!r} is in no sub-folder" if path.parent == data else f"{name!r} is no breed of it"
             )
             raise UserError(
-                f"{str(data)!r} can't calibrate the run {run.name!r}: {what}; it needs one sub-folder a breed"
+                f"{str(data)!r} can't calibrate the run {run.name!r}: {what}; it needs one sub-folder a breed, "
+                "or a list with labels"
             )
         labels[path] = run.labels.index(name)
     if len(set(labels.values())) < 2:

@@ -1,14 +1,16 @@
 """Photos -> rows of a table -> CSV or Parquet."""
 
 import csv
+import io
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -163,11 +165,18 @@ def write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None
         rows: Each with some of the columns: text, or numbers, which are written with 4 decimals.
         columns: The header.
     """
+    file.writelines(csv_records(rows, columns))
+
+
+def csv_records(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
+    """What `write_csv` writes: first the header, then the record of each row, with its line end."""
+    line = io.StringIO(newline="")
     # All text is quoted: by default the module does not quote a name with a carriage return.
-    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow(_csv_cell(row.get(column, "")) for column in columns)
+    writer = csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    for cells in chain([columns], ([_csv_cell(row.get(column, "")) for column in columns] for row in rows)):
+        writer.writerow(cells)
+        yield line.getvalue()
+        line.seek(line.truncate(0))
 
 
 def _csv_cell(value: str | float) -> str | Decimal:

@@ -111,11 +111,11 @@ class DataOptions:
     train_images_per_breed: Count | None = None
     """Train on at most this many photos of each breed, likewise."""
     other_photos: Path | None = None
-    """A folder of photos without a dog, cats above all. The "is there a dog?" of the run's answers is fitted on them
-    and on the validation photos; nothing else learns from them."""
+    """A folder or list of photos without a dog, cats above all. The "is there a dog?" of the run's answers is fitted on
+    them and on the validation photos; nothing else learns from them."""
     other_dogs: Path | None = None
-    """A folder of photos of dogs of other breeds, or of mixed breed. With them the run also answers "a dog, but of none
-    of my breeds"; nothing else learns from them."""
+    """A folder or list of photos of dogs of other breeds, or of mixed breed. With them the run also answers "a dog, but
+    of none of my breeds"; nothing else learns from them."""
     cache: Literal["on", "off"] = "on"
     """Decode every photo once, into a pixel cache on disk that later runs use again; off: decode in every epoch."""
     cache_dir: Path | None = None

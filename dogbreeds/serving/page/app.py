@@ -22,7 +22,7 @@ from dogbreeds.serving.clients import Proxies
 from dogbreeds.serving.decoding import Decoder
 from dogbreeds.serving.gateway import Doors, Gateway
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import breed_list, breeds_tab, cards, head, photo_picker
+from dogbreeds.serving.page import breed_list, breeds_tab, cards, head, photo_picker, review
 from dogbreeds.serving.page.components import texts_of
 from dogbreeds.serving.page.events import events
 from dogbreeds.serving.page.finished_sessions import FinishedSessions
@@ -92,6 +92,7 @@ def _first_texts(models: ModelSet, texts: Texts, takes_videos: bool) -> dict[str
         "breed_list_html": breed_list.layout(models, texts),
         "photos_at_most": texts.photos.format(MAX_FILES),
         "too_many_html": f'<div data-most="{MAX_FILES}">{cards.problem(texts.too_many.format(MAX_FILES), texts)}</div>',
+        "review_html": review.layout(models, texts),
         "waiting_many_html": cards.waiting(texts.waiting_many),
         "about_all": "\n\n".join([texts.about_text, texts.about_server, *rates]),
     }

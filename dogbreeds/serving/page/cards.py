@@ -28,6 +28,8 @@ SIGNS = {
 """A sign for each kind of answer, for people who don't see the colours."""
 MIN_SHOWN = 0.005
 """Of a breed's probability: less is 0 %."""
+THUMBNAIL_SIZE = (320, 240)
+"""Pixels at most."""
 HEAT_MAP_SIZE = (128, 128)
 """Pixels; a model's own heat map has about 10 x 10, and the browser stretches it over the photo."""
 
@@ -140,12 +142,13 @@ def details(prediction: Prediction, model: str, texts: Texts) -> str:
     where = texts.no_heat_map if prediction.heat_map is None else texts.how_heat_map
     all_breeds = () if prediction.verdict == "unknown_breed" else prediction.breeds
     return (
-        f'{_look_alikes(prediction, texts)}<details class="how"><summary>{escape(texts.how)}</summary>'
+        f'{look_alikes(prediction, texts)}<details class="how"><summary>{escape(texts.how)}</summary>'
         f"<p>{escape(answered)} {escape(where)}</p>{_bars(all_breeds, texts.most_probable, texts)}</details>"
     )
 
 
-def _look_alikes(answer: Answer, texts: Texts) -> str:
+def look_alikes(answer: Answer, texts: Texts) -> str:
+    """The other breeds that it may be, as bars; empty where there are none."""
     if answer.verdict == "confident":
         return _bars(answer.breeds[1:], texts.look_alikes, texts)
     return _bars(answer.candidates, texts.one_of_these, texts) if answer.verdict == "unsure" else ""
@@ -242,17 +245,11 @@ def _photos_of(split: str, texts: Texts) -> str:
     return {"everyday": texts.rates_everyday, "test": texts.rates_test, "validation": texts.rates_validation}[split]
 
 
-def thumbnail(photo: Image.Image, height: int = 56) -> str:
-    """A small picture for a row of a table. Its alt text is empty, because the file's name is in the same row."""
+def thumbnail(photo: Image.Image) -> str:
+    """A small picture, as an address."""
     small = photo.copy()
-    small.thumbnail((2 * height, height))
-    return f'<img src="{_data_url(small, "JPEG")}" alt="" height="{height}">'
-
-
-def download_link(content: bytes, name: str, text: str) -> str:
-    """A link that saves a CSV file, which is part of the page, so that no file is left on the server."""
-    data = base64.b64encode(content).decode()
-    return f'<a class="download" download="{escape(name)}" href="data:text/csv;base64,{data}">{escape(text)}</a>'
+    small.thumbnail(THUMBNAIL_SIZE)
+    return _data_url(small, "JPEG")
 
 
 def _banner(kind: str, title: str, sentence: str, *remarks: str) -> str:

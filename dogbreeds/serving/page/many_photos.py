@@ -1,49 +1,31 @@
-"""The tab "Many photos": a table with one row for each uploaded file, answered a few at a time."""
+"""The tab "Many photos": a card for each uploaded file, answered a few at a time."""
 
-import io
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from dogbreeds.answers import Answer
 from dogbreeds.images import BadImage
 from dogbreeds.photos import batches, read_photos
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import breed_list, cards
+from dogbreeds.serving.page import breed_list, cards, review
 from dogbreeds.serving.page.components import BreedsInput, PhotoFiles, PhotoFolder, texts_of
 from dogbreeds.serving.page.one_photo import ALL_MODELS
-from dogbreeds.serving.page.texts import ENGLISH, Texts
+from dogbreeds.serving.page.review import Review, Row
+from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import answer_columns, columns, write_csv
 from dogbreeds.serving.uploads import delete_copy, open_copy
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
 BATCH_SIZE = 8
 """Photos that are answered between two updates of the page."""
-NUM_BREEDS = 3
-"""Breeds that a row of the CSV file names."""
+SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".avif")
+"""Endings of photos that the browser shows by itself; of others it gets a small picture."""
 MAX_CONCURRENT = 2
 """People whose many photos are answered at the same time; the others wait."""
-TABLE_SECONDS = 1.0
-"""How often the table is drawn again while it grows."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """The result for one file."""
-
-    file: str
-    """Its own name, without the folder, which browsers don't tell."""
-    thumbnail: str
-    """An `<img>`, or nothing where the file could not be read."""
-    result: Answer | BadImage
-    """The answer, or why there is none."""
 
 
 def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput, text: gr.I18n) -> None:
@@ -68,16 +50,8 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput,
                 stop = gr.Button(text("stop"), variant="stop", visible=False, elem_id="stop")
         gr.HTML(text("too_many_html"), elem_id="too-many")
         status = gr.HTML(text("waiting_many_html"), elem_id="status")
-        download = gr.HTML("", elem_id="download")
-        table = gr.Dataframe(
-            label=text("table"),
-            interactive=False,
-            visible=False,
-            show_search="filter",
-            wrap=True,
-            max_height=640,
-            elem_id="table",
-        )
+        gr.HTML(text("review_html"), elem_id="review")
+        answers = Review()
 
     def show_many(
         files: list[tuple[str, Path]], model: str, only_breeds: list[str], request: gr.Request
@@ -99,7 +73,7 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput,
         source.upload(
             show_many,
             [source, model, only_breeds],
-            [files, folder, stop, status, download, table],
+            [files, folder, stop, status, answers],
             api_visibility="private",
             concurrency_limit=MAX_CONCURRENT,
             concurrency_id="many",
@@ -125,62 +99,27 @@ def _updates(
     if problem:
         for _, path in files:
             delete_copy(path)
-        yield *_ready(), cards.problem(problem, texts), "", gr.update(visible=False)
+        yield *_ready(), cards.problem(problem, texts), ""
         return
     predictor = models.predictors[name].only(only_breeds)
     rows: list[Row] = []
-    drawn_at = 0.0
+    lines = review.begin(name)
     running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
-    yield *running, cards.progress(0, len(files), texts), "", gr.skip()
+    yield *running, cards.progress(0, len(files), texts), lines
     for batch in answer_many(predictor, files):
         rows += batch
+        lines += review.lines(batch, texts)
         if is_stopped():
             break
-        table = gr.skip()
-        if time.monotonic() - drawn_at > TABLE_SECONDS:
-            table, drawn_at = _table(rows, name, texts), time.monotonic()
-        yield *running, cards.progress(len(rows), len(files), texts), "", table
+        yield *running, cards.progress(len(rows), len(files), texts), lines
     sentence = texts.done if len(rows) == len(files) else texts.stopped
-    yield *_ready(), *_finished(rows, sentence, texts), _table(rows, name, texts)
+    num_unreadable = sum(isinstance(row.result, BadImage) for row in rows)
+    yield *_ready(), cards.waiting(sentence.format(len(rows), num_unreadable)), lines + review.END
 
 
 def _ready() -> tuple[Any, Any, Any]:
     """Both inputs accept files, and there is nothing to stop."""
     return gr.update(value=None, interactive=True), gr.update(interactive=True), gr.update(visible=False)
-
-
-def _finished(rows: Sequence[Row], sentence: str, texts: Texts) -> tuple[str, str]:
-    """The status and the download when no more rows come."""
-    status = cards.waiting(sentence.format(len(rows), sum(isinstance(row.result, BadImage) for row in rows)))
-    return status, cards.download_link(to_csv(rows), "breeds.csv", texts.download) if rows else ""
-
-
-def _table(rows: Sequence[Row], model: str, texts: Texts) -> Any:
-    """The rows so far, for the page's table."""
-    return gr.Dataframe(
-        [[row.thumbnail, *_answer_cells(row, texts), row.file] for row in rows],
-        label=f"{texts.table} ({model})",
-        headers=[texts.thumbnail, texts.breed, texts.verdict, texts.probability, texts.file],
-        datatype=["html", "str", "str", "number", "str"],
-        column_widths=[140, 200, 240, 130, 340],
-        visible=True,
-    )
-
-
-def _answer_cells(row: Row, texts: Texts) -> tuple[str, str, float | None]:
-    """Breed, kind of answer and probability; where there is no answer, why."""
-    result = row.result
-    if isinstance(result, BadImage):
-        return "", texts.problem(result), None
-    if result.verdict == "not_a_dog":
-        return "", texts.not_a_dog, None
-    if result.verdict == "unknown_breed":
-        names = ", ".join(texts.name(candidate.breed) for candidate in result.candidates)
-        return "", f"{texts.unknown_breed}. {texts.resembles.format(names)}", None
-    kind = texts.confident if result.verdict == "confident" else texts.unsure
-    group = f" ({texts.group(result.group)})" if result.group else ""
-    best = result.breeds[0]
-    return texts.name(best.breed), kind + group, round(best.probability, 2)
 
 
 def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iterator[list[Row]]:
@@ -192,14 +131,15 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
     """
 
     def open_photo(file: tuple[str, Path]) -> tuple[str, Image.Image]:
-        photo = open_copy(file[1])
-        return cards.thumbnail(photo), photo
+        name, path = file
+        photo = open_copy(path)
+        return "" if name.lower().endswith(SHOWN_BY_BROWSERS) else cards.thumbnail(photo), photo
 
     try:
         opened = zip(files, read_photos(files, open_photo, num_ahead=2 * BATCH_SIZE), strict=True)
         for batch in batches(opened, BATCH_SIZE):
             photos = [("", photo) if isinstance(photo, BadImage) else photo for _, photo in batch]
-            results = predictor.answer_images([photo for _, photo in photos], top_k=NUM_BREEDS)
+            results = predictor.answer_images([photo for _, photo in photos], top_k=review.NUM_BREEDS)
             yield [
                 Row(name, thumbnail, result)
                 for ((name, _), _), (thumbnail, _), result in zip(batch, photos, results, strict=True)
@@ -207,17 +147,3 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
     finally:
         for _, path in files:
             delete_copy(path)
-
-
-def to_csv(rows: Sequence[Row]) -> bytes:
-    """The rows as a CSV file that no spreadsheet runs as a formula, in UTF-8 with a byte order mark for Excel."""
-    text = io.StringIO(newline="")
-    write_csv(text, (_csv_cells(row) for row in rows), ["file", *columns(NUM_BREEDS)[1:]])
-    return text.getvalue().encode("utf-8-sig", "backslashreplace")
-
-
-def _csv_cells(row: Row) -> dict[str, str | float]:
-    cells = answer_columns(row.result)
-    if isinstance(row.result, BadImage):
-        cells["error"] = ENGLISH.problem(row.result)
-    return {"file": row.file, **cells}

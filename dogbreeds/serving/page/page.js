@@ -1,14 +1,11 @@
-// What gradio 6.31.0 lacks for people who use a screen reader or have no mouse: answers are announced when they come, the
-// table's filter has a name, and the models are one group for the arrow keys. Parts of the page appear when a tab is
-// opened, so this runs again after each change. And what is told before it is too late: that there are too many files,
-// and that photos are still being answered.
+// What gradio 6.31.0 lacks for people who use a screen reader or have no mouse: answers are announced when they come, and
+// the models are one group for the arrow keys. Parts of the page appear when a tab is opened, so this runs again after
+// each change. And what is told before it is too late: that there are too many files, and that photos are still being
+// answered.
 () => {
-  const french = (navigator.language || "").toLowerCase().startsWith("fr");
   const mend = () => {
     document.querySelectorAll("#verdict, #status").forEach((region) => region.setAttribute("role", "status"));
     document.querySelectorAll("#too-many").forEach((region) => region.setAttribute("role", "alert"));
-    document.querySelectorAll("#table input.search-input").forEach((input) =>
-      input.setAttribute("aria-label", french ? "Filtrer le tableau" : "Filter the table"));
     document.querySelectorAll("#program pre").forEach((code) => { code.tabIndex = 0; });
     document.querySelectorAll("#model input").forEach((input) => { input.name = "model"; });
   };

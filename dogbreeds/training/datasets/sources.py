@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -91,8 +91,8 @@ def read_dataset(data: str) -> dict[str, Photos]:
     Args:
         data: A folder (of Parquet files; with a sub-folder for each breed, or with train/, validation/ and test/ that
             hold them; or Stanford's extracted Images/ and lists/); an fsspec address of a folder with such sub-folders;
-            a text or Parquet file of paths (`dogbreeds.photo_paths`), where a photo's folder or the column "label" is
-            its breed; else the id of a data set on the Hugging Face Hub.
+            a text, CSV or Parquet file of paths (`dogbreeds.photo_paths`), where a photo's folder or the column "label"
+            is its breed; else the id of a data set on the Hugging Face Hub.
 
     Returns:
         The splits of the data: of "train", "validation" and "test" those that it has; data without splits is "train".
@@ -186,17 +186,11 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _read_paths(data: str) -> dict[str, _Labelled]:
-    """Read a folder at an address, or a list; a path that a list has twice counts once."""
+    """Read a folder at an address, or a list."""
     with open_paths(data) as photos:
         if not photos.is_list:
             return _read_listed_folders(photos)
-        labels = photos.labels() if photos.labels else (PurePosixPath(path).parent.name for path in photos)
-        breed_of: dict[str, str] = {}
-        for path, label in zip(photos, labels, strict=True):
-            if breed_of.setdefault(path, label) != label:
-                raise UserError(f"{data!r} gives {path!r} two labels, {breed_of[path]!r} and {label!r}: keep one")
-        if unlabelled := next((path for path, label in breed_of.items() if not label), None):
-            raise UserError(f'{unlabelled!r} in {data!r} is in no folder: name its breed in a column "label"')
+        breed_of = photos.labelled()
         places = [photos.place(path) for path in breed_of]
     return {"train": _Labelled(list(breed_of), places, list(breed_of.values()))}
 
