@@ -615,7 +615,8 @@ def downloaded(page, link="a.download >> nth=0") -> list[dict[str, str]]:
 
 def shown(page, part: str, section: str = "") -> list[str]:
     """What a part of each card says that is shown, perhaps of one section alone."""
-    return [each.inner_text() for each in page.locator(f"#review section{section} li:visible .{part}").all()]
+    cards = page.locator(f"#review section{section} li:visible .{part}")
+    return cards.all_text_contents()  # also of those that are out of sight
 
 
 def review_many(page, french: bool, files: list[Path]) -> None:

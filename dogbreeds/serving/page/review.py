@@ -101,7 +101,7 @@ def in_words(row: Row, texts: Texts) -> tuple[str, str]:
         return "", texts.resembles.format(", ".join(texts.name(candidate.breed) for candidate in result.candidates))
     best = result.breeds[0]
     group = f" ({texts.group(result.group)})" if result.group else ""
-    return texts.name(best.breed), texts.percent(best.probability) + group
+    return texts.name(best.breed), texts.percent(min(best.probability, 0.99)) + group  # none is certain
 
 
 def _record(row: Row) -> str:
