@@ -11,6 +11,7 @@ import dogbreeds
 from dogbreeds.training.models.registry import ARCHITECTURES
 
 
+@pytest.mark.slow
 def test_the_readmes_example_runs(tmp_path, monkeypatch, capsys):
     """With two of the model's twelve layers: the export of all takes most of the time."""
     shallow = ARCHITECTURES["vit_tiny"](image_size=224)

@@ -81,6 +81,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(program, module, tmp_path
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_a_compiled_module_makes_another_error_is_one_line(photo, tmp_path):
     pressed = (
         "import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)\n"

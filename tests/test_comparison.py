@@ -544,6 +544,7 @@ def test_every_picture_is_in_the_page_and_described(report):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.slow
 def test_the_report_in_a_browser(browser, report, width):
     page = browser.new_page(viewport={"width": width, "height": 900})
     problems, requests = [], []

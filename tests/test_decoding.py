@@ -180,6 +180,7 @@ def test_a_process_knows_no_secret_of_the_server(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.slow
 def test_the_copy_of_a_large_photo_is_what_the_models_see_of_the_photo(mode, tmp_path):
     decoder = Decoder(JPEG_SIDE, num_processes=1)
     content = coded(make_photo(2, 1, (4200, 3100)).convert(mode), "JPEG")

@@ -201,6 +201,7 @@ def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_pa
 
 
 @pytest.mark.parametrize("name", each(SMALL))
+@pytest.mark.slow
 def test_each_checkpoint_goes_the_whole_way(name, photo_folder, tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     architecture = SMALL[name]
@@ -213,6 +214,7 @@ def test_each_checkpoint_goes_the_whole_way(name, photo_folder, tmp_path, capsys
     assert assert_whole_way(options, photo_folder, tmp_path, capsys).predict(make_photo(1, 1)).heat_map is not None
 
 
+@pytest.mark.slow
 def test_a_network_that_no_heat_map_fits_is_served_without(photo_folder, tmp_path, capsys):
     architecture = ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], num_labels=7)
     AutoModelForImageClassification.from_config(architecture).save_pretrained(tmp_path / "convnext")
@@ -281,6 +283,7 @@ def test_networks_have_as_many_numbers_as_they_are_said_to(name, image_size, num
         assert num_numbers(AutoModelForImageClassification.from_config(architecture)) == num
 
 
+@pytest.mark.slow
 def test_timms_own_files_are_a_checkpoint(photo_folder, tmp_path, tiny_runs_onnx, features_by_torch):
     """As its repositories on the Hub have them: names without a prefix, mean and deviation in config.json.
 

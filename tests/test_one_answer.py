@@ -211,6 +211,7 @@ def test_a_photo_has_one_answer_in_every_way(photos, tiny_run, tmp_path):
 @pytest.mark.parametrize(
     "view", [Preprocessing(260), pytest.param(Preprocessing(224), marks=pytest.mark.slow), Preprocessing(32, "squash")]
 )
+@pytest.mark.slow
 def test_how_a_photo_was_opened_changes_no_pixel(view, photos, tmp_path):
     for path in photos[::3]:
         seen = view(open_image(path, at_least=view.decoded_side))

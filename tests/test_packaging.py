@@ -127,6 +127,7 @@ def run(installed: Path, folder: Path, *command: object) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow
 def test_everything_but_stubs_is_installed(installed):
     def files(folder: Path) -> set[str]:
         found = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
@@ -136,6 +137,7 @@ def test_everything_but_stubs_is_installed(installed):
     assert files(installed / "dogbreeds") == wanted
 
 
+@pytest.mark.slow
 def test_the_installed_package_answers_from_any_folder(installed, tmp_path):
     make_photo(0, 0).save(tmp_path / "photo.png")
     where = run(installed, tmp_path, "-c", "import dogbreeds; print(dogbreeds.__file__)")
@@ -145,6 +147,7 @@ def test_the_installed_package_answers_from_any_folder(installed, tmp_path):
         assert answer.returncode == 0 and answer.stdout.startswith("photo.png: "), answer.stderr
 
 
+@pytest.mark.slow
 def test_a_space_can_be_published_from_a_clone_only(installed, tmp_path):
     done = run(
         installed, tmp_path, "-m", "dogbreeds", "publish", "space", "--repo-id", "me/space", "--dry-run", "space"

@@ -150,6 +150,7 @@ def test_the_heat_map_lies_over_the_photo_and_can_be_taken_away(page, tmp_path):
 
 
 @pytest.mark.parametrize("language", ["en", "fr"])
+@pytest.mark.slow
 def test_each_language_and_width_answers_and_can_be_used_by_everyone(either_page, language, tmp_path):
     page, french = either_page, language == "fr"
     assert page.locator("html").get_attribute("lang") == language
@@ -169,6 +170,7 @@ def test_each_language_and_width_answers_and_can_be_used_by_everyone(either_page
     assert_accessible(page)
 
 
+@pytest.mark.slow
 def test_both_models_answer_side_by_side(either_page, language, tmp_path):
     page, french = either_page, language == "fr"
     make_photo(1, 5, (300, 260)).save(tmp_path / "dog.png")
@@ -290,6 +292,7 @@ def test_only_the_breeds_of_a_list_are_named(browser, server, tmp_path):
         assert "2 breeds" in page.inner_text("#verdict") and "Beagle" not in page.inner_text("#details")
 
 
+@pytest.mark.slow
 def test_a_list_of_breeds_that_the_chosen_model_does_not_know_is_told(page, tmp_path):
     make_photo(2, 77).save(tmp_path / "dog.png")
     page.get_by_role("button", name="Only these breeds").click()
@@ -300,6 +303,7 @@ def test_a_list_of_breeds_that_the_chosen_model_does_not_know_is_told(page, tmp_
     page.locator("#status").get_by_text("tiny does not know these breeds: Pug.").wait_for()
 
 
+@pytest.mark.slow
 def test_a_video_has_one_answer_and_shows_the_frame_that_decided(page, server, uploads, tmp_path):
     from gradio_client import Client, handle_file
 
@@ -331,6 +335,7 @@ def tab_to(page, selector) -> None:
     pytest.fail(f"the Tab key does not reach {selector}")
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_is_enough(page, tmp_path):
     make_photo(2, 7, (300, 260)).save(tmp_path / "dog.png")
     page.on("filechooser", lambda _: None)  # from now on the browser asks playwright, which it is slow to learn
@@ -421,7 +426,7 @@ def file_event(page, path, *, to: str, kind: str) -> None:
     ("kind", "to"),
     [
         ("paste", "body"),
-        ("drop", "#compare"),
+        pytest.param("drop", "#compare", marks=pytest.mark.slow),
         pytest.param("drop", ".choose", marks=pytest.mark.slow),
         pytest.param("drop", "h1", marks=pytest.mark.slow),
     ],
@@ -433,6 +438,7 @@ def test_a_photo_may_be_pasted_or_dropped_anywhere(page, tmp_path, kind, to):
     assert page.inner_text("#verdict .answer") == "Beagle"
 
 
+@pytest.mark.slow
 def test_photos_dropped_beside_the_box_of_many_are_answered(page, tmp_path):
     make_photo(2, 77).save(tmp_path / "dog.png")
     page.get_by_role("tab", name="Many photos").click()
@@ -516,6 +522,7 @@ def test_the_old_answer_goes_as_soon_as_a_photo_is_sent(page, tmp_path):
     assert page.inner_text("#verdict .answer") == "Chihuahua"
 
 
+@pytest.mark.slow
 def test_too_many_files_are_told_before_they_are_sent(either_page, language, tmp_path):
     page, sent = either_page, []
     page.on("request", lambda request: sent.append(request.url) if "upload" in request.url else None)
@@ -587,6 +594,7 @@ def test_a_link_to_the_page_shows_the_project(server):
         assert Image.open(io.BytesIO(reply.read())).size == (1200, 630)
 
 
+@pytest.mark.slow
 def test_many_photos_are_answered_by_the_model_that_is_chosen(page, tmp_path):
     make_photo(1, 1).save(tmp_path / "dog.png")
     page.get_by_role("button", name="ViT").click()
@@ -661,6 +669,7 @@ def test_many_photos_become_cards_to_sort_filter_and_download(either_page, uploa
     )
 
 
+@pytest.mark.slow
 def test_what_a_person_says_of_the_photos_is_data_for_evaluate_and_calibrate(page, tiny_run, tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -31,7 +31,7 @@ PARTS = {  # and the step: every n-th file is tried, where 5 comes to each orien
 }
 
 
-THOROUGH = ("colours", "depths", "facts", "upright and on its side")
+THOROUGH = ("colours", "depths", "facts", "flipped", "no photos", "shapes", "upright and on its side")
 
 
 @pytest.fixture(scope="module")

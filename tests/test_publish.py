@@ -72,6 +72,7 @@ def photo_in(folder: Path) -> Path:
     return folder / "photo.png"
 
 
+@pytest.mark.slow
 def test_a_run_is_pushed_and_answers_from_the_hub(hub, tiny_run, tmp_path):
     settings = {"home": tmp_path / "home", "endpoint": hub.address}
     pushed = dogbreeds("publish", "model", tiny_run, "--repo-id", "me/there-and-back", **settings)

@@ -105,6 +105,7 @@ def test_the_verdict_follows_the_calibration(predictor):
 
 
 @pytest.mark.parametrize("name", ["vit_nano", pytest.param("resnet_nano", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_heat_maps_are_what_they_are_said_to_be(name, checkpoints, tmp_path):
     torch.manual_seed(0)
     model = build_model(ModelOptions(model=str(checkpoints / name)), 32, ("a", "b", "c")).eval()

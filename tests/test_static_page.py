@@ -252,6 +252,7 @@ def headline_of(prediction, texts):
 @pytest.mark.parametrize(
     ("language", "width", "scheme"), [("en", 1280, "light"), pytest.param("fr", 390, "dark", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_page_answers_in_airplane_mode_and_sends_nothing(
     browser, published, tiny_run, tmp_path, language, width, scheme
 ):
@@ -285,6 +286,7 @@ def test_the_page_answers_in_airplane_mode_and_sends_nothing(
     context.close()
 
 
+@pytest.mark.slow
 def test_the_page_can_be_installed_and_switches_its_language(browser, published):
     context = browser.new_context(locale="en-US")
     with served(published) as (address, _):
@@ -299,6 +301,7 @@ def test_the_page_can_be_installed_and_switches_its_language(browser, published)
     context.close()
 
 
+@pytest.mark.slow
 def test_what_is_no_photo_gets_a_sentence_and_the_next_photo_an_answer(browser, published, tmp_path):
     bad = {"empty": b"", "not_a_photo": b"a text", "cut": (ROOT / "dogbreeds/serving/page/icon.svg").read_bytes()[:100]}
     context = browser.new_context()
@@ -316,6 +319,7 @@ def test_what_is_no_photo_gets_a_sentence_and_the_next_photo_an_answer(browser, 
     context.close()
 
 
+@pytest.mark.slow
 def test_a_browser_without_simd_and_a_model_cut_short_get_a_sentence(browser, published, tmp_path):
     cut = shutil.copytree(published, tmp_path / "cut")
     (model,) = cut.glob("*.onnx")
@@ -364,6 +368,7 @@ def test_a_new_version_replaces_what_is_kept(browser, published, tmp_path):
     context.close()
 
 
+@pytest.mark.slow
 def test_it_is_pushed_as_a_static_space(tiny_run, archive, published, tmp_path, monkeypatch):
     # The Hub puts a page of its own into a new static Space.
     monkeypatch.setattr(stand_in_hub, "FIRST", {"index.html": b"hello", "style.css": b""})

@@ -229,6 +229,7 @@ def test_a_cell_is_the_run_that_the_training_script_makes(studied, tmp_path):
     assert np.allclose(found[0].probabilities, found[1].probabilities, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on(studied, places, tmp_path, monkeypatch, capsys):
     file = copy_of(studied, tmp_path, places)
     plan = read_plan(file)

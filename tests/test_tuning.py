@@ -50,6 +50,7 @@ class Prune(optuna.pruners.BasePruner):
         return trial.number in self.numbers
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_and_its_best_trial_is_what_training_gives(
     photo_folder, tmp_path, monkeypatch, capsys, tiny_runs_onnx
 ):

@@ -89,6 +89,7 @@ def test_it_is_fitted_on_training_photos_alone_and_a_function_of_the_seed(tmp_pa
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_training_and_answers_see_the_same(photo_folder, checkpoints, tmp_path, steps, features_by_torch):
     """The predictions that training wrote are those of the run folder, whatever the steps; and other steps matter."""
     if "freeze_backbone" in steps:
