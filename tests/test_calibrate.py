@@ -274,6 +274,7 @@ def test_predict_answers_after_it(calibrated, tmp_path):
     assert dog["breeds"][0]["breed"] == "Shih-Tzu"
 
 
+@pytest.mark.slow
 def test_training_fits_it_on_other_photos(photo_folder, own_photos, tmp_path):
     from dogbreeds.training.train import train
 

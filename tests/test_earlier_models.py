@@ -185,6 +185,7 @@ def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Pr
 
 
 @pytest.mark.parametrize("name", each(name for name in ARCHITECTURES if not name.endswith("_nano")))
+@pytest.mark.slow
 def test_each_network_from_nothing_goes_the_whole_way(name, photo_folder, tmp_path, capsys, monkeypatch):
     if name in NARROWER:
         narrow = ARCHITECTURES[name](image_size=32)

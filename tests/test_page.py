@@ -541,6 +541,7 @@ def test_too_many_files_are_told_before_they_are_sent(either_page, language, tmp
     assert not page.locator("#too-many").is_visible()
 
 
+@pytest.mark.slow
 def test_a_phone_has_the_camera_first_and_targets_for_a_finger(browser, server):
     context = browser.new_context(
         locale="fr-FR", viewport=VIEWPORTS["fr"], has_touch=True, is_mobile=True, device_scale_factor=1
@@ -563,6 +564,7 @@ def test_a_phone_has_the_camera_first_and_targets_for_a_finger(browser, server):
     context.close()
 
 
+@pytest.mark.slow
 def test_the_language_is_chosen_remembered_and_holds_for_answers(browser, server, tmp_path):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     context = browser.new_context(locale="en-US")
@@ -762,6 +764,7 @@ def test_people_who_ask_at_the_same_time_get_their_own_answers(server, tmp_path)
     assert "incomplete" in broken.result()["error"] and broken.result()["verdict"] is None
 
 
+@pytest.mark.slow
 def test_programs_get_typed_answers_as_the_page_shows_them(browser, server, language, tmp_path):
     with opened(browser, server, language) as page:
         page.get_by_text("S'en servir depuis un programme" if language == "fr" else "Use it from a program").click()

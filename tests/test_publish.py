@@ -289,6 +289,7 @@ def one_line(done: subprocess.CompletedProcess) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_network_one_line_says_so(tiny_run, tmp_path):
     asked = dogbreeds("predict", "photo.png", "--run-dir", "me/run", home=tmp_path, endpoint=CLOSED)
     assert "'me/run' is neither a folder here nor in the local cache, and the Hugging Face Hub can't" in one_line(asked)

@@ -148,6 +148,7 @@ def test_a_product_that_keeps_its_result_is_8_bit(tmp_path):
     assert stay_float32 == [] and all(0 < error < 0.03 for error in errors)
 
 
+@pytest.mark.slow
 def test_a_cnn_is_8_bit_up_to_its_features(tmp_path):
     shipped = RunFolder.open(run_folder.PRETRAINED / "mobilenet_v2")
     pixels = np.stack([shipped.preprocessing(make_photo(label, 50 + label)) for label in range(4)])

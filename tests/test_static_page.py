@@ -388,6 +388,7 @@ def test_it_is_pushed_as_a_static_space(tiny_run, archive, published, tmp_path, 
     }.items() >= SEVERAL_THREADS.items()
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_folder_or_says_in_a_line_why_not(tiny_run, archive, tmp_path, monkeypatch, capsys):
     publish = ("publish", "static", "--model", tiny_run)
     status, _, told = run_cli(monkeypatch, capsys, *publish)

@@ -132,6 +132,7 @@ def stored(studied: Path, recipe: str, images: int, split: str) -> list[tuple[np
     return found
 
 
+@pytest.mark.slow
 def test_the_tables_can_be_computed_again_from_the_predictions(studied):
     report = studied / "study" / "report"
     text, rows = (report / "study.md").read_text(), rows_of(report / "figures.csv")

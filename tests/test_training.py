@@ -227,6 +227,7 @@ def test_a_frozen_backbone_stays_as_it_was(photo_folder, checkpoints, tmp_path, 
         assert run.inputs.head_only == (augment == "auto")
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_whole_model(photo_folder, checkpoints, tmp_path):
     model = str(checkpoints / "resnet_nano")
     run = set_up(tiny_config(photo_folder, tmp_path / "run", model=model, freeze_backbone=True))

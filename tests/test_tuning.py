@@ -103,6 +103,7 @@ def test_the_first_trial_has_the_options_as_they_were_given_and_all_are_in_range
             assert tuning.SPACES["from scratch"][name].low <= value <= tuning.SPACES["from scratch"][name].high
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifier_tuned(
     photo_folder, tiny_run, tmp_path, monkeypatch, tiny_runs_onnx, features_by_torch
 ):
@@ -137,6 +138,7 @@ def test_the_first_trial_of_a_plain_cnn_is_as_given_whatever_the_ranges(photo_fo
     assert "weight_decay" not in best and best["conv_dropout"] in (0.2, second.params["conv_dropout"])
 
 
+@pytest.mark.slow
 def test_pruned_trials_and_those_that_learn_nothing_count(photo_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tuning, "pruner", lambda: Prune(1))
     config = tiny_config(photo_folder, tmp_path / "tiny")
