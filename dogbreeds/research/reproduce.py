@@ -1,5 +1,6 @@
 """A report of `compare`, computed again: does each of its values come out as it was?"""
 
+import inspect
 import json
 import math
 from collections.abc import Iterator
@@ -58,10 +59,10 @@ def reproduce(report: Path, *, progress: bool = True) -> Reproduction:
     try:
         options = {**then["arguments"]}
         run_dirs = [Path(run) for run in options.pop("run_dirs")]
-        comparison = compare(run_dirs, **options, progress=progress)
-    except (KeyError, TypeError, AttributeError):
+        inspect.signature(compare).bind(run_dirs, **options)
+    except (KeyError, TypeError):
         raise UserError(f"{str(report)!r} does not say how it was made: make it anew with `compare`") from None
-    now = json.loads(json.dumps(comparison.to_dict()))
+    now = json.loads(json.dumps(compare(run_dirs, **options, progress=progress).to_dict()))
     pairs = list(_pairs(then, now, ""))
     different = [Change(*each) for each in pairs if not _is_same(*each[1:])]
     surroundings = [each for each in different if each.place.split(".")[0] in SURROUNDINGS]
