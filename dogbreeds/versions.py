@@ -28,7 +28,9 @@ def _of_this_code() -> str:
     A folder above may be the checkout of another project, so it is not asked.
     """
     if (_CHECKOUT / ".git").exists():
-        command = ["git", "-C", str(_CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        # Without a lock, since this only reads: another git may be at work, and nothing is written there.
+        command = ["git", "--no-optional-locks", "-C", str(_CHECKOUT), "describe"]
+        command += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
         try:
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):  # no git, or it refuses a folder of somebody else
