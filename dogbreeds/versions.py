@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,14 +29,16 @@ def _of_this_code() -> str:
     A folder above may be the checkout of another project, so it is not asked.
     """
     if (_CHECKOUT / ".git").exists():
-        # Without a lock, since this only reads: another git may be at work, and nothing is written there.
-        command = ["git", "--no-optional-locks", "-C", str(_CHECKOUT), "describe"]
-        command += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-        except (OSError, subprocess.SubprocessError):  # no git, or it refuses a folder of somebody else
-            pass
+        with suppress(OSError, subprocess.SubprocessError):  # no git, or it refuses a folder of somebody else
+            is_changed = _git("status", "--porcelain", "--untracked-files=no")
+            return _git("rev-parse", "--short=12", "HEAD") + ("-dirty" if is_changed else "")
     try:
         return version("dogbreeds")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    """What it prints. It takes no lock, since nothing is to be written into the checkout."""
+    command = ["git", "--no-optional-locks", "-C", str(_CHECKOUT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
