@@ -18,9 +18,8 @@ def versions(*packages: str) -> dict[str, str]:
     Raises:
         PackageNotFoundError: One is not installed.
     """
-    return {"dogbreeds": _of_this_code(), "python": platform.python_version()} | {
-        name: version(name) for name in packages
-    }
+    ours = {"dogbreeds": _of_this_code(), "python": platform.python_version()}
+    return ours | {name: version(name) for name in packages}
 
 
 def _of_this_code() -> str:
