@@ -10,6 +10,7 @@ from conftest import drawings_beside, run_cli
 from PIL import Image
 
 from dogbreeds.errors import UserError
+from dogbreeds.machine import num_cores
 from dogbreeds.run_folder import PRETRAINED
 from dogbreeds.serving import dog_detector
 from dogbreeds.serving.every_dog import predict_every_dog
@@ -101,6 +102,12 @@ def test_a_photo_of_any_shape_is_looked_at_in_the_same_memory(size):
     photo = Image.new("RGB", size, "gray")
     assert dog_detector.dog_detector().find(photo) == []
     assert dog_detector._pixels(photo)[0, 0].size <= 1.1 * dog_detector.NUM_PIXELS
+
+
+def test_all_who_use_as_many_cores_share_a_detector():
+    shared = dog_detector.dog_detector()
+    assert dog_detector.dog_detector(None) is dog_detector.dog_detector(num_cores()) is shared
+    assert dog_detector.dog_detector(num_cores() + 1) is not shared
 
 
 def test_a_photo_is_searched_once_while_it_is_open(two_dogs, monkeypatch):

@@ -97,10 +97,12 @@ class DogDetector:
         return sorted(found, key=lambda each: each.box[0] + each.box[2])
 
 
-@cache
 def dog_detector(num_threads: int | None = None) -> DogDetector:
     """The one detector of this process that uses so many cores for a photo; by default all that the process may use."""
-    return DogDetector(num_threads or num_cores())
+    return _detector(num_threads or num_cores())
+
+
+_detector = cache(DogDetector)
 
 
 def likeliest_dog(photo: Image.Image, num_threads: int | None = None) -> Box | None:

@@ -12,7 +12,8 @@ from dogbreeds.addresses import Address, Place, place
 from dogbreeds.breeds import all_breeds, label_name
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.hub import announce
-from dogbreeds.photo_paths import LISTS, PhotoPaths, is_left_out, open_paths
+from dogbreeds.photo_paths import PhotoPaths, is_left_out, open_paths
+from dogbreeds.photos import is_list
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -129,7 +130,7 @@ def check_is_there(data: str) -> None:
         UserError: There is no such folder or list, and the name is none of a data set on the Hugging Face Hub.
     """
     where = place(data)
-    if isinstance(where, Address) or where.is_dir() or (where.suffix.lower() in LISTS and where.is_file()):
+    if isinstance(where, Address) or where.is_dir() or is_list(where):
         return
     if where.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", data):
         raise UserError(f"there is no data folder {data!r}: check --data")
