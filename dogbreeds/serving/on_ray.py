@@ -35,7 +35,7 @@ BATCH_SIZE = 8
 TASK_SIZE = 64
 """Photos of one task, but for the first of each actor, so that answers come soon. Its rows come back together; what Ray
 does for a task takes a few milliseconds."""
-FIRST_ROUND_SIZE, MAX_ROUND_SIZE = 6_400, 204_800
+FIRST_ROUND_SIZE, MAX_ROUND_SIZE = 12_800, 204_800
 """Photos that Ray is given at a time: each round has twice as many as the one before. The first answers do not wait
 until the paths of many photos are with Ray, which takes 6 ms for each task; later, Ray starts its actors seldom. This
 process has the paths of one round in memory."""

@@ -46,7 +46,7 @@ class Run:
         total = sum(seconds.values())
         photos_per_second_in_steps = progress.num_photos / (total - seconds["evaluation"] - seconds["saving"])
         record: dict[str, Any] = {
-            "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
+            "seconds": {phase: round(value, 6) for phase, value in seconds.items()},
             "photos_per_second": progress.num_photos / total,
             "photos_per_second_in_steps": photos_per_second_in_steps,
             "bottleneck": bottleneck(seconds),
