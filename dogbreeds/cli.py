@@ -48,6 +48,7 @@ def main() -> None:
             robustness,
             table,
             probe,
+            layers,
             study,
             doctor,
             export,
@@ -552,6 +553,42 @@ def probe(
     if output:
         found.write(output)
     print(found, end="")
+
+
+def layers(
+    models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL [MODEL ...]")]],
+    photos: Path,
+    output: Path | None = None,
+    num_photos: int = 512,
+    image_size: int = 224,
+) -> int:
+    """Say which layers of networks are alike (CKA), and how far the attention heads of a ViT look.
+
+    All networks see the same photos, whose labels are not needed. The exit status is 1 if a photo could not be read.
+
+    Args:
+        models: Networks: Hub ids, names of timm or of this project, folders, or run folders.
+        photos: A folder of photos and sub-folders, or a list of paths.
+        output: A folder to make: layers.md with its pictures, layers.csv and attention.csv with all figures.
+        num_photos: How many of the photos are drawn, in batches of 32.
+        image_size: Height and width of what the networks see, pixels.
+    """
+    if not models:
+        raise UserError("no model is named: python -m dogbreeds layers MODEL [MODEL ...] --photos FOLDER")
+    check_absent(output)
+    check_parent(output)
+    from dogbreeds.photos import photo_files
+
+    photo_files(photos)  # before the import of torch
+    from dogbreeds.research.layers import compare_layers
+
+    found = compare_layers(models, photos, num_photos=num_photos, image_size=image_size, progress=sys.stderr.isatty())
+    for file, why in found.unreadable:
+        print(f"left out {file}: {why}", file=sys.stderr)
+    if output:
+        found.save(output)
+    print(found, end="")
+    return int(bool(found.unreadable))
 
 
 def study(plan: Positional[Path], shard: str | None = None, report_only: bool = False) -> int:

@@ -191,6 +191,47 @@ def top1_by_severity(panels: Mapping[str, Mapping[str, Sequence[tuple[float, flo
     return png(figure)
 
 
+def layer_alignments(panels: Mapping[tuple[str, str], np.ndarray]) -> bytes:
+    """How alike the layers of each two networks are, the first layers at the lower left.
+
+    Args:
+        panels: By the names of two networks: the alignments of the layers of the first with those of the second, of
+            all pairs, in the order of the networks.
+    """
+    num = math.isqrt(len(panels))
+    figure = Figure(figsize=(2.6 * num + 0.9, 2.6 * num + 0.3), layout="constrained")
+    places = figure.subplots(num, num, squeeze=False)
+    for axes, ((one, other), values) in zip(places.ravel(), panels.items(), strict=True):
+        shown = axes.imshow(values, cmap="magma", vmin=0, vmax=1, origin="lower", aspect="auto")
+        axes.set_xlabel(_literal(other), fontsize=9)
+        axes.set_ylabel(_literal(one), fontsize=9)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_major_locator().set_params(integer=True)
+            axis.set_major_formatter(lambda value, _: f"{value + 1:g}")
+        axes.tick_params(labelsize=8)
+    figure.colorbar(shown, ax=places, shrink=0.6, label="centred kernel alignment")
+    return png(figure)
+
+
+def attention_distances(networks: Mapping[str, Sequence[Sequence[tuple[float, float, float]]]]) -> bytes:
+    """How far each head of each layer looks.
+
+    Args:
+        networks: By name, layer and head: the mean distance in pixels, and its interval.
+    """
+    figure, axes = _panel()
+    for index, (name, layers) in enumerate(networks.items()):
+        points = np.array([(layer, *head) for layer, heads in enumerate(layers, 1) for head in heads])
+        layer, mean, low, high = points.T
+        look = {**_look(index), "markersize": 4}
+        axes.errorbar(layer, mean, yerr=[mean - low, high - mean], linestyle="", label=_literal(name), **look)
+    axes.set_xlabel("layer; a point for each head")
+    axes.set_ylabel("mean attention distance, pixels")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(bottom=0)
+    return _with_legend(figure, axes)
+
+
 @dataclass(frozen=True)
 class Curve:
     """A line of `curves`."""

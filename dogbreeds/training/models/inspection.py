@@ -43,6 +43,12 @@ def layers_above(names: Iterable[str]) -> list[int]:
     return [0 if outside and depth == len(blocks) else len(blocks) + 1 - depth for outside, depth in found]
 
 
+def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The numbered layers of `layers_above`, by their names, in the order of the network."""
+    found = (_BLOCK.match(name) for name, _ in model.named_parameters())
+    return {block[0]: model.get_submodule(block[0]) for block in found if block}
+
+
 def flops_per_photo(model: PreTrainedModel, image_size: int) -> int:
     """Floating-point operations of one forward pass on one photo, a multiplication and an addition counted as two.
 
