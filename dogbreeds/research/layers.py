@@ -277,6 +277,6 @@ def mean_distance(attention: np.ndarray, image_size: int) -> np.ndarray:
     among_patches = attention[:, :, 1:, 1:]
     among_patches = among_patches / among_patches.sum(axis=-1, keepdims=True)
     side = math.isqrt(among_patches.shape[-1])
-    places = np.stack(np.mgrid[:side, :side], axis=-1).reshape(-1, 2) * (image_size / side)
+    places = np.indices((side, side)).reshape(2, -1).T * (image_size / side)
     distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
     return (among_patches * distances).sum(axis=-1).mean(axis=-1)
