@@ -104,11 +104,12 @@ def test_a_package_that_is_missing_is_named(program, tmp_path):
         (["index", ".", "--output", "breeds.parquet"], "pyarrow", "pip install pyarrow, or give a .csv"),
         (["doctor", "--data", "."], "scipy", "pip install -r requirements.txt"),
         (["evaluate", "--data", "."], "datasets", "pip install -r requirements.txt"),
+        (["publish", "static", "--dry-run", "site"], "onnx", "pip install onnx"),
     ],
 )
 def test_after_the_installation_for_the_page_others_say_what_they_need(arguments, module, remedy, photo):
     """Without the packages that dogbreeds/serving/requirements.txt does not bring."""
-    missing = ("pyarrow", "scipy", "sklearn", "torch", "datasets", "transformers", "accelerate", "evaluate")
+    missing = ("pyarrow", "scipy", "sklearn", "torch", "datasets", "transformers", "accelerate", "evaluate", "onnx")
     code = (
         "import sys; from importlib.machinery import PathFinder; found = PathFinder.find_spec\n"
         f"there = lambda name, *path: None if name.split('.')[0] in {missing} else found(name, *path)\n"

@@ -5,6 +5,7 @@ import shutil
 import sys
 from contextlib import AbstractContextManager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -115,9 +116,11 @@ def publish_static(
         The Space's address, or `dry_run`.
 
     Raises:
-        UserError: The run is damaged, or sees photos in a way that the page does not know; ONNX Runtime for browsers
-            can't be had; `dry_run` exists, or the Hub refuses; the message says what to do.
+        UserError: The run is damaged, or sees photos in a way that the page does not know; the package onnx or ONNX
+            Runtime for browsers can't be had; `dry_run` exists, or the Hub refuses; the message says what to do.
     """
+    if find_spec("onnx") is None:
+        raise UserError("publish static needs the package onnx: pip install onnx")
     from dogbreeds.serving.static_page.build import MARK, build
     from dogbreeds.serving.static_page.runtime import runtime
 
