@@ -21,13 +21,22 @@ _START = """() => new Promise((resolve, reject) => {
         if (data.failed) reject(new Error(data.failed));
     });
     window.ask = (id, file) => new Promise((answered) => {
-        worker.addEventListener("message", ({ data }) => { if (data.id === id) answered(data); });
+        const asked = performance.now();
+        let told = {};
+        worker.addEventListener("message", ({ data }) => {
+            if (data.id !== id) return;
+            told = { ...told, ...data, milliseconds: performance.now() - asked };
+            if (data.dogs || data.problem) answered(told);
+        });
         worker.postMessage({ id, file });
     });
 })"""
 _ASK = """async ([id, photo]) => {
-    const { prediction, problem } = await ask(id, new Blob([Uint8Array.from(atob(photo), (c) => c.charCodeAt(0))]));
-    return problem ? { problem } : { ...prediction, heatMap: Array.from(prediction.heatMap?.data ?? []) };
+    const file = new Blob([Uint8Array.from(atob(photo), (character) => character.charCodeAt(0))]);
+    const { prediction, dogs, problem, milliseconds } = await ask(id, file);
+    if (problem) return { problem };
+    const plain = (answer) => ({ ...answer, heatMap: Array.from(answer.heatMap?.data ?? []) });
+    return { ...plain(prediction), dogs: dogs.map(plain), withDogs: milliseconds };
 }"""
 
 
@@ -46,7 +55,10 @@ class BrowserPredictor:
         self._page, self._num_asked = page, 0
 
     def predict(self, photo: bytes) -> dict[str, Any]:
-        """The prediction of predictor.js, or the `problem`, for a photo's file."""
+        """The prediction of predictor.js, or the `problem`, for a photo's file.
+
+        With it come the `dogs`, as every_dog.js gives them, and the milliseconds until they were there, `withDogs`.
+        """
         self._num_asked += 1
         found: dict[str, Any] = self._page.evaluate(_ASK, [self._num_asked, base64.b64encode(photo).decode()])
         return found

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import stand_in_hub
 from axe_playwright_python.sync_playwright import Axe
-from conftest import ROOT, make_photo, run_cli, scene
+from conftest import ROOT, drawings_beside, make_photo, run_cli, scene
 from huggingface_hub import metadata_load
 from onnx import helper, numpy_helper
 from PIL import Image
@@ -21,12 +21,14 @@ from stand_in_hub import StandInHub, use_hub
 
 from dogbreeds.answers import answers
 from dogbreeds.errors import UserError
-from dogbreeds.images import open_image
+from dogbreeds.images import halved, open_image
 from dogbreeds.looks import Look, combined, next_box
 from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
-from dogbreeds.serving import heat_map
+from dogbreeds.serving import dog_detector, every_dog, heat_map
+from dogbreeds.serving.dog_detector import DogDetector, Found
 from dogbreeds.serving.page.head import PICTURES
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH
+from dogbreeds.serving.prediction import Prediction
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.publish import publish_static
 from dogbreeds.serving.static_page import runtime as npm
@@ -83,7 +85,7 @@ def modules(browser, tmp_path_factory):
         )
 
         def call(code, *arguments):
-            names = ["calibration", "looks", "answers", "heat_map", "view", "resize", "photos"]
+            names = ["calibration", "looks", "answers", "heat_map", "view", "photos", "dog_detector", "every_dog"]
             imports = ", ".join(f"import('./{name}.js')" for name in names)
             script = (
                 f"const [{', '.join(names)}] = await Promise.all([{imports}]); const given = unpacked(packed); {code}"
@@ -158,12 +160,13 @@ def random_look(rng, num_labels, box):
 
 def test_looks_verdicts_and_candidates_are_those_of_the_server(modules, default_run):
     rng, size = np.random.default_rng(0), (640, 480)
-    verdicts, num_boxes = set(), 0
+    verdicts, num_boxes, num_small_dogs = set(), 0, 0
     for num_looks in [1, 2, 3] * 10:
         looks = [random_look(rng, 120, (80.0, 0.0, 560.0, 480.0)) for _ in range(num_looks)]
         outputs = combined(looks)
         (expected,) = answers(outputs, default_run.calibration, default_run.labels)
-        box = next_box(looks, size, default_run.calibration)
+        dog = [None, (10.0, 20.0, 90.0, 70.0), (0.0, 0.0, 300.0, 200.0)][rng.integers(3)]
+        box = next_box(looks, size, default_run.calibration, lambda dog=dog: dog)
         given = [[look.box, look.logits, look.features, look.heat_map] for look in looks]
         found = modules(
             """
@@ -173,9 +176,11 @@ def test_looks_verdicts_and_candidates_are_those_of_the_server(modules, default_
             const probabilities = calibration.probabilities(outputs.logits, model.calibration);
             return {
               ...answers.answer(probabilities, calibration.verdict(outputs, model.calibration), model),
-              box: looks.nextBox(looked, { width: 640, height: 480 }, model.calibration, model.looks),
+              box: await looks.nextBox(
+                looked, { width: 640, height: 480 }, model.calibration, model.looks, async () => given[1]),
             };""",
             given,
+            dog,
         )
         assert (found["verdict"], found["group"]) == (expected.verdict, expected.group)
         for name in ("breeds", "candidates"):
@@ -186,7 +191,113 @@ def test_looks_verdicts_and_candidates_are_those_of_the_server(modules, default_
             assert found["box"] == pytest.approx(box, abs=1e-3)
         verdicts.add(expected.verdict)
         num_boxes += box is not None
-    assert len(verdicts) > 2 and 0 < num_boxes < 30
+        num_small_dogs += box is not None and box == dog
+    assert len(verdicts) > 2 and 0 < num_small_dogs < num_boxes < 30
+
+
+@pytest.mark.parametrize("size", [(300, 261), (1201, 1700), (90, 120), (1500, 40), (1, 1)])
+def test_the_dog_detector_sees_the_same_pixels(modules, default_run, size):
+    content = file_of(scene(4, size))
+    expected = dog_detector._pixels(open_image(content, at_least=default_run.preprocessing.decoded_side))
+    width, height, pixels = modules(
+        f"{OPENED} const seen = dog_detector.detectorView(photo, model.dog_detector);"
+        "return [seen.width, seen.height, await base64(seen.pixels)];",
+        content,
+    )
+    assert (height, width) == expected.shape[2:]
+    assert np.array_equal(from_browser(pixels, "<f4").reshape(expected.shape), expected)
+
+
+class RandomOutputs:
+    """In place of the detector's network: it finds something in so many cells of a photo of 448 x 448 pixels."""
+
+    def __init__(self, rng: np.random.Generator, num_found: int) -> None:
+        num = 56**2 + 28**2 + 14**2
+        self.scores, self.dog_scores = rng.uniform(0, 0.15, (2, 1, num)).astype(np.float32)
+        self.distances = rng.normal(0, 3, (1, num, 4, 11)).astype(np.float32)
+        found = rng.choice(num, num_found, replace=False)
+        self.scores[0, found], self.dog_scores[0, found] = rng.uniform(0.2, 1, (2, num_found))
+
+    def run(self, names, inputs):
+        assert inputs["pixel_values"].shape == (1, 3, 448, 448)
+        return [getattr(self, name) for name in names]
+
+
+def test_what_the_dog_detector_finds_becomes_the_same_dogs(modules, monkeypatch):
+    detector, photo, nums = DogDetector(num_threads=1), Image.new("RGB", (600, 600)), []
+    for num_found in (1, 3, 6, 12, 60):
+        outputs = RandomOutputs(np.random.default_rng(num_found), num_found)
+        monkeypatch.setattr(detector, "_session", outputs)
+        expected = detector._search(photo)
+        found, likeliest = modules(
+            """
+            const [scores, dogScores, distances] = given;
+            let num = 0;
+            const network = async () => { num += 1; return { scores, dogScores, distances }; };
+            const find = dog_detector.dogFinder(network, model.dog_detector);
+            const photo = { width: 600, height: 600, data: new Uint8Array(4 * 600 * 600) };
+            const found = await find(photo);
+            if (await find(photo) !== found || num !== 1) throw new Error("it searches a photo twice");
+            return [found, dog_detector.likeliestDog(found)];""",
+            outputs.scores[0],
+            outputs.dog_scores[0],
+            outputs.distances[0],
+        )
+        assert [each["isSure"] for each in found] == [each.is_sure for each in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one["box"] == pytest.approx(other.box, abs=1e-3)
+            assert one["score"] == pytest.approx(other.score)
+        best = max(expected, key=lambda each: each.score)
+        assert likeliest == pytest.approx(best.box, abs=1e-3)
+        nums.append(len(expected))
+    assert max(nums) == dog_detector.MAX_DOGS and len(set(nums)) > 1
+    assert modules("return dog_detector.likeliestDog([]);") is None
+
+
+def test_each_of_several_dogs_is_answered_as_a_photo_of_its_own(modules, default_run, monkeypatch):
+    photo, close_ups = scene(5, (700, 1300)), []
+    boxes = [
+        (0.0, 3.2, 90.7, 60.1),
+        (20.5, 0.0, 680.0, 1250.4),
+        (300.0, 900.0, 401.0, 990.0),
+        (500.5, 7.0, 600.0, 70.0),
+    ]
+    found = [Found(box, is_sure, 0.5) for box, is_sure in zip(boxes, [True, False, False, True], strict=True)]
+    regions = [(0.1 * number, 0.2, 0.9, 1.0) for number in range(5)]
+    verdicts = ["unsure", "not_a_dog", "confident", "not_a_dog", "unsure"]
+
+    def predict(photos):
+        close_ups.extend(halved(each, default_run.preprocessing.decoded_side) for each in photos[1:])
+        return [
+            Prediction(verdict, (), (), None, probabilities=np.zeros(0), heat_map=None, region=region, seconds=0.0)
+            for verdict, region in zip(verdicts, regions, strict=True)
+        ]
+
+    monkeypatch.setattr(DogDetector, "find", lambda *_: found)
+    expected = every_dog.predict_every_dog(photo, predict).dogs
+    code = """
+        const photo = await photos.openPhoto(given[0], { at_least: 1e6, max_pixels: 1e9 });
+        const seen = [], [boxes, areSure, verdicts, regions] = given.slice(1);
+        const predict = async (image) => {
+            seen.push(image);
+            return { verdict: verdicts[seen.length], region: regions[seen.length] };
+        };
+        const found = boxes.map((box, i) => ({ box, isSure: areSure[i] }));
+        const dogs = await every_dog.everyDog(photo, found, predict, model.photo.at_least);
+        const alone = await every_dog.everyDog(photo, found.slice(0, 1), predict, model.photo.at_least);
+        if (alone.length || seen.length !== boxes.length) throw new Error("one dog is no several");
+        const shown = seen.map(async ({ width, height, data }) => [width, height, await base64(data)]);
+        return [dogs, await Promise.all(shown)];"""
+    content = file_of(photo)
+    dogs, seen = modules(code, content, boxes, [each.is_sure for each in found], verdicts, regions)
+    assert [(dog["verdict"], dog["box"], dog["region"]) for dog in dogs] == [
+        (dog.prediction.verdict, pytest.approx(dog.box), pytest.approx(dog.prediction.region)) for dog in expected
+    ]
+    assert [dog["verdict"] for dog in dogs] == ["not_a_dog", "confident", "unsure"]
+    for (width, height, data), image in zip(seen, close_ups, strict=True):
+        assert (width, height) == image.size
+        pixels = from_browser(data, np.uint8).reshape(height, width, 4)
+        assert np.array_equal(pixels[..., :3], np.asarray(image)) and (pixels[..., 3] == 255).all()
 
 
 def test_a_heat_map_has_the_same_colours(modules):
@@ -255,19 +366,27 @@ def test_the_default_run_answers_as_on_a_server(browser, published_default, head
     photos = [(PICTURES / name).read_bytes() for name in ("white_dog.webp", "shaggy_dog.webp", "cat.webp")]
     if not headers:  # how a photo is cut has nothing to do with the threads
         photos += [file_of(scene(seed, size)) for seed, size in enumerate([(800, 300), (300, 800)])]
+    photos += [file_of(drawings_beside(*names)) for names in (("white_dog", "white_dog"), ("cat", "white_dog"))]
     predictor = Predictor()
     with served(published_default, headers) as (address, _):
         page = browser.new_page()
         in_browser = BrowserPredictor(page, address)
         assert page.evaluate("crossOriginIsolated") == bool(headers)
+        nums = set()
         for photo in photos:
             expected, found = predictor.predict(photo), in_browser.predict(photo)
-            assert found["verdict"] == expected.verdict
-            assert found["breeds"][0]["name"] == expected.breeds[0].breed
-            assert found["breeds"][0]["probability"] == pytest.approx(expected.breeds[0].probability, abs=0.02)
-            assert found["region"] == pytest.approx(expected.region, abs=0.01)
-            assert np.array(found["heatMap"]) == pytest.approx(expected.heat_map.ravel(), abs=0.05)
+            for dog, other in zip(found["dogs"], expected.dogs, strict=True):
+                assert dog["box"] == pytest.approx(other.box, abs=0.01)
+            pairs = zip([found, *found["dogs"]], [expected, *(dog.prediction for dog in expected.dogs)], strict=True)
+            for one, other in pairs:
+                assert one["verdict"] == other.verdict
+                assert one["breeds"][0]["name"] == other.breeds[0].breed
+                assert one["breeds"][0]["probability"] == pytest.approx(other.breeds[0].probability, abs=0.02)
+                assert one["region"] == pytest.approx(other.region, abs=0.01)
+                assert np.array(one["heatMap"]) == pytest.approx(other.heat_map.ravel(), abs=0.05)
+            nums.add(len(found["dogs"]))
         page.close()
+    assert nums == {0, 2}
 
 
 def opened(context, address):
@@ -285,6 +404,11 @@ def answer_to(page, photo):
     page.set_input_files(CHOOSE, photo)
     page.wait_for_selector("body[data-photo=answered], body[data-photo=failed]")
     return page.inner_text("#verdict" if page.get_attribute("body", "data-photo") == "answered" else "#problem")
+
+
+def assert_accessible(page, width):
+    assert not Axe().run(page).response["violations"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def headline_of(prediction, texts):
@@ -316,8 +440,7 @@ def test_the_page_answers_in_airplane_mode_and_sends_nothing(
         before = len(requests)
         assert expected in answer_to(page, photo)
         assert len(requests) == before, "the photo made a request"
-        assert not Axe().run(page).response["violations"]
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert_accessible(page, width)
     context.set_offline(True)  # and the server is gone
     page.reload()
     assert page.inner_text("h1") == texts.title
@@ -328,6 +451,58 @@ def test_the_page_answers_in_airplane_mode_and_sends_nothing(
     assert names <= {"", *(file.name for file in published.iterdir())}
     assert not page.problems
     context.close()
+
+
+@pytest.mark.parametrize(("language", "width", "scheme"), [("en", 390, "dark"), ("fr", 1280, "light")])
+@pytest.mark.slow
+def test_of_several_dogs_each_is_answered_when_it_is_chosen(
+    browser, published_default, tmp_path, language, width, scheme
+):
+    texts = {"en": ENGLISH, "fr": FRENCH}[language]
+    drawings_beside("white_dog", "white_dog").save(tmp_path / "two.png")
+    expected = [headline_of(dog.prediction, texts) for dog in Predictor().predict(tmp_path / "two.png").dogs]
+    context = browser.new_context(locale=language, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    with served(published_default) as (address, _):
+        opened(context, address).close()
+    context.set_offline(True)  # the detector was kept too
+    page = context.new_page()
+    page.goto(address)
+    answer_to(page, tmp_path / "two.png")
+    page.wait_for_selector(".dogs input")
+    said, boxes = page.locator("#verdict [data-dog]:visible"), page.locator("#picture [data-box]")
+    for number in (1, 2):
+        page.locator(f"#picture [data-box='{number}']").click()
+        assert texts.dog_of.format(number, 2) in said.inner_text() and expected[number - 1] in said.inner_text()
+        assert page.locator(".dogs input").nth(number - 1).is_checked()
+        heat, box = (page.locator(each).bounding_box() for each in ("#picture .heat:visible", f"[data-box='{number}']"))
+        assert box["x"] - 1 <= heat["x"] and heat["x"] + heat["width"] <= box["x"] + box["width"] + 1
+        assert page.locator("#details .how:visible").count() == 1
+    page.locator(".dogs input").nth(1).press("ArrowLeft")
+    assert texts.dog_of.format(1, 2) in said.inner_text() and boxes.count() == 2
+    assert all(label.bounding_box()["height"] >= 44 for label in page.locator(".dogs label").all())
+    assert_accessible(page, width)
+    context.close()
+
+
+@pytest.mark.slow
+def test_a_photo_that_another_one_follows_is_dropped(browser, published_default):
+    photos = [drawings_beside("white_dog", "white_dog"), drawings_beside("cat")]
+    with served(published_default) as (address, _):
+        page = browser.new_page()
+        BrowserPredictor(page, address)
+        is_answered = page.evaluate(
+            """async (packed) => {
+                const [first, second] = packed.map((photo) =>
+                    new Blob([Uint8Array.from(atob(photo), (character) => character.charCodeAt(0))]));
+                let isAnswered = false;
+                ask(1, first).then(() => { isAnswered = true; });
+                await ask(2, second);
+                return isAnswered;
+            }""",
+            [base64.b64encode(file_of(photo)).decode() for photo in photos],
+        )
+        page.close()
+    assert not is_answered
 
 
 @pytest.mark.slow
@@ -365,13 +540,20 @@ def test_what_is_no_photo_gets_a_sentence_and_the_next_photo_an_answer(browser, 
 
 @pytest.mark.slow
 def test_a_browser_without_simd_and_a_model_cut_short_get_a_sentence(browser, published, tmp_path):
-    cut = shutil.copytree(published, tmp_path / "cut")
-    (model,) = cut.glob("*.onnx")
-    model.write_bytes(model.read_bytes()[:-100])
-    for script, name in (("WebAssembly.validate = () => false", "no_simd"), ("", "model_damaged")):
+    cut = {}
+    for name in ("model", "detector"):
+        cut[name] = shutil.copytree(published, tmp_path / name)
+        (file,) = cut[name].glob(f"{name}-*.onnx")
+        file.write_bytes(file.read_bytes()[:-100])
+    no_simd = "WebAssembly.validate = () => false"
+    for script, folder, name in (
+        (no_simd, published, "no_simd"),
+        ("", cut["model"], "model_damaged"),
+        ("", cut["detector"], "model_damaged"),
+    ):
         context = browser.new_context()
         context.add_init_script(script)
-        with served(cut) as (address, _):
+        with served(folder) as (address, _):
             page = context.new_page()
             page.goto(address)
             page.wait_for_selector("body[data-photo=failed]")
@@ -401,7 +583,7 @@ def test_a_new_version_replaces_what_is_kept(browser, published, tmp_path):
     context = browser.new_context(locale="en-US")
     with served(site) as (address, _):
         opened(context, address).close()
-        (model,) = site.glob("*.onnx")
+        (model,) = site.glob("model-*.onnx")
         model.rename(site / "model-new.onnx")
         for name in ("model.json", "site.js"):
             (site / name).write_text((site / name).read_text().replace(model.name, "model-new.onnx"))

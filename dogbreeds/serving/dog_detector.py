@@ -30,10 +30,21 @@ SURE_SCORE = 0.5
 MAX_DOGS = 12
 """The boxes with the highest scores are kept."""
 
-_STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32)
 """Pixels between two cells, of each level of the network."""
-_MEAN, _STD = np.array([[103.53, 116.28, 123.675], [57.375, 57.12, 58.395]], np.float32)
+MEAN, STD = np.array([[103.53, 116.28, 123.675], [57.375, 57.12, 58.395]], np.float32)
 """Of blue, green and red, as in NanoDet's own configuration (config/legacy_v0.x_configs/nanodet-g.yml)."""
+
+
+def model() -> bytes:
+    """The network as an ONNX file: `pixel_values` to what is found in each cell, as convert_detector.py says.
+
+    Raises:
+        UserError: Its file is missing or damaged.
+    """
+    if not MODEL.is_file() or sha256(MODEL) != SHA256:
+        raise UserError(f"{str(MODEL)!r} is missing or damaged: install the project again")
+    return MODEL.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -59,10 +70,8 @@ class DogDetector:
         Raises:
             UserError: Its file is missing or damaged.
         """
-        if not MODEL.is_file() or sha256(MODEL) != SHA256:
-            raise UserError(f"{str(MODEL)!r} is missing or damaged: install the project again")
         options = session_options(num_threads)
-        self._session = onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(model(), options, providers=["CPUExecutionProvider"])
         self._known: dict[int, list[Found]] = {}
         """By the `id` of each photo that is still open."""
 
@@ -87,7 +96,7 @@ class DogDetector:
         height, width = pixels.shape[2:]
         likely = np.flatnonzero(scores >= MIN_SCORE)
         boxes = _boxes(distances[likely], _cells(width, height)[likely]).clip(0, [width, height, width, height])
-        large = (boxes[:, 2:] - boxes[:, :2] >= _STRIDES[0]).all(axis=1)
+        large = (boxes[:, 2:] - boxes[:, :2] >= STRIDES[0]).all(axis=1)
         likely, boxes = likely[large], boxes[large]
         kept = _distinct(boxes, scores[likely])
         boxes = boxes[kept] * np.tile(np.divide(photo.size, (width, height)), 2)
@@ -122,12 +131,12 @@ def _pixels(photo: Image.Image) -> np.ndarray:
     The sides are multiples of the largest stride, and no more pixels than `NUM_PIXELS` together, whatever the photo's
     shape, but for the rounding.
     """
-    scale, stride = math.sqrt(NUM_PIXELS / (photo.width * photo.height)), _STRIDES[-1]
+    scale, stride = math.sqrt(NUM_PIXELS / (photo.width * photo.height)), STRIDES[-1]
     longest = NUM_PIXELS // stride
     size = [min(max(stride, round(side * scale / stride) * stride), longest) for side in photo.size]
     small = np.asarray(photo.resize((size[0], size[1]), Image.Resampling.BILINEAR))
     pixels = np.empty((1, 3, size[1], size[0]), np.float32)
-    for channel, (mean, std) in enumerate(zip(_MEAN, _STD, strict=True)):
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
         np.divide(small[..., 2 - channel] - mean, std, out=pixels[0, channel])
     return pixels
 
@@ -135,7 +144,7 @@ def _pixels(photo: Image.Image) -> np.ndarray:
 def _cells(width: int, height: int) -> np.ndarray:
     """Of each cell the centre, x and y, and the stride, `(N, 3)`, in the order of the network's outputs."""
     levels = []
-    for stride in _STRIDES:
+    for stride in STRIDES:
         y, x = np.mgrid[: height // stride, : width // stride]
         levels.append(np.stack([(x + 0.5) * stride, (y + 0.5) * stride, np.full(x.shape, stride)], -1).reshape(-1, 3))
     return np.concatenate(levels)

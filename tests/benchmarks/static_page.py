@@ -3,7 +3,7 @@
     PYTHONPATH=. taskset -c 0,1 python tests/benchmarks/static_page.py --photos FOLDER
 
 An answer is the same if its verdict and its first breed are. The time of a look is that of a photo, from its file to
-its answer, by the number of looks at it.
+the answer to it as a whole, by the number of looks at it.
 """
 
 import random
@@ -69,22 +69,28 @@ def first_answers(browser: Browser, address: str, photo: Path) -> None:
 
 
 def compare(browser: Browser, address: str, predictor: Predictor, photos: list[Path]) -> None:
-    """Print how often the answers are the same, and the time of a look."""
+    """Print how often the answers are the same, and the time of a look and of a photo with all its dogs."""
     page = browser.new_page()
     in_browser = BrowserPredictor(page, address)
-    milliseconds, num_same, differences = [], 0, []
+    looks, wholes, differences, are_same, are_same_dogs = [], [], [], [], []
     for photo in photos:
         expected, found = predictor.predict(photo), in_browser.predict(photo.read_bytes())
-        milliseconds.append(found["milliseconds"] / found["numLooks"])
-        answer = found["verdict"], found["breeds"][0]["name"]
-        wanted = expected.verdict, expected.breeds[0].breed
-        num_same += answer == wanted
+        looks.append(found["milliseconds"] / found["numLooks"])
+        wholes.append(found["withDogs"])
+        answer, *dogs = [(each["verdict"], each["breeds"][0]["name"]) for each in (found, *found["dogs"])]
+        predictions = [expected, *(dog.prediction for dog in expected.dogs)]
+        wanted, *wanted_dogs = [(each.verdict, each.breeds[0].breed) for each in predictions]
+        are_same.append(answer == wanted)
+        if dogs or wanted_dogs:
+            are_same_dogs.append(dogs == wanted_dogs)
         differences.append(abs(found["breeds"][0]["probability"] - expected.breeds[0].probability))
-        if answer != wanted:
-            print(f"  {photo.name}: {wanted} on a server, {answer} here")
-    slowest = statistics.quantiles(milliseconds, n=20)[-1]
-    print(f"  same answer: {num_same} of {len(photos)}; largest difference in probability {max(differences):.3f}")
-    print(f"  a look: median {statistics.median(milliseconds):.0f} ms, 95 % within {slowest:.0f} ms")
+        if (answer, dogs) != (wanted, wanted_dogs):
+            print(f"  {photo.name}: {wanted}, {wanted_dogs} on a server, {answer}, {dogs} here")
+    print(f"  same answer: {sum(are_same)} of {len(photos)}; largest difference in probability {max(differences):.3f}")
+    print(f"  same answer to each of several dogs: {sum(are_same_dogs)} of {len(are_same_dogs)} photos")
+    for name, times in (("a look", looks), ("a photo, until each of its dogs is answered", wholes)):
+        slowest = statistics.quantiles(times, n=20)[-1]
+        print(f"  {name}: median {statistics.median(times):.0f} ms, 95 % within {slowest:.0f} ms")
     page.close()
 
 

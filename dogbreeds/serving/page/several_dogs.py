@@ -1,6 +1,6 @@
 """The answer to a photo of several dogs as HTML: a box around each, and the answer to the one that is chosen.
 
-Each part of the page holds the answers to all of them, and several_dogs.js shows the one that is chosen: the first, at
+Each part of the page holds the answers to all of them, and choose_dog.js shows the one that is chosen: the first, at
 first.
 """
 
@@ -14,7 +14,7 @@ from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.prediction import Dog, Prediction
 
-SCRIPT = Path(__file__).with_name("several_dogs.js").read_text(encoding="utf-8")
+SCRIPT = Path(__file__).with_name("choose_dog.js").read_text(encoding="utf-8")
 
 
 def headline(prediction: Prediction, num_breeds: int, texts: Texts, *, num_listed: int | None = None) -> str:

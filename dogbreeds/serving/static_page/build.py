@@ -21,7 +21,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.images import MAX_PIXELS
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.run_folder import CARD, RunFolder
-from dogbreeds.serving import heat_map
+from dogbreeds.serving import dog_detector, heat_map
 from dogbreeds.serving.model_set import TOP_K
 from dogbreeds.serving.page import breeds_tab, cards
 from dogbreeds.serving.page.head import PICTURES
@@ -32,6 +32,8 @@ from dogbreeds.serving.static_page.runtime import Runtime
 
 _HERE = Path(__file__).parent
 _PAGE = PICTURES.parent
+SHARED = ("page.css", "choose_dog.js", "icon.svg")
+"""Files of the page on a server that this one has too."""
 EXAMPLES = ("white_dog.webp", "shaggy_dog.webp", "cat.webp")
 """Of the drawings that the page has."""
 MARK = "service_worker.js"
@@ -52,19 +54,20 @@ def build(run: RunFolder, runtime: Runtime, folder: Path) -> None:
     model = _model(run)
     network = _large(folder, "model", ".onnx", pack_weights(run.onnx.read_bytes()))
     program = _large(folder, "onnxruntime", ".bin", gzip.compress(runtime.wasm, 6, mtime=0))
-    _write_json(folder / "model.json", {**model, "network": network, "runtime": program})
+    detector = _large(folder, "detector", ".onnx", dog_detector.model())
+    files = {"network": network, "runtime": program, "detector": detector}
+    _write_json(folder / "model.json", {**model, **files})
     _write_json(folder / "words.json", {texts.language: _words(run, texts) for texts in (ENGLISH, FRENCH)})
     (folder / "ort.wasm.bundle.min.mjs").write_bytes(runtime.script)
     shutil.copytree(_HERE / "site", folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    shutil.copyfile(_PAGE / "page.css", folder / "page.css")
-    shutil.copyfile(_PAGE / "icon.svg", folder / "icon.svg")
-    for name in EXAMPLES:
-        shutil.copyfile(PICTURES / name, folder / name)
+    for file in (*(_PAGE / name for name in SHARED), *(PICTURES / name for name in EXAMPLES)):
+        shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(dog_detector.MODEL.with_name("LICENSE"), folder / "detector-licence.txt")
     for name in ("index.html", "manifest.webmanifest", CARD):
         text = Template((_HERE / "templates" / name).read_text(encoding="utf-8"))
         filled = text.substitute(title=ENGLISH.title, description=ENGLISH.static_page["description"], model=run.name)
         (folder / name).write_text(filled, encoding="utf-8")
-    _write_site(folder, large=[network["path"], program["path"]])
+    _write_site(folder, large=[file["path"] for file in files.values()])
 
 
 def _large(folder: Path, name: str, suffix: str, content: bytes) -> dict[str, Any]:
@@ -96,6 +99,16 @@ def _model(run: RunFolder) -> dict[str, Any]:
             "min_side": looks.MIN_SIDE,
             "weight": looks.WEIGHT,
             "places_per_pixel": looks.PLACES_PER_PIXEL,
+            "small_dog": looks.SMALL_DOG,
+        },
+        "dog_detector": {
+            "num_pixels": dog_detector.NUM_PIXELS,
+            "strides": dog_detector.STRIDES,
+            "mean": dog_detector.MEAN.tolist(),
+            "std": dog_detector.STD.tolist(),
+            "min_score": dog_detector.MIN_SCORE,
+            "sure_score": dog_detector.SURE_SCORE,
+            "max_dogs": dog_detector.MAX_DOGS,
         },
         "calibration": calibration,
         "answers": {"top_k": TOP_K, "max_candidates": MAX_CANDIDATES, "num_resembled": NUM_RESEMBLED},

@@ -30,28 +30,43 @@ export function headline({ verdict, breeds, candidates, group }, words, model) {
 export const problem = (sentence, words, model) => bannerOf("error", words.error, model.cards.signs.error, sentence);
 
 // The photo with the heat map over it, which a press on the photo, or the space bar, takes away and brings back.
-export function picture({ heatMap, region, breeds }, source, words, model) {
-  const base = element("img", { className: "base", src: source, alt: words.photo_alt });
-  const figure = element("figure", { className: "photo" });
-  if (!heatMap) {
-    figure.append(base);
-    return figure;
-  }
-  const name = words.names[breeds[0].name];
-  const [left, top, right, bottom] = region.map((edge) => 100 * edge);
+export function picture(prediction, source, words, model) {
+  const figure = element("figure", { className: "photo" }), base = baseLayer(source, words);
+  if (prediction.heatMap) {
+    const layers = element("span", { className: "layers" }, base, heatLayer(prediction, words, model));
+    figure.append(heatSwitch([heatCaption(prediction, words)], layers));
+  } else figure.append(base);
+  return figure;
+}
+
+// The photo itself.
+export const baseLayer = (source, words) => element("img", { className: "base", src: source, alt: words.photo_alt });
+
+// The heat map, to lie over the photo.
+export function heatLayer({ heatMap, region, breeds }, words, model) {
   const side = model.heat_map.side;
   const heat = element("canvas", { className: "heat", width: side, height: side });
   heat.getContext("2d").putImageData(new ImageData(colours(heatMap, side, model.heat_map), side, side), 0, 0);
   heat.setAttribute("role", "img");
-  heat.setAttribute("aria-label", fill(words.heat_map_alt, name));
-  const place = { left, top, width: right - left, height: bottom - top };
-  for (const [edge, share] of Object.entries(place)) heat.style[edge] = `${share}%`;
+  heat.setAttribute("aria-label", fill(words.heat_map_alt, words.names[breeds[0].name]));
+  return putOver(heat, region);
+}
+
+// What the heat map shows.
+export const heatCaption = ({ breeds }, words) => fill(words.heat_map, words.names[breeds[0].name]);
+
+// What takes the heat maps away and brings them back; a press on the `layers` does it too.
+export function heatSwitch(caption, ...layers) {
   const toggle = element("input", { type: "checkbox", checked: true });
   toggle.setAttribute("role", "switch");
-  const label = element("label", {}, element("span", { className: "layers" }, base, heat), toggle);
-  label.append(element("span", {}, fill(words.heat_map, name)));
-  figure.append(label);
-  return figure;
+  return element("label", {}, ...layers, toggle, element("span", {}, ...caption));
+}
+
+// An element over a part of the photo, [left, top, right, bottom] in shares.
+export function putOver(over, [left, top, right, bottom]) {
+  const place = { left, top, width: right - left, height: bottom - top };
+  for (const [edge, share] of Object.entries(place)) over.style[edge] = `${100 * share}%`;
+  return over;
 }
 
 // The look-alikes as bars; and, for who opens it, which model answered, how, and how fast.
@@ -67,6 +82,13 @@ export function details(prediction, words, model) {
   how.append(element("p", {}, `${answered} ${heatMap ? words.how_heat_map : words.no_heat_map}`));
   if (verdict !== "unknown_breed") how.append(...bars(breeds, words.most_probable)); // that is none of these breeds
   return [...(lookAlikes[verdict]?.() ?? []), how];
+}
+
+// The answer in a few words.
+export function inShort({ verdict, breeds }, words) {
+  if (verdict === "not_a_dog" || verdict === "unknown_breed") return words[verdict];
+  const best = `${words.names[breeds[0].name]} (${percent(breeds[0].probability)})`;
+  return verdict === "confident" ? best : fill(words.perhaps_short, best);
 }
 
 function bannerOf(kind, title, sign, sentence, remark) {

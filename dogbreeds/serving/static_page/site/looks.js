@@ -8,16 +8,20 @@ export function firstBox({ width, height }, centre, constants) {
   return isLong ? [0, 0, width, height] : centre;
 }
 
-// Where to look next; null where one more look is not worth it.
-export function nextBox(looks, size, calibration, constants) {
+// Where to look next; null where one more look is not worth it. `findDog` promises a dog's box, or null.
+export async function nextBox(looks, size, calibration, constants, findDog = () => null) {
   const last = looks.at(-1);
   if (calibration.sure_margin === null || !last.heatMap || looks.length > constants.spreads.length) return null;
   const { logits } = combined(looks, constants);
   const [first, second] = logits.slice().sort((a, b) => b - a);
   const isSeen = looks.length > 1 && dogScore(logits) >= (calibration.seen_score || -Infinity);
   if (first - second >= calibration.sure_margin || isSeen) return null;
+  const dog = looks.length === 1 ? await findDog() : null;
+  if (dog && area(dog) <= constants.small_dog * area(last.box)) return dog;
   return closerBox(last, size, constants.spreads[looks.length - 1], constants);
 }
+
+export const area = ([left, top, right, bottom]) => (right - left) * (bottom - top);
 
 // A square around what speaks for any breed; `spreads` is its side, in standard deviations.
 export function closerBox(look, size, spreads, constants) {

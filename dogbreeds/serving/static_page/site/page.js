@@ -1,7 +1,8 @@
 // The page: it takes a photo, has worker.js answer it, and shows the answer. Of several photos in a row, it shows the
 // answer to the last one.
-import { details, headline, picture, problem } from "./cards.js";
-import { chosenLanguage, fill, paragraphs } from "./texts.js";
+import * as cards from "./cards.js";
+import * as severalDogs from "./several_dogs.js";
+import { chosenLanguage, element, fill, paragraphs } from "./texts.js";
 
 const [model, allWords] = await Promise.all(["model.json", "words.json"].map(async (path) => (await fetch(path)).json()));
 const language = chosenLanguage(Object.keys(allWords));
@@ -31,14 +32,14 @@ function speak() {
 
 function startWorker() {
   worker = new Worker("worker.js", { type: "module" });
-  const all = model.network.bytes + model.runtime.bytes;
+  const all = model.network.bytes + model.runtime.bytes + model.detector.bytes;
   const loading = (bytes) => (bytes < all ? fill(words.loading, inMegabytes(bytes), inMegabytes(all)) : words.starting);
   worker.addEventListener("message", ({ data }) => {
     if (!worker) return;
     if (data.progress) setDevice(loading(data.progress), true);
     else if (data.ready) keep(data.isKept);
     else if (data.failed) fail(words[data.failed]);
-    else if (data.id === asked) data.prediction ? show(data.prediction) : tell(words[data.problem]);
+    else if (data.id === asked) hear(data);
   });
   worker.addEventListener("error", () => fail(words.not_loaded));
 }
@@ -82,7 +83,7 @@ function fail(sentence) {
 
 function tell(sentence) {
   document.body.dataset.photo = "failed";
-  find("#problem").replaceChildren(problem(sentence, words, model));
+  find("#problem").replaceChildren(cards.problem(sentence, words, model));
 }
 
 function ask(file) {
@@ -94,12 +95,22 @@ function ask(file) {
   worker.postMessage({ id: ++asked, file });
 }
 
-function show(prediction) {
+// The photo as a whole is answered first. It takes a while until its several dogs are, if it shows them.
+function hear({ prediction, isLooking, dogs, problem }) {
+  if (problem) tell(words[problem]);
+  else if (prediction) {
+    show(cards, prediction);
+    find("#verdict").scrollIntoView({ block: "nearest" });
+  } else if (isLooking) find("#verdict").prepend(element("p", { className: "which-dog" }, words.looking_at_each));
+  else if (dogs.length) show(severalDogs, dogs);
+  else find("#verdict .which-dog")?.remove();
+}
+
+function show(say, answered) {
   document.body.dataset.photo = "answered";
-  find("#verdict").replaceChildren(headline(prediction, words, model));
-  find("#picture").replaceChildren(picture(prediction, address, words, model));
-  find("#details").replaceChildren(...details(prediction, words, model));
-  find("#verdict").scrollIntoView({ block: "nearest" });
+  find("#verdict").replaceChildren(say.headline(answered, words, model));
+  find("#picture").replaceChildren(say.picture(answered, address, words, model));
+  find("#details").replaceChildren(...say.details(answered, words, model));
 }
 
 document.addEventListener("change", ({ target }) => {
