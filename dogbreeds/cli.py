@@ -284,7 +284,8 @@ def calibrate(
 def add_breed(name: Positional[str], photos: Positional[Path], output: Path, run_dir: Path = DEFAULT_RUN) -> None:
     """Add a breed to a run from five to twenty photos of it, in seconds and without training.
 
-    What is printed is how many of the photos are recognised by the others, and which breeds lose answers to it.
+    What is printed is how many of the photos are recognised by the others, and which breeds lose answers to it. A photo
+    on which no dog is seen, or that can't be read, is named and left out.
 
     Args:
         name: Of the breed.

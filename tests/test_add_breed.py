@@ -11,6 +11,7 @@ import pytest
 from conftest import make_photo, run_cli
 from PIL import Image
 
+from dogbreeds.calibration import dog_score
 from dogbreeds.files import read_json, write_json
 from dogbreeds.photos import photo_digest
 from dogbreeds.predictions import Predictions
@@ -189,9 +190,29 @@ def test_photos_of_another_breed_are_named(run, mixtures, monkeypatch, capsys, t
     assert not (tmp_path / "out").exists()
 
 
-def test_photos_without_a_dog_are_named(tiny_run, mixtures, monkeypatch, capsys, tmp_path):
-    line = refusal(monkeypatch, capsys, "Chi Tzu", mixtures, "--run-dir", tiny_run, "--output", tmp_path / "out")
-    assert "no dog is seen on 0.png" in line
+def test_a_photo_without_a_dog_is_named_and_left_out_if_five_remain(run, mixtures, monkeypatch, capsys, tmp_path):
+    paths = sorted(mixtures.iterdir())
+    scores = dog_score(Predictor(run).outputs([Image.open(path) for path in paths]).logits)
+    odd, second = np.argsort(scores)[:2]
+    shutil.copytree(run, tmp_path / "strict")
+    record = read_json(run / RECORD)
+    record["calibration"]["not_a_dog_threshold"] = float(scores[odd] + scores[second]) / 2
+    write_json(tmp_path / "strict" / RECORD, record)
+    arguments = ("add-breed", "Chi Tzu", mixtures, "--run-dir", tmp_path / "strict", "--output", tmp_path / "out")
+    status, out, err = run_cli(monkeypatch, capsys, *arguments)
+    assert status == 0 and "of its 5 photos" in out
+    assert err.splitlines() == [f"left out {paths[odd]}: no dog is seen on it: crop it to the dog, if there is one"]
+    kept = Predictions.load(tmp_path / "out/predictions-added.parquet").ids
+    assert kept == tuple(path.name for path in paths if path != paths[odd])
+
+
+def test_without_five_photos_of_dogs_those_without_one_are_named(tiny_run, mixtures, monkeypatch, capsys, tmp_path):
+    arguments = ("add-breed", "Chi Tzu", mixtures, "--run-dir", tiny_run, "--output", tmp_path / "out")
+    status, out, err = run_cli(monkeypatch, capsys, *arguments)
+    *named, problem = err.splitlines()
+    assert status == 2 and not out and not (tmp_path / "out").exists()
+    assert f"left out {mixtures / '0.png'}: no dog is seen on it" in named[0]
+    assert f"holds {6 - len(named)} photos of the new breed: add {len(named) - 1} or more" in problem
 
 
 def test_a_known_breed_a_name_that_is_none_and_an_output_that_exists_are_refused(run, mixtures, monkeypatch, capsys):

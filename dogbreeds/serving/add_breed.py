@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from dogbreeds import run_folder
 from dogbreeds.breeds import label_name
-from dogbreeds.errors import UserError, printable
+from dogbreeds.errors import UserError, printable, report
 from dogbreeds.files import check_absent, whole_or_absent, write_json
 from dogbreeds.json_types import is_plain
 from dogbreeds.model_card import model_card
@@ -55,14 +55,14 @@ def add_breed(name: str, photos: Path, run_dir: Path, output: Path, *, progress:
 
     Raises:
         UserError: The run knows the breed, is damaged, or holds no predictions for its validation photos; there are too
-            few photos, or some that do not fit, which are named; `output` exists.
+            few photos on which a dog is seen, or some that do not fit the others, which are named; `output` exists.
     """
     check_absent(output)
     run = RunFolder.open(run_dir)
     name = _new_name(name, run)
     validation = _predictions(run, "validation")
     files = photo_files(photos)
-    found = find_outputs(Predictor(run), name, files, np.full(len(files), -1), progress)
+    found = _with_a_dog(find_outputs(Predictor(run), name, files, np.full(len(files), -1), progress), run)
     of_validation = _logits(validation, run)
     others = of_validation
     if _holds(run, ADDED):
@@ -102,6 +102,15 @@ def _predictions(run: RunFolder, split: str) -> Predictions:
     return predictions
 
 
+def _with_a_dog(found: Folder, run: RunFolder) -> Folder:
+    """The photos on which the run sees a dog; the others, which say nothing of the breed, are named and left out."""
+    verdicts = run.calibration.apply(found.outputs)[1]
+    is_dog = np.array([verdict != "not_a_dog" for verdict in verdicts])
+    for i in np.flatnonzero(~is_dog):
+        report(f"left out {found.paths[i]}: no dog is seen on it: crop it to the dog, if there is one")
+    return found.select(is_dog)
+
+
 def _checked_margins(found: Folder, folder: Path, others: np.ndarray, run: RunFolder) -> np.ndarray:
     """The `left_out_margins` of photos of one breed.
 
@@ -115,14 +124,11 @@ def _checked_margins(found: Folder, folder: Path, others: np.ndarray, run: RunFo
             f"{MIN_PHOTOS} are needed"
         )
     probabilities, verdicts = run.calibration.apply(found.outputs)
-    logits, verdict = found.outputs.logits, np.array(verdicts)
-    if (no_dog := verdict == "not_a_dog").any():
-        names = ", ".join(path.name for path, chosen in zip(found.paths, no_dog, strict=True) if chosen)
-        raise UserError(f"no dog is seen on {names} in {str(folder)!r}: crop them to the dog, or take them out")
+    logits = found.outputs.logits
     margins = left_out_margins(logits, others)
     stranger = smaller_group(logits, others)
     if not stranger.any():
-        stranger = (margins < MAX_MARGIN_ODD) & (verdict == "confident")
+        stranger = (margins < MAX_MARGIN_ODD) & (np.array(verdicts) == "confident")
     if stranger.any():
         like = [run.labels[label] for label in probabilities.argmax(axis=1)]
         names = ", ".join(f"{found.paths[i].name} (like {like[i]})" for i in np.flatnonzero(stranger))

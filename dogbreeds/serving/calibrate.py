@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import get_args
 
@@ -63,6 +64,16 @@ class Folder:
     def checks(self) -> np.ndarray:
         """`(N,)` bool: the photos that only check."""
         return np.array([int(digest[:8], 16) < CHECK_SHARE * 16**8 for digest in self.digests])
+
+    def select(self, chosen: np.ndarray) -> "Folder":
+        """The photos of which this is true, `(N,)` bool."""
+        return replace(
+            self,
+            outputs=self.outputs.select(chosen),
+            labels=self.labels[chosen],
+            digests=tuple(compress(self.digests, chosen)),
+            paths=tuple(compress(self.paths, chosen)),
+        )
 
 
 def calibrate(
