@@ -661,11 +661,24 @@ def test_many_photos_become_cards_to_sort_filter_and_download(either_page, uploa
     page.locator("[name=shown]").select_option("error")
     assert shown(page, "file") == ["notes.txt"] and "1" in page.inner_text("#review .shown")
     page.locator("[name=shown]").select_option("confident")
-    page.locator("[name=order]").select_option("answer")
-    assert shown(page, "answer") == sorted(shown(page, "answer")) and len(set(shown(page, "answer"))) > 1
-    page.locator("[name=order]").select_option("unsure_first")
-    percents = [int(re.match(r"\d+", said)[0]) for said in shown(page, "remark")]
-    assert percents == sorted(percents)
+    in_order, breeds = shown(page, "file"), shown(page, "answer")
+    assert in_order == sorted(in_order) and len(set(breeds)) > 1
+    heads = {head: page.locator(f"#review [data-sort={head}]") for head in ("file", "answer", "probability")}
+    heads["answer"].press("Enter")
+    assert shown(page, "answer") == sorted(breeds)
+    assert [head.get_attribute("aria-pressed") for head in heads.values()] == ["false", "true", "false"]
+    page.get_by_role("button", name="Race, de A à Z" if french else "Breed, A to Z", pressed=True).press("Space")
+    assert shown(page, "answer") == sorted(breeds, reverse=True)
+    assert page.evaluate("document.activeElement.dataset.order") == "down"
+    heads["file"].click()
+    assert shown(page, "file") == in_order
+    heads["file"].click()
+    assert shown(page, "file") == in_order[::-1]
+    for head in ("least sure first", "surest first") if not french else ("les moins sûres", "les plus sûres"):
+        heads["probability"].click()
+        assert head in heads["probability"].get_attribute("aria-label")
+        percents = [int(re.match(r"\d+", said)[0]) for said in shown(page, "remark")]
+        assert percents == sorted(percents, reverse=head in ("surest first", "les plus sûres"))
     assert all(
         box["x"] + box["width"] <= page.viewport_size["width"]
         for box in (card.bounding_box() for card in page.locator("#review li:visible").all())

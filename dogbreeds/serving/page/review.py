@@ -1,4 +1,4 @@
-"""The answers to many photos as cards, to be looked through and put right; in the browser it is review.js.
+"""The answers to many photos as cards, to be looked through and put right; in the browser it is review_*.js.
 
 What a person says of the photos stays in the browser. It is saved there as lists that training, `calibrate` and
 `evaluate` take: paths and breeds, and the paths of `calibrate --other-photos` and `--other-dogs`.
@@ -32,7 +32,8 @@ OTHER_PHOTOS, OTHER_DOGS = "/other-photos", "/other-dogs"
 END = json.dumps({"ended": True}) + "\n"
 """The last of the lines that `begin` and `lines` make."""
 
-_SCRIPT = Path(__file__).with_name("review.js")
+_PARTS = ("order", "labels", "dialog", "cards")
+"""Of the script: review_PART.js. They share one scope."""
 
 
 @described_once
@@ -43,7 +44,8 @@ class Review(gr.HTML):
 
     def __init__(self) -> None:
         """Begin without answers."""
-        super().__init__("", html_template="", elem_id="answers", js_on_load=_SCRIPT.read_text(encoding="utf-8"))
+        parts = [Path(__file__).with_name(f"review_{part}.js").read_text(encoding="utf-8") for part in _PARTS]
+        super().__init__("", html_template="", elem_id="answers", js_on_load="\n".join(parts))
 
     def postprocess(self, value: str | None) -> str | None:
         """The lines as they are; gradio's would search them for scripts."""
@@ -139,23 +141,33 @@ def layout(models: ModelSet, texts: Texts) -> str:
         for verdict, title in verdicts.items()
     )
     filters = {"": texts.all_answers, **verdicts, "unchecked": texts.unchecked, "corrected": texts.corrected}
-    orders = {
-        "": texts.order_chosen,
-        "unsure_first": texts.order_unsure,
-        "answer": texts.breed,
-        "file": texts.file,
-    }
     return (
         f'<div class="review" data-replace="{escape(texts.replace_checked)}" hidden>'
         f'<p class="model" data-text="{escape(texts.answers_of)}"></p>'
         f'<div class="find"><input type="search" aria-label="{escape(texts.filter)}" '
         f'placeholder="{escape(texts.filter)}">'
-        f'<label>{escape(texts.show)} <select name="shown">{_options(filters)}</select></label>'
-        f'<label>{escape(texts.order)} <select name="order">{_options(orders)}</select></label></div>'
+        f'<label>{escape(texts.show)} <select name="shown">{_options(filters)}</select></label>{_heads(texts)}</div>'
         f'<p class="shown" role="status" data-text="{escape(texts.num_shown)}"></p>'
         f'<a class="download" download="breeds.csv" data-all="{escape(texts.download)}" '
         f'data-some="{escape(texts.download_shown)}" hidden></a>{_checked(texts)}{sections}'
         f"{_template(texts)}{_dialog(models, texts)}</div>"
+    )
+
+
+def _heads(texts: Texts) -> str:
+    """What the photos can be sorted by. A press on one sorts by it, the next press turns the order round."""
+    buttons = "".join(
+        f'<button type="button" data-sort="{key}" aria-pressed="false" '
+        f'data-up="{escape(up)}" data-down="{escape(down)}">{escape(name)}</button>'
+        for key, name, up, down in (
+            ("file", texts.file, texts.a_to_z, texts.z_to_a),
+            ("answer", texts.breed, texts.a_to_z, texts.z_to_a),
+            ("probability", texts.how_sure, texts.least_sure_first, texts.surest_first),
+        )
+    )
+    return (
+        f'<div class="sort" role="group" aria-labelledby="sort-by"><span id="sort-by">{escape(texts.sort_by)}</span>'
+        f"{buttons}</div>"
     )
 
 
