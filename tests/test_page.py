@@ -107,6 +107,17 @@ def assert_accessible(page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def assert_for_fingers(page, selector) -> None:
+    """Nothing of this is smaller than a finger."""
+    targets = page.locator(selector).all()
+    small = {
+        target.evaluate("target => target.outerHTML.slice(0, 80)"): box
+        for target in targets
+        if (box := target.bounding_box()) and min(box["width"], box["height"]) < 44
+    }
+    assert targets and not small
+
+
 def test_the_answer_comes_first(either_page, language, tmp_path):
     page, french = either_page, language == "fr"
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.jpg", quality=95)
@@ -554,13 +565,7 @@ def test_a_phone_has_the_camera_first_and_targets_for_a_finger(browser, server):
     assert chooser.value.element.get_attribute("capture") == "environment"
     page.get_by_role("button", name="ViT").click()
     page.wait_for_selector("#model label")
-    targets = page.locator("button:visible, a:visible, summary:visible, #photo .button:visible, #model label:visible")
-    small = {
-        target.evaluate("target => target.outerHTML.slice(0, 80)"): box
-        for target in targets.all()
-        if (box := target.bounding_box()) and min(box["width"], box["height"]) < 44
-    }
-    assert not small
+    assert_for_fingers(page, "button:visible, a:visible, summary:visible, #photo .button:visible, #model label:visible")
     context.close()
 
 
@@ -651,7 +656,7 @@ def test_many_photos_become_cards_to_sort_filter_and_download(either_page, uploa
     # By verdict, and each photo once.
     assert shown(page, "file", "[data-verdict=error]") == ["notes.txt"]
     assert len(shown(page, "file")) == 14
-    page.wait_for_function("document.querySelector('#review canvas').height === 240")  # the picture is there
+    page.wait_for_function("document.querySelector('#review li img').naturalWidth === 56")  # the picture is there
     for row in rows[2:]:
         assert row["file"] in shown(page, "file", f"[data-verdict={row['verdict']}]")
     page.get_by_role("searchbox").fill("GOLDEN")
@@ -731,6 +736,59 @@ def test_what_a_person_says_of_the_photos_is_data_for_evaluate_and_calibrate(pag
     evaluate = [sys.executable, "-m", "dogbreeds", "evaluate", "--data", folder / "labels.csv", "--run-dir", SHIPPED]
     done = subprocess.run([*evaluate, "--json"], capture_output=True, text=True)
     assert done.returncode == 0 and json.loads(done.stdout)["n"] == 3, done.stderr
+
+
+@pytest.mark.slow
+def test_every_photo_has_a_picture_whatever_its_format_and_name(page, tmp_path):
+    from pillow_heif import from_pillow
+
+    photo = make_photo(2, 1, (400, 300))
+    names = ("a.jpg", "b.png", "c.webp", "d.gif", "e.bmp", "f.tiff", "g.ppm", "h.avif", "i.heic", "j.jpg", "k.jpg", "l")
+    kinds = {".jpg": "JPEG", "": "PNG", ".heic": "HEIF"}
+    for name in names:
+        suffix = Path(name).suffix
+        kind = {"j.jpg": "HEIF", "k.jpg": "TIFF"}.get(name) or kinds.get(suffix) or suffix[1:]
+        from_pillow(photo).save(tmp_path / name) if kind == "HEIF" else photo.save(tmp_path / name, kind)
+    (tmp_path / "m.jpg").write_text("Rex, 3 years")
+    (tmp_path / "n.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-4000])
+    review_many(page, False, sorted(tmp_path.iterdir()))
+    widths = page.evaluate(
+        """async () => Object.fromEntries(await Promise.all([...document.querySelectorAll("#review li")].map(
+            async (card) => {
+                const picture = card.querySelector("img");
+                await picture.decode().catch(() => {});
+                return [card.querySelector(".file").textContent, picture.naturalWidth];
+            })))"""
+    )
+    # Of a photo that is cut short, the server has no picture, but the browser shows what there is.
+    assert widths == {**dict.fromkeys(names, 320), "m.jpg": 0, "n.jpg": 400}
+    assert [picture.is_visible() for picture in page.locator("#review [data-verdict=error] img").all()] == [False, True]
+    page.locator("#review li .open").first.click()
+    dialog = page.get_by_role("dialog")
+    for number, _ in enumerate(names):
+        name = dialog.locator("h2").inner_text()
+        page.wait_for_function("document.querySelector('#review dialog img').naturalWidth > 0")
+        width = dialog.locator("img").evaluate("image => image.naturalWidth")
+        # The photo as it was sent; in place of what the browser can't show, the picture of the card.
+        assert width == (320 if name in {"f.tiff", "g.ppm", "i.heic", "j.jpg", "k.jpg"} else 400), name
+        if number + 1 < len(names):
+            dialog.get_by_role("button", name="Next").click()
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+@pytest.mark.slow
+def test_the_review_and_its_dialog_can_be_used_by_everyone_and_by_finger(either_page, language, tmp_path):
+    page, french = either_page, language == "fr"
+    review_many(page, french, many(tmp_path, 4))
+    page.locator("#review li .right:visible").first.click()
+    page.locator("#review [data-sort=answer]").click()
+    controls = "#review :is(button, a, select, [type=search]):visible"
+    assert page.locator(controls).count() > 15
+    assert_for_fingers(page, controls)
+    assert_accessible(page)
+    page.locator("#review li:visible .open").first.click()
+    assert_for_fingers(page, "#review dialog :is(button, select):visible")
+    assert_accessible(page)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from pillow_heif import register_heif_opener
 from dogbreeds.answers import Answer
 from dogbreeds.images import JPEG_SIDE, BadImage, open_image
 from dogbreeds.serving import upload_route, uploads
-from dogbreeds.serving.page.many_photos import answer_many
+from dogbreeds.serving.model_set import ModelSet
+from dogbreeds.serving.page.many_photos import _updates, answer_many
 from dogbreeds.serving.page.review import begin, lines
 from dogbreeds.serving.page.texts import ENGLISH
 from dogbreeds.serving.predictor import Predictor
@@ -260,9 +262,20 @@ def test_many_uploads_are_answered_and_deleted_even_two_alike(tiny_run, tmp_path
         "Beagle",
     ]
     assert rows[1].result.problem == "not_a_photo" and rows[1].thumbnail == ""
+    assert all(row.thumbnail.startswith("data:image/jpeg;base64,") for row in (rows[0], *rows[2:]))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     begun, *shown = map(json.loads, (begin("tiny") + lines(rows, ENGLISH)).splitlines())
     assert begun["header"].replace('"', "").startswith("file,verdict,breed,probability,breed_2") and len(shown) == 4
+
+
+def test_the_page_gets_each_picture_once_and_the_lines_from_the_first_on(tiny_run, tmp_path):
+    files = sent(tmp_path, [(f"{number}.png", png(number % 4)) for number in range(20)])
+    models = ModelSet([Predictor(tiny_run)])
+    values = [update[-1] for update in _updates(files, models.names[0], [], models, ENGLISH, lambda: False)]
+    assert [len(value["pictures"]) for value in values] == [0, 8, 8, 4, 4]
+    assert values[-1]["pictures"] == values[-2]["pictures"], "nothing new, so that gradio sends nothing"
+    assert all(later["lines"].startswith(value["lines"]) for value, later in pairwise(values))
+    assert "data:image" not in values[-1]["lines"] and len(values[-1]["lines"].splitlines()) == 1 + 20 + 1
 
 
 def test_uploads_are_deleted_when_nobody_waits_for_the_rest(tiny_run, tmp_path):

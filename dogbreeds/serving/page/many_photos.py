@@ -22,8 +22,6 @@ MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
 BATCH_SIZE = 8
 """Photos that are answered between two updates of the page."""
-SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".avif")
-"""Endings of photos that the browser shows by itself; of others it gets a small picture."""
 MAX_CONCURRENT = 2
 """People whose many photos are answered at the same time; the others wait."""
 
@@ -99,22 +97,24 @@ def _updates(
     if problem:
         for _, path in files:
             delete_copy(path)
-        yield *_ready(), cards.problem(problem, texts), ""
+        yield *_ready(), cards.problem(problem, texts), None
         return
     predictor = models.predictors[name].only(only_breeds)
     rows: list[Row] = []
     lines = review.begin(name)
+    batch: list[Row] = []
     running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
-    yield *running, cards.progress(0, len(files), texts), lines
+    yield *running, cards.progress(0, len(files), texts), review.shown(lines, [])
     for batch in answer_many(predictor, files):
         rows += batch
         lines += review.lines(batch, texts)
         if is_stopped():
             break
-        yield *running, cards.progress(len(rows), len(files), texts), lines
+        yield *running, cards.progress(len(rows), len(files), texts), review.shown(lines, batch)
     sentence = texts.done if len(rows) == len(files) else texts.stopped
     num_unreadable = sum(isinstance(row.result, BadImage) for row in rows)
-    yield *_ready(), cards.waiting(sentence.format(len(rows), num_unreadable)), lines + review.END
+    end = review.shown(lines + review.END, batch)
+    yield *_ready(), cards.waiting(sentence.format(len(rows), num_unreadable)), end
 
 
 def _ready() -> tuple[Any, Any, Any]:
@@ -131,9 +131,8 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
     """
 
     def open_photo(file: tuple[str, Path]) -> tuple[str, Image.Image]:
-        name, path = file
-        photo = open_copy(path)
-        return "" if name.lower().endswith(SHOWN_BY_BROWSERS) else cards.thumbnail(photo), photo
+        photo = open_copy(file[1])
+        return cards.thumbnail(photo), photo
 
     try:
         opened = zip(files, read_photos(files, open_photo, num_ahead=2 * BATCH_SIZE), strict=True)

@@ -30,7 +30,7 @@ COLUMNS = ["file", *columns(NUM_BREEDS)[1:]]
 OTHER_PHOTOS, OTHER_DOGS = "/other-photos", "/other-dogs"
 """In place of a breed's name; no folder of a data set has a name like these."""
 END = json.dumps({"ended": True}) + "\n"
-"""The last of the lines that `begin` and `lines` make."""
+"""The last of the lines."""
 
 _PARTS = ("order", "labels", "dialog", "cards")
 """Of the script: review_PART.js. They share one scope."""
@@ -38,17 +38,17 @@ _PARTS = ("order", "labels", "dialog", "cards")
 
 @described_once
 class Review(gr.HTML):
-    """The answers as lines of JSON, to which gradio sends only what is added. It shows nothing itself."""
+    """What `shown` makes, of which gradio sends only what is new. It shows nothing itself."""
 
     is_template = True
 
     def __init__(self) -> None:
         """Begin without answers."""
         parts = [Path(__file__).with_name(f"review_{part}.js").read_text(encoding="utf-8") for part in _PARTS]
-        super().__init__("", html_template="", elem_id="answers", js_on_load="\n".join(parts))
+        super().__init__(None, html_template="", elem_id="answers", js_on_load="\n".join(parts))
 
-    def postprocess(self, value: str | None) -> str | None:
-        """The lines as they are; gradio's would search them for scripts."""
+    def postprocess(self, value: dict[str, Any] | None) -> dict[str, Any] | None:  # type: ignore[override]
+        """The value as it is; gradio's is a text."""
         return value
 
 
@@ -59,7 +59,7 @@ class Row:
     file: str
     """Its own name, without the folder, which browsers don't tell."""
     thumbnail: str
-    """The address of a small picture, if browsers can't show the file; else empty."""
+    """The address of a small picture; empty where the file could not be read."""
     result: Answer | BadImage
     """The answer, or why there is none."""
 
@@ -70,6 +70,19 @@ def begin(model: str) -> str:
     return json.dumps({"model": model, "header": header, "id": uuid4().hex}) + "\n"
 
 
+def shown(lines: str, last: Sequence[Row]) -> dict[str, Any]:
+    """What the browser gets.
+
+    gradio's page (6.31.0) goes through the whole of a value several times when a part of it changes. So each picture is
+    in one value alone; of a photo whose picture it should miss, the browser shows the file.
+
+    Args:
+        lines: What `begin` and `lines` made up to now, and perhaps `END`.
+        last: The rows of the last of these lines, whose pictures are sent with them.
+    """
+    return {"lines": lines, "pictures": [row.thumbnail for row in last]}
+
+
 def lines(rows: Sequence[Row], texts: Texts) -> str:
     """A line for each row."""
     return "".join(json.dumps(_card(row, texts)) + "\n" for row in rows)
@@ -78,7 +91,7 @@ def lines(rows: Sequence[Row], texts: Texts) -> str:
 def _card(row: Row, texts: Texts) -> dict[str, Any]:
     """What the browser shows of a row, and keeps to find, sort and save it."""
     answer, remark = in_words(row, texts)
-    card = {"file": row.file, "thumbnail": row.thumbnail, "answer": answer, "remark": remark, "record": _record(row)}
+    card = {"file": row.file, "answer": answer, "remark": remark, "record": _record(row)}
     if isinstance(row.result, BadImage):
         return {**card, "verdict": "error", "probability": 0}
     best = row.result.breeds[0]
@@ -191,7 +204,7 @@ def _template(texts: Texts) -> str:
     """A card, to be filled in."""
     return (
         '<template><li><button type="button" class="open">'
-        '<span class="picture"><canvas aria-hidden="true"></canvas></span>'
+        '<span class="picture"><img alt="" loading="lazy" decoding="async"></span>'
         '<span class="answer"></span><span class="remark"></span><span class="file"></span></button>'
         f'<p class="label"></p><button type="button" class="right" aria-pressed="false">{escape(texts.right)}</button>'
         "</li></template>"

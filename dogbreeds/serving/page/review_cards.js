@@ -1,32 +1,33 @@
 // The answers to many photos as cards. They can be found and sorted (review_order.js), said to be right or not
-// (review_labels.js) and opened (review_dialog.js). The pictures are those that the person chose, which the browser still
-// has; the server sends small ones of the formats that browsers lack.
+// (review_labels.js) and opened (review_dialog.js).
 const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
 const find = (selector) => document.querySelector(`#review .review ${selector}`);
 const fill = (element, ...values) => values.reduce((text, value) => text.replace("{}", () => value), element.dataset.text);
 const press = (button, pressed) => button.setAttribute("aria-pressed", pressed);
 
 let first = ""; // the line that began this review
-let numRead = 0; // lines
+let numRead = 0; // characters
 let header = "";
 let cards = [];
 let chosen = new Map(); // the files of each name
 
-// The answers arrive as lines of JSON, of which the last ones are new.
+// The answers arrive as lines of JSON, of which the last ones are new, with the pictures of the last ones.
 const read = () => {
-  const lines = (props.value || "").split("\n").slice(0, -1);
-  if ((lines[0] ?? "") !== first) begin(lines[0] ?? "");
-  const added = lines.slice(numRead).map(JSON.parse);
-  numRead = lines.length;
-  for (const line of added) if (line.file !== undefined) add(line);
+  const { lines, pictures } = props.value || { lines: "", pictures: [] };
+  if (!first || !lines.startsWith(first)) begin(lines.slice(0, lines.indexOf("\n") + 1));
   if (!first) return;
+  const added = lines.slice(numRead).split("\n").slice(0, -1).map((line) => JSON.parse(line));
+  numRead = lines.length;
+  const newCards = added.filter((line) => line.file !== undefined).map(add);
+  cards.slice(cards.length - pictures.length).forEach((card, place) => { card.picture = pictures[place]; });
+  for (const card of newCards) showFirst(card.element.querySelector("img"), card.picture, card.file);
   show();
   if (added.some((line) => line.ended)) find("a.download").hidden = !cards.length;
 };
 
 const begin = (line) => {
   first = line;
-  numRead = first ? 1 : 0;
+  numRead = first.length;
   cards = [];
   opened = null;
   unsaved.clear();
@@ -42,32 +43,29 @@ const begin = (line) => {
 
 const add = (row) => {
   const element = find("template").content.firstElementChild.cloneNode(true);
-  const card = { row, element, number: cards.length, file: chosen.get(row.file)?.shift(), label: "" };
-  element.dataset.number = card.number;
+  const card = { row, element, picture: "", file: chosen.get(row.file)?.shift(), label: "" };
+  element.dataset.number = cards.length;
   for (const part of ["answer", "remark", "file"]) element.querySelector(`.${part}`).textContent = row[part];
   const right = element.querySelector(".right");
   right.setAttribute("aria-label", `${right.textContent}: ${row.file}`);
   right.hidden = !row.label;
   card.text = plain(`${row.file} ${row.answer} ${row.remark}`);
   cards.push(card);
-  appearing.observe(element);
+  return card;
 };
 
-// A picture is made small when its card is seen for the first time, one at a time: photos of phones are large.
-let drawing = Promise.resolve();
-const appearing = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    if (!isIntersecting) continue;
-    appearing.unobserve(target);
-    drawing = drawing.then(() => draw(cards[target.dataset.number])).catch(() => {}); // one without a picture
-  }
-});
-const draw = async ({ row, file, element }) => {
-  const picture = row.thumbnail ? await (await fetch(row.thumbnail)).blob() : file;
-  const small = await createImageBitmap(picture, { resizeHeight: 240, resizeQuality: "medium" });
-  const canvas = element.querySelector("canvas");
-  [canvas.width, canvas.height] = [small.width, small.height]; // else its shape stays 2 to 1
-  canvas.getContext("bitmaprenderer").transferFromImageBitmap(small);
+// The first of these, addresses or files, that the browser can show.
+const showFirst = (picture, ...sources) => {
+  const [source, ...others] = sources.filter(Boolean);
+  picture.hidden = !source;
+  if (!source) return picture.removeAttribute("src");
+  const address = source instanceof File ? URL.createObjectURL(source) : source;
+  picture.onload = () => URL.revokeObjectURL(address);
+  picture.onerror = () => {
+    URL.revokeObjectURL(address);
+    showFirst(picture, ...others);
+  };
+  picture.src = address;
 };
 
 // Of files that are chosen, the photos are kept for when their answers come, unless labels would be lost with the old.

@@ -3,14 +3,10 @@ let opened = null; // a card
 
 const open = (card) => {
   opened = card;
-  const { row, file } = card;
+  const { row } = card;
   const dialog = find("dialog");
-  const [picture, select] = [dialog.querySelector("img"), dialog.querySelector("select")];
-  const address = row.thumbnail || (file ? URL.createObjectURL(file) : "");
-  picture.hidden = !address;
-  picture.onload = () => URL.revokeObjectURL(address);
-  picture.onerror = () => { picture.hidden = true; };
-  picture.src = address;
+  const select = dialog.querySelector("select");
+  showFirst(dialog.querySelector("img"), card.file, card.picture);
   dialog.querySelector("h2").textContent = row.file;
   dialog.querySelector(".verdict").textContent = card.element.closest("section").getAttribute("aria-label");
   for (const part of ["answer", "remark"]) dialog.querySelector(`.${part}`).textContent = row[part];
