@@ -26,6 +26,7 @@ SHIPPED = ROOT / "dogbreeds/pretrained/mobilenet_v2"
 VIEWPORTS = {"en": {"width": 1280, "height": 900}, "fr": {"width": 390, "height": 844}}
 """English on a desk, French on a phone in dark mode."""
 CHOOSE = "#photo input:not([capture])"
+FOLDER = "#choose-many input[webkitdirectory]"
 ANSWER = "#verdict .banner:visible, #picture img:visible, #details .how:visible"
 PROBLEM = "#photo .error:visible"
 UNTIL_NOTHING_IS_DRAWN = """() => new Promise(resolve => {
@@ -550,6 +551,10 @@ def test_too_many_files_are_told_before_they_are_sent(either_page, language, tmp
     page.set_input_files("#files input[type=file]", [tmp_path / "0.png"])
     page.wait_for_selector("a.download")
     assert not page.locator("#too-many").is_visible()
+    sent.clear()
+    page.set_input_files(FOLDER, tmp_path)
+    page.locator("#too-many").get_by_text("500").wait_for()
+    assert not sent
 
 
 @pytest.mark.slow
@@ -736,6 +741,27 @@ def test_what_a_person_says_of_the_photos_is_data_for_evaluate_and_calibrate(pag
     evaluate = [sys.executable, "-m", "dogbreeds", "evaluate", "--data", folder / "labels.csv", "--run-dir", SHIPPED]
     done = subprocess.run([*evaluate, "--json"], capture_output=True, text=True)
     assert done.returncode == 0 and json.loads(done.stdout)["n"] == 3, done.stderr
+
+
+@pytest.mark.slow
+def test_lists_of_a_folder_say_where_in_it_each_photo_is(page, tmp_path):
+    names = ["a/0.png", "a/1.png", "b/0.png", "b/c/0.png"]
+    for label, name in enumerate(names):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        make_photo(label, 1).save(tmp_path / "photos" / name)
+    page.get_by_role("tab", name="Many photos").click()
+    page.set_input_files(FOLDER, tmp_path / "photos")
+    page.wait_for_selector("a.download")
+    for right in page.locator("#review li .right:visible").all():
+        right.click()
+    with page.expect_event("dialog") as asked:
+        page.on("dialog", lambda dialog: dialog.dismiss())
+        page.set_input_files(FOLDER, tmp_path / "photos")  # another choice would replace what is not saved
+    assert "not saved" in asked.value.message
+    saved = [
+        f"#review [download='{each.get_attribute('download')}']" for each in page.locator("[data-kind]:visible").all()
+    ]
+    assert sorted(row["path"] for each in saved for row in downloaded(page, each)) == names
 
 
 @pytest.mark.slow

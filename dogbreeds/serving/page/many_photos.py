@@ -39,7 +39,7 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput,
     """Of each visit whose photos are being answered, whether that shall end. If gradio cancelled it, a progress that is
     on its way would arrive after the end."""
     with gr.Tab(text("many_photos")):
-        with gr.Row():
+        with gr.Row(elem_id="choose-many"):
             files = PhotoFiles(
                 label=text("photos_at_most"), file_count="multiple", height=180, elem_id="files", scale=3
             )

@@ -18,7 +18,7 @@
   } catch {} // nothing is stored here
 
   const check = (event, files) => {
-    if (!event.target.closest?.("#files, #folder") || !files) return;
+    if (!event.target.closest?.("#choose-many") || !files) return;
     const most = Number(document.querySelector("#too-many [data-most]").dataset.most);
     const isTooMany = [...files].filter((file) => !file.name.startsWith(".")).length > most;
     document.body.dataset.many = isTooMany ? "too-many" : "";

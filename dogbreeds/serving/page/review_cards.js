@@ -70,7 +70,7 @@ const showFirst = (picture, ...sources) => {
 
 // Of files that are chosen, the photos are kept for when their answers come, unless labels would be lost with the old.
 const choose = (event, files) => {
-  if (!event.target.closest?.("#files, #folder") || !files?.length) return;
+  if (!event.target.closest?.("#choose-many") || !files?.length) return;
   if (unsaved.size && !confirm(document.querySelector("#review .review").dataset.replace)) {
     event.stopImmediatePropagation();
     event.preventDefault();
