@@ -743,20 +743,39 @@ def test_what_a_person_says_of_the_photos_is_data_for_evaluate_and_calibrate(pag
     assert done.returncode == 0 and json.loads(done.stdout)["n"] == 3, done.stderr
 
 
+def drop_files(page, to: str, *paths: Path) -> None:
+    """As from the file manager: also folders can be dropped."""
+    box, session = page.locator(to).bounding_box(), page.context.new_cdp_session(page)
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+
+
+@pytest.mark.parametrize("how", ["chosen", "dropped", "dropped with another"])
 @pytest.mark.slow
-def test_lists_of_a_folder_say_where_in_it_each_photo_is(page, tmp_path):
+def test_lists_of_a_folder_say_where_in_it_each_photo_is(page, tmp_path, how):
     names = ["a/0.png", "a/1.png", "b/0.png", "b/c/0.png"]
+    folder = tmp_path / "photos"
     for label, name in enumerate(names):
-        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        make_photo(label, 1).save(tmp_path / "photos" / name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make_photo(label, 1).save(folder / name)
+    (folder / ".hidden.png").touch()
     page.get_by_role("tab", name="Many photos").click()
-    page.set_input_files(FOLDER, tmp_path / "photos")
+    page.wait_for_selector("#files input[type=file]", state="attached")
+    if how == "chosen":
+        page.set_input_files(FOLDER, folder)
+    elif how == "dropped":
+        drop_files(page, "h1", folder)
+    else:
+        drop_files(page, "#files", folder / "a", folder / "b")
     page.wait_for_selector("a.download")
+    assert page.locator("#review li").count() == 4
     for right in page.locator("#review li .right:visible").all():
         right.click()
     with page.expect_event("dialog") as asked:
         page.on("dialog", lambda dialog: dialog.dismiss())
-        page.set_input_files(FOLDER, tmp_path / "photos")  # another choice would replace what is not saved
+        page.set_input_files(FOLDER, folder)  # another choice would replace what is not saved
     assert "not saved" in asked.value.message
     saved = [
         f"#review [download='{each.get_attribute('download')}']" for each in page.locator("[data-kind]:visible").all()

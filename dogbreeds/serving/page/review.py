@@ -32,7 +32,7 @@ OTHER_PHOTOS, OTHER_DOGS = "/other-photos", "/other-dogs"
 END = json.dumps({"ended": True}) + "\n"
 """The last of the lines."""
 
-_PARTS = ("order", "labels", "dialog", "cards")
+_PARTS = ("files", "order", "labels", "dialog", "cards")
 """Of the script: review_PART.js. They share one scope."""
 
 

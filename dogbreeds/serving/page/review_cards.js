@@ -1,5 +1,5 @@
 // The answers to many photos as cards. They can be found and sorted (review_order.js), said to be right or not
-// (review_labels.js) and opened (review_dialog.js).
+// (review_labels.js) and opened (review_dialog.js); the browser keeps the photos for that (review_files.js).
 const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
 const find = (selector) => document.querySelector(`#review .review ${selector}`);
 const fill = (element, ...values) => values.reduce((text, value) => text.replace("{}", () => value), element.dataset.text);
@@ -9,7 +9,6 @@ let first = ""; // the line that began this review
 let numRead = 0; // characters
 let header = "";
 let cards = [];
-let chosen = new Map(); // the files of each name
 
 // The answers arrive as lines of JSON, of which the last ones are new, with the pictures of the last ones.
 const read = () => {
@@ -43,7 +42,7 @@ const begin = (line) => {
 
 const add = (row) => {
   const element = find("template").content.firstElementChild.cloneNode(true);
-  const card = { row, element, picture: "", file: chosen.get(row.file)?.shift(), label: "" };
+  const card = { row, element, picture: "", label: "", ...chosen.get(row.file)?.shift() };
   element.dataset.number = cards.length;
   for (const part of ["answer", "remark", "file"]) element.querySelector(`.${part}`).textContent = row[part];
   const right = element.querySelector(".right");
@@ -67,20 +66,5 @@ const showFirst = (picture, ...sources) => {
   };
   picture.src = address;
 };
-
-// Of files that are chosen, the photos are kept for when their answers come, unless labels would be lost with the old.
-const choose = (event, files) => {
-  if (!event.target.closest?.("#choose-many") || !files?.length) return;
-  if (unsaved.size && !confirm(document.querySelector("#review .review").dataset.replace)) {
-    event.stopImmediatePropagation();
-    event.preventDefault();
-    event.target.value = ""; // so that the same files can be chosen again
-    return;
-  }
-  chosen = new Map();
-  for (const file of files) chosen.set(file.name, [...(chosen.get(file.name) ?? []), file]);
-};
-window.addEventListener("change", (event) => choose(event, event.target.files), true);
-window.addEventListener("drop", (event) => choose(event, event.dataTransfer.files), true);
 
 watch("value", read);

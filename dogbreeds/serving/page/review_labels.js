@@ -26,8 +26,8 @@ const offerList = (link, checked) => {
 };
 
 // Where a photo is from the folder of the list; nothing that a spreadsheet would run as a formula.
-const pathOf = ({ file, row }) => {
-  const path = file?.webkitRelativePath.split("/").slice(1).join("/") || row.file;
+const pathOf = (card) => {
+  const path = card.path || card.row.file;
   return /^[\p{L}\p{N}]/u.test(path) ? path : `./${path}`;
 };
 const record = (...cells) => `${cells.map((cell) => `"${cell.replaceAll('"', '""')}"`).join(",")}\n`;
