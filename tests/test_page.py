@@ -752,6 +752,18 @@ def drop_files(page, to: str, *paths: Path) -> None:
         session.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
 
 
+@pytest.mark.slow
+def test_a_folder_in_place_of_one_photo_is_told(page, tmp_path):
+    (tmp_path / "photos").mkdir()
+    make_photo(2, 77).save(tmp_path / "photos/dog.png")
+    drop_files(page, "h1", tmp_path / "photos")
+    page.wait_for_selector(PROBLEM)
+    assert "drop the folder under “Many photos”" in page.inner_text(PROBLEM)
+    drop_files(page, "h1", tmp_path / "photos/dog.png")
+    page.wait_for_selector("#verdict .confident")
+    assert not page.locator(PROBLEM).count()
+
+
 @pytest.mark.parametrize("how", ["chosen", "dropped", "dropped with another"])
 @pytest.mark.slow
 def test_lists_of_a_folder_say_where_in_it_each_photo_is(page, tmp_path, how):

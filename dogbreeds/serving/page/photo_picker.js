@@ -93,6 +93,10 @@ document.addEventListener("dragover", (event) => {
 document.addEventListener("drop", (event) => {
   if (event.defaultPrevented || !event.dataTransfer.files.length) return;
   event.preventDefault();
+  if (event.dataTransfer.items[0].webkitGetAsEntry?.()?.isDirectory) {
+    sending.abort();
+    return show("failed", "folder");
+  }
   take(event.dataTransfer.files);
 });
 

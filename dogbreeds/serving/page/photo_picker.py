@@ -48,6 +48,7 @@ def layout(models: ModelSet, texts: Texts, *, takes_videos: bool) -> str:
         "offline": texts.offline,
         "too_large": too_large,
         "busy": texts.busy,
+        "folder": texts.folder_dropped,
         "failed": texts.failed,
     }
     hidden = "".join(
