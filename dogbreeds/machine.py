@@ -5,7 +5,7 @@ import math
 import os
 import platform
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -68,16 +68,30 @@ def keep_freed_memory() -> None:
     """Have the C library keep freed memory for what is allocated next, instead of giving it back to the system.
 
     Training on a CPU allocates and frees the same large tensors in every step. By default each is mapped again, and the
-    system clears its pages: half of the time of MobileNetV2's step (tests/benchmarks/training_speed.py). Only glibc has
-    these settings; elsewhere nothing happens. See mallopt(3).
+    system clears its pages: half of the time of MobileNetV2's step (tests/benchmarks/training_speed.py).
     """
+    trim_threshold, mmap_max = -1, -4
+    _set_allocator({mmap_max: 0, trim_threshold: 2**31 - 1})
+
+
+def share_freed_memory() -> None:
+    """Have the C library keep freed memory in one or two places, instead of one for each of a few threads.
+
+    A server answers in a thread that is free. Each place keeps what one answer or another has needed, so that the
+    memory of a server would grow for days (tests/benchmarks/load.py).
+    """
+    arena_max = -8
+    _set_allocator({arena_max: 2})
+
+
+def _set_allocator(settings: Mapping[int, int]) -> None:
+    """Set what mallopt(3) describes. Only glibc has these settings; elsewhere nothing happens."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return
-    trim_threshold, mmap_max = -1, -4
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
+    for setting, value in settings.items():
+        mallopt(setting, value)
 
 
 def processor() -> str:

@@ -15,7 +15,7 @@ from gradio.route_utils import get_root_url
 
 from dogbreeds.errors import UserError, report
 from dogbreeds.images import JPEG_SIDE
-from dogbreeds.machine import num_cores
+from dogbreeds.machine import num_cores, share_freed_memory
 from dogbreeds.serving import server, zero_gpu
 from dogbreeds.serving.answer_queue import MAX_WAITING, AnswerQueue
 from dogbreeds.serving.clients import Proxies
@@ -144,6 +144,7 @@ def serve(
         raise UserError("--run-dir names no run folder")
     if takes_videos and find_spec("av") is None:
         raise UserError("--video needs the package PyAV: pip install av")
+    share_freed_memory()
     access = access or Access()
     proxies = Proxies(access.proxies)
     with server.listen(host, port) as listener:
