@@ -49,6 +49,18 @@ def test_ray_gives_the_same_table_and_continues(tiny_run, photos, tmp_path):
     assert len(rows(tmp_path / "ray.parquet")) == 42
 
 
+def test_tasks_begin_small_and_end_small():
+    from dogbreeds.serving.on_ray import BATCH_SIZE, TASK_SIZE, _tasks
+
+    photos = [(str(number), Path(str(number))) for number in range(10_001)]
+    tasks = list(_tasks(photos, num_actors=2))
+    assert [photo for task in tasks for photo in task] == photos
+    sizes = [len(task) for task in tasks]
+    assert sizes[:2] == [BATCH_SIZE] * 2 and sizes[2] == TASK_SIZE == max(sizes)
+    assert sizes[2:] == sorted(sizes[2:], reverse=True) and sizes[-1] <= BATCH_SIZE
+    assert not list(_tasks([], num_actors=2))
+
+
 KILLED = """
 import os, signal, sys
 from dogbreeds.cli import main

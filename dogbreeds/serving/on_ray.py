@@ -32,10 +32,13 @@ from dogbreeds.serving.rows import FEATURES, Row, classify, columns
 
 BATCH_SIZE = 8
 """Photos that an actor decodes and classifies at a time, as without Ray."""
-TASK_SIZE = 64
-"""Photos of one task, but for the first of each actor, so that answers come soon. Its rows come back together; what Ray
-does for a task takes a few milliseconds."""
-FIRST_ROUND_SIZE, MAX_ROUND_SIZE = 12_800, 204_800
+TASK_SIZE = 256
+"""Photos of one task, but for the first of each actor, so that answers come soon, and for the last ones. Its rows come
+back together; the larger it is, the less Ray has to do."""
+TASKS_AHEAD = 2
+"""Tasks for each actor into which what is left is divided, so that at the end no actor waits long for another. This is
+guided self-scheduling (Polychronopoulos & Kuck 1987, https://doi.org/10.1109/TC.1987.5009495)."""
+FIRST_ROUND_SIZE, MAX_ROUND_SIZE = 25_600, 204_800
 """Photos that Ray is given at a time: each round has twice as many as the one before. The first answers do not wait
 until the paths of many photos are with Ray, which takes 6 ms for each task; later, Ray starts its actors seldom. This
 process has the paths of one round in memory."""
@@ -62,8 +65,7 @@ def rows_on_ray(
         model = ray.put({name: (run.path / name).read_bytes() for name in (RECORD, *serving_files(run.record))})
         num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
         for chunk in _rounds(photos):
-            num_first = BATCH_SIZE * num_actors
-            tasks = [*batches(chunk[:num_first], BATCH_SIZE), *batches(chunk[num_first:], TASK_SIZE)]
+            tasks = list(_tasks(chunk, num_actors))
             classified = ray.data.from_arrow([_table(task) for task in tasks]).map_batches(
                 Classifier,
                 # The model in a list: the copy of an actor that was killed fetches it anew
@@ -83,6 +85,15 @@ def _rounds(photos: Iterable[tuple[str, Place]]) -> Iterator[list[tuple[str, Pla
     while chunk := list(islice(iterator, size)):
         yield chunk
         size = min(2 * size, MAX_ROUND_SIZE)
+
+
+def _tasks(photos: list[tuple[str, Place]], num_actors: int) -> Iterator[list[tuple[str, Place]]]:
+    start, num_tasks = 0, 0
+    while start < len(photos):
+        share = (len(photos) - start) // (TASKS_AHEAD * num_actors)
+        size = BATCH_SIZE if num_tasks < num_actors else min(max(share, BATCH_SIZE), TASK_SIZE)
+        yield photos[start : start + size]
+        start, num_tasks = start + size, num_tasks + 1
 
 
 def _table(task: list[tuple[str, Place]]) -> pyarrow.Table:
