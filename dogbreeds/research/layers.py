@@ -66,6 +66,7 @@ class Network:
         ends = [round(part * len(self.blocks) / len(THIRDS)) for part in range(len(THIRDS) + 1)]
         return [slice(*pair) for pair in pairwise(ends)]
 
+    @cached_property
     def head_distances(self) -> list[list[Estimate]]:
         """Of each layer and head: the mean over the photos, which are drawn again."""
         assert self.distances is not None
@@ -135,7 +136,7 @@ class Layers:
             (unfinished / PICTURES).mkdir()
             pictures = {f"{PICTURES}/layers.png": layer_alignments(self._panels())}
             if attending := self.with_distances():
-                of_each = {network.name: network.head_distances() for network in attending}
+                of_each = {network.name: network.head_distances for network in attending}
                 pictures[f"{PICTURES}/attention.png"] = attention_distances(of_each)
                 write_csv(unfinished / "attention.csv", self._attention_rows(of_each))
             for name, picture in pictures.items():
