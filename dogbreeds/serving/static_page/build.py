@@ -27,7 +27,7 @@ from dogbreeds.serving.page import breeds_tab, cards
 from dogbreeds.serving.page.head import PICTURES
 from dogbreeds.serving.page.texts import ENGLISH, FRENCH, Texts
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.static_page.packed_weights import pack_weights
+from dogbreeds.serving.static_page.packed_weights import LOCATION, pack_weights
 from dogbreeds.serving.static_page.runtime import Runtime
 
 _HERE = Path(__file__).parent
@@ -52,10 +52,12 @@ def build(run: RunFolder, runtime: Runtime, folder: Path) -> None:
         UserError: The run's model can't be used, or sees photos in a way that the page does not know.
     """
     model = _model(run)
-    network = _large(folder, "model", ".onnx", pack_weights(run.onnx.read_bytes()))
+    packed = pack_weights(run.onnx.read_bytes())
+    network = _large(folder, "model", ".onnx", packed.network)
+    weights = _large(folder, "weights", ".bin", packed.weights) | {"location": LOCATION, "rows": packed.rows}
     program = _large(folder, "onnxruntime", ".bin", gzip.compress(runtime.wasm, 6, mtime=0))
     detector = _large(folder, "detector", ".onnx", dog_detector.model())
-    files = {"network": network, "runtime": program, "detector": detector}
+    files = {"network": network, "weights": weights, "runtime": program, "detector": detector}
     _write_json(folder / "model.json", {**model, **files})
     _write_json(folder / "words.json", {texts.language: _words(run, texts) for texts in (ENGLISH, FRENCH)})
     (folder / "ort.wasm.bundle.min.mjs").write_bytes(runtime.script)

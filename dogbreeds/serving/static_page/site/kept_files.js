@@ -11,7 +11,7 @@ const openCache = async () => {
 
 export class DamagedFile extends Error {}
 
-// The bytes of { path, bytes, sha256 }, and whether they are kept. `progress` is told how many have come.
+// The bytes of { path, bytes, sha256 }, and a promise whether they are kept. `progress` is told how many have come.
 export async function keptFile(file, progress = () => {}) {
   const cache = await openCache();
   const kept = await cache?.match(file.path);
@@ -25,12 +25,15 @@ export async function keptFile(file, progress = () => {}) {
   }
   const content = await fetched(file, progress);
   if (!(await isWhole(content, file))) throw new DamagedFile(file.path);
+  return { content, isKept: keep(cache, file.path, content) };
+}
+
+async function keep(cache, path, content) {
   try {
-    if (!cache) return { content, isKept: false };
-    await cache.put(file.path, new Response(content));
-    return { content, isKept: true };
+    await cache?.put(path, new Response(content));
+    return cache !== null;
   } catch {
-    return { content, isKept: false }; // the storage is full
+    return false; // the storage is full
   }
 }
 

@@ -32,7 +32,8 @@ function speak() {
 
 function startWorker() {
   worker = new Worker("worker.js", { type: "module" });
-  const all = model.network.bytes + model.runtime.bytes + model.detector.bytes;
+  const largeFiles = [model.network, model.weights, model.runtime, model.detector];
+  const all = largeFiles.reduce((sum, { bytes }) => sum + bytes, 0);
   const loading = (bytes) => (bytes < all ? fill(words.loading, inMegabytes(bytes), inMegabytes(all)) : words.starting);
   worker.addEventListener("message", ({ data }) => {
     if (!worker) return;

@@ -8,6 +8,7 @@ import { everyDog } from "./every_dog.js";
 import { DamagedFile, keptFile } from "./kept_files.js";
 import { BadPhoto, openPhoto } from "./photos.js";
 import { predict } from "./predictor.js";
+import { unpackedWeights } from "./weights.js";
 
 const MOST_THREADS = 4; // phones have slow cores besides the fast ones
 
@@ -15,15 +16,16 @@ class Outdated extends Error {} // another photo has come
 
 let newest = null; // the id of the photo that was asked last
 const come = new Map(); // of each large file, how many bytes have come
-let areKept = true;
+const areKept = []; // promises, of each large file
 
+const description = fetch("model.json").then((reply) => reply.json());
 const loaded = load();
 tellWhenLoaded();
 
 addEventListener("message", async ({ data: { id, file } }) => {
   newest = id;
   try {
-    await answer(id, file, await loaded);
+    await answer(id, file);
   } catch (error) {
     if (error instanceof Outdated) return;
     if (!(error instanceof BadPhoto)) console.error(error);
@@ -31,8 +33,13 @@ addEventListener("message", async ({ data: { id, file } }) => {
   }
 });
 
-async function answer(id, file, { model, network, findDogs }) {
-  const started = performance.now();
+async function answer(id, file) {
+  const model = await description;
+  const asked = performance.now();
+  const photo = await openPhoto(file, model.photo); // while the networks come
+  const openingTime = performance.now() - asked;
+  const { network, findDogs } = await loaded;
+  const started = performance.now() - openingTime;
   const look = async (pixels) => {
     await newMessages();
     if (id !== newest) throw new Outdated();
@@ -42,7 +49,6 @@ async function answer(id, file, { model, network, findDogs }) {
     const prediction = await predict(photo, model, look, findDogs);
     return { ...prediction, milliseconds: performance.now() - started };
   };
-  const photo = await openPhoto(file, model.photo);
   postMessage({ id, prediction: await predicted(photo) });
   const found = await findDogs(photo);
   if (found.length > 1) postMessage({ id, isLooking: true });
@@ -54,19 +60,19 @@ const newMessages = () => new Promise((go) => setTimeout(go));
 
 // A photo is answered as soon as the network is there; the detector comes after it.
 async function load() {
-  const model = await (await fetch("model.json")).json();
-  const [network, runtime] = await Promise.all([largeFile(model.network), largeFile(model.runtime)]);
+  const model = await description;
+  const [network, weights, runtime] = await Promise.all([model.network, model.weights, model.runtime].map(largeFile));
   const detector = largeFile(model.detector);
   detector.catch(() => {}); // told by tellWhenLoaded
   ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
   ort.env.wasm.wasmBinary = await unpacked(runtime);
-  const look = await passOf(network);
+  const { location, rows } = model.weights;
+  const look = await passOf(network, [{ path: location, data: unpackedWeights(weights, rows) }]);
   const { size } = model.view;
   const view = (pixels) => ({ width: size, height: size, pixels });
   if (newest === null) await look(view(new Float32Array(3 * size ** 2))); // the first pass takes longer than later ones
-  const search = detector.then(passOf);
+  const search = detector.then((content) => passOf(content));
   return {
-    model,
     network: async (pixels) => looked(await look(view(pixels))),
     findDogs: dogFinder(async (view) => searched(await (await search)(view)), model.dog_detector),
     search,
@@ -76,7 +82,7 @@ async function load() {
 async function tellWhenLoaded() {
   try {
     await (await loaded).search;
-    postMessage({ ready: true, isKept: areKept });
+    postMessage({ ready: true, isKept: (await Promise.all(areKept)).every(Boolean) });
   } catch (error) {
     console.error(error);
     postMessage({ failed: error instanceof DamagedFile ? "model_damaged" : "not_loaded" });
@@ -84,17 +90,18 @@ async function tellWhenLoaded() {
 }
 
 async function largeFile(file) {
-  const kept = await keptFile(file, (length) => {
+  const { content, isKept } = await keptFile(file, (length) => {
     come.set(file, length);
     postMessage({ progress: [...come.values()].reduce((sum, each) => sum + each) });
   });
-  areKept &&= kept.isKept;
-  return kept.content;
+  areKept.push(isKept);
+  return content;
 }
 
 // A forward pass of a network: { width, height, pixels } to its outputs.
-async function passOf(content) {
-  const session = await ort.InferenceSession.create(new Uint8Array(content), { executionProviders: ["wasm"] });
+async function passOf(content, externalData = []) {
+  const options = { executionProviders: ["wasm"], externalData };
+  const session = await ort.InferenceSession.create(new Uint8Array(content), options);
   return ({ width, height, pixels }) =>
     session.run({ pixel_values: new ort.Tensor("float32", pixels, [1, 3, height, width]) });
 }
