@@ -53,6 +53,7 @@ def main() -> None:
             doctor,
             export,
             publish,
+            mcp,
             breeds,
         )
         status: int | None = tyro.extras.subcommand_cli_from_dict(
@@ -682,6 +683,26 @@ def publish(
         address: What to push.
     """
     print(address)  # of what that command has pushed by now
+
+
+def mcp(photos: Path | None = None, only_breeds: tuple[str, ...] = (), run_dir: Path = DEFAULT_RUN) -> None:
+    """Answer an assistant that speaks the Model Context Protocol (MCP), which starts this command.
+
+    It asks over standard input, and gets the answers over standard output. Nothing leaves this machine from here.
+
+    Args:
+        photos: The folder whose photos and videos may be asked about; by default every file that you can read.
+        only_breeds: The breeds that come into question, two or more; by default all.
+        run_dir: The run folder that answers, or USER/NAME[@REVISION] of one on the Hugging Face Hub.
+    """
+    if photos is not None and not photos.is_dir():
+        raise UserError(f"--photos {photos}: there is no such folder")
+    if find_spec("mcp") is None:
+        raise UserError("mcp needs the package mcp: pip install 'mcp>=2'")
+    from dogbreeds.serving.mcp_server import mcp_server
+    from dogbreeds.serving.predictor import Predictor
+
+    mcp_server(Predictor(RunFolder.open(run_dir).only(only_breeds)), photos).run()
 
 
 def breeds() -> None:
