@@ -94,6 +94,7 @@ def test_a_wrong_folder_is_named_before_anything_is_loaded(tmp_path, monkeypatch
     assert (status, err) == (2, f"error: --photos {tmp_path}/none: there is no such folder\n")
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_program_that_started_it_and_says_that_it_was_interrupted(tiny_run):
     command = [sys.executable, "-m", "dogbreeds", "mcp", "--run-dir", str(tiny_run)]
     ended = subprocess.run(command, cwd=ROOT, input=b"", capture_output=True, timeout=60)
