@@ -1,10 +1,14 @@
 import asyncio
 from contextlib import ExitStack, suppress
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
+from gradio.context import LocalContext
 
 from dogbreeds.serving import answer_queue
 from dogbreeds.serving.answer_queue import AnswerQueue, NobodyListens
+from dogbreeds.serving.page.components import turn
 
 
 def order_of(queue: AnswerQueue, sessions: list[str], *, heard: str = "", left: str = "") -> str:
@@ -100,3 +104,33 @@ def test_a_queue_is_full_for_an_address_before_it_is_full_for_all(monkeypatch):
         assert queue.has_place_for("a")
 
     asyncio.run(all_of_them())
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_gradio_looks_for_no_session_that_it_has_forgotten(is_forgotten, is_given_up):
+    event = SimpleNamespace(alive=True, session_hash="session")
+    sessions = {} if is_forgotten else {"session": "messages"}
+    gradio_queue = SimpleNamespace(event_ids_to_events={"event": event}, pending_messages_per_session=sessions)
+    answers = AnswerQueue(1, num_for_address=1)
+
+    async def ask() -> str:
+        LocalContext.blocks.set(SimpleNamespace(_queue=gradio_queue))
+        LocalContext.event_id.set("event")
+        try:
+            async with turn(answers, SimpleNamespace(client=SimpleNamespace(host="address"))):
+                return "answered"
+        except gr.Error as error:
+            return error.message
+
+    async def both() -> str:
+        async with answers.turn("address", "another", lambda: False):
+            asked = asyncio.create_task(ask())
+            await asyncio.sleep(0)
+            if is_given_up:
+                answers._waiting.popitem()
+        return await asked
+
+    is_answered = not is_forgotten and not is_given_up
+    assert asyncio.run(both()) == ("answered" if is_answered else "Nobody waits for this answer.")
+    assert event.alive != is_forgotten

@@ -130,13 +130,22 @@ async def turn(answers: AnswerQueue, request: gr.Request) -> AsyncIterator[None]
     assert request.client is not None
     # Not documented (read in gradio 6.31.0): it forgets the questions of who went away only before they begin.
     page, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
-    event = page._queue.event_ids_to_events.get(event_id or "") if page else None
+    assert page is not None
+    queue = page._queue
+    event = queue.event_ids_to_events.get(event_id or "")
     assert event is not None and event.session_hash is not None
+
+    def has_left() -> bool:
+        # gradio keeps 2,000 sessions, and would log a traceback when it looks for another, whose program never came.
+        event.alive = event.alive and event.session_hash in queue.pending_messages_per_session
+        return not event.alive
+
     address = request.client.host  # that the gateway found
     try:
-        async with answers.turn(address, event.session_hash, lambda: not event.alive):
+        async with answers.turn(address, event.session_hash, has_left):
             yield
     except NobodyListens:
+        has_left()
         raise gr.Error("Nobody waits for this answer.", print_exception=False) from None
 
 
