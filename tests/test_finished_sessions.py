@@ -20,23 +20,25 @@ def page():
 
     with gr.Blocks(analytics_enabled=False) as page:
         gr.api(echo, api_name="echo")
+        file = gr.File()
+        file.upload(lambda path: path, file, gr.Textbox(), api_name="path")
     page.queue()
     page.is_running = True  # as in dogbreeds.serving.page.app
     with TestClient(gr.mount_gradio_app(FastAPI(), page, path="/")) as client:
-        yield client, page._queue, may_answer
+        yield client, page, may_answer
 
 
-def ask(client, text) -> str:
-    return client.post("/gradio_api/call/echo", json={"data": [text]}).json()["event_id"]
+def ask(client, value, endpoint="echo") -> str:
+    return client.post(f"/gradio_api/call/{endpoint}", json={"data": [value]}).json()["event_id"]
 
 
-def answer(client, event) -> str:
-    return client.get(f"/gradio_api/call/echo/{event}").text
+def answer(client, event, endpoint="echo") -> str:
+    return client.get(f"/gradio_api/call/{endpoint}/{event}").text
 
 
 def test_of_what_is_answered_gradio_keeps_nothing(page):
-    client, queue, may_answer = page
-    sessions = FinishedSessions(queue)
+    client, blocks, may_answer = page
+    queue, sessions = blocks._queue, FinishedSessions(blocks)
     assert all(f'["{number}"]' in answer(client, ask(client, str(number))) for number in range(3))
     assert len(queue.pending_event_ids_session) == 3  # gradio keeps them: without that, this module can go
     for _ in range(2):
@@ -50,8 +52,8 @@ def test_of_what_is_answered_gradio_keeps_nothing(page):
 
 
 def test_a_client_that_does_not_come_for_its_answer_is_forgotten_too(page):
-    client, queue, may_answer = page
-    sessions = FinishedSessions(queue)
+    client, blocks, may_answer = page
+    queue, sessions = blocks._queue, FinishedSessions(blocks)
     may_answer.set()
     event = ask(client, "slow")
     while event in queue.event_ids_to_events:
@@ -60,3 +62,13 @@ def test_a_client_that_does_not_come_for_its_answer_is_forgotten_too(page):
     assert event in queue.pending_event_ids_session[event]
     sessions.forget()
     assert not queue.pending_event_ids_session and not queue.pending_messages_per_session
+
+
+def test_the_paths_of_uploads_are_forgotten(page):
+    client, blocks, _ = page
+    (path,) = client.post("/gradio_api/upload", files={"files": ("a.txt", b"text")}).json()
+    question = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    assert "complete" in answer(client, ask(client, question, "path"), "path")
+    assert any(blocks.temp_file_sets)  # gradio keeps them: without that, they need not be forgotten
+    FinishedSessions(blocks).forget()
+    assert not any(blocks.temp_file_sets)

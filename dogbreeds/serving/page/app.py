@@ -187,7 +187,7 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies, *, 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await decoder.start()
-        sweeping = asyncio.create_task(_sweep(uploads, FinishedSessions(page._queue)))
+        sweeping = asyncio.create_task(_sweep(uploads, FinishedSessions(page)))
         yield
         sweeping.cancel()
         await decoder.close()
