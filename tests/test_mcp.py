@@ -40,7 +40,7 @@ def refusal(run, photos, asked):
     return reply.content[0].text.removeprefix("Error executing tool identify_breed: ")
 
 
-def test_an_assistant_gets_the_answer_of_predict_over_standard_output(tiny_run, photo, monkeypatch, capsys):
+def test_an_assistant_gets_the_answer_of_predict_over_standard_output(tiny_run, photo):
     command = ["-m", "dogbreeds", "mcp", "--photos", str(photo.parent), "--run-dir", str(tiny_run)]
     server = stdio_client(StdioServerParameters(command=sys.executable, args=command, cwd=ROOT))
     tools, (answer, breeds) = calls(server, ("identify_breed", {"photo": photo.name}), ("list_breeds", {}))
@@ -82,7 +82,7 @@ def test_what_is_no_photo_or_outside_the_folder_gets_a_sentence(tiny_run, photo,
     assert refusal(run, None, "https://example.org/dog.jpg") == "There is no file 'https:/example.org/dog.jpg'."
 
 
-def test_the_breeds_may_be_limited(tiny_run, photo):
+def test_the_breeds_may_be_limited(tiny_run):
     run = RunFolder.open(tiny_run)
     limited = mcp_server(Predictor(run.only(run.labels[:2])))
     _, (breeds,) = calls(limited, ("list_breeds", {}))

@@ -1,5 +1,6 @@
 """Whom the commands and the page tell, and where they write, as the kernel sees it."""
 
+import os
 import re
 import shutil
 import sys
@@ -12,6 +13,8 @@ from subprocess import run
 
 import pytest
 from conftest import ROOT, installed, make_photo, make_photo_folder
+from mcp import StdioServerParameters, stdio_client
+from test_mcp import calls
 
 from dogbreeds.files import read_json, write_json
 from dogbreeds.run_folder import RECORD
@@ -142,6 +145,19 @@ def test_a_command_tells_nobody_and_writes_where_it_is_told(name, tiny_run, home
     outputs = [folder / output for output in command.outputs]
     assert all(output.exists() for output in outputs)
     check(trace, folder, [*outputs, *(home / cache for cache in command.caches)])
+
+
+@pytest.mark.slow
+def test_the_server_for_assistants_tells_nobody(tiny_run, home):
+    trace, photo = home.parent / "trace", home.parent / "work" / "photo.png"
+    make_photo(1, 1).save(photo)
+    command, *words = [*strace(trace), sys.executable, "-m", "dogbreeds", "mcp", "--run-dir", str(tiny_run)]
+    environment = {name: os.environ[name] for name in ("HOME", "TMPDIR", "PYTHONPATH")}
+    server = stdio_client(StdioServerParameters(command=command, args=words, env=environment))
+    _, (answer,) = calls(server, ("identify_breed", {"photo": str(photo)}))
+    assert not answer.is_error
+    assert asked_others(trace) == []
+    assert trace.stat().st_size, "strace saw nothing"
 
 
 @pytest.mark.slow

@@ -135,17 +135,16 @@ async def turn(answers: AnswerQueue, request: gr.Request) -> AsyncIterator[None]
     event = queue.event_ids_to_events.get(event_id or "")
     assert event is not None and event.session_hash is not None
 
-    def has_left() -> bool:
-        # gradio keeps 2,000 sessions, and would log a traceback when it looks for another, whose program never came.
-        event.alive = event.alive and event.session_hash in queue.pending_messages_per_session
-        return not event.alive
+    def is_forgotten() -> bool:
+        return event.session_hash not in queue.pending_messages_per_session
 
     address = request.client.host  # that the gateway found
     try:
-        async with answers.turn(address, event.session_hash, has_left):
+        async with answers.turn(address, event.session_hash, lambda: not event.alive or is_forgotten()):
             yield
     except NobodyListens:
-        has_left()
+        if is_forgotten():  # gradio keeps 2,000 sessions, and would log a traceback when it looks for another
+            event.alive = False
         raise gr.Error("Nobody waits for this answer.", print_exception=False) from None
 
 
