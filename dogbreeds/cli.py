@@ -716,13 +716,20 @@ def breeds() -> None:
 def _answers_by_name(paths: "Sequence[str]", prediction: "Prediction") -> list[tuple[str, "Answer"]]:
     """The answer to some files, or where there are several dogs the answer to each, with what it is an answer to."""
     name = paths[0] if len(paths) == 1 else f"one dog in {len(paths)} files"
-    num = len(prediction.dogs)
-    if num:
-        return [(f"{name}, dog {i} of {num} from the left", dog.prediction) for i, dog in enumerate(prediction.dogs, 1)]
-    if shot := prediction.decided_by:
-        is_part = len(paths) == 1 and shot.seconds is not None
-        name += f" (decided at {shot.seconds:.1f} s)" if is_part else f" (decided by {shot})"
-    return [(name, prediction)]
+    if num := len(prediction.dogs):
+        return [
+            (f"{name}, dog {number} of {num}{_decided(dog.prediction) or ' from the left'}", dog.prediction)
+            for number, dog in enumerate(prediction.dogs, 1)
+        ]
+    return [(name + _decided(prediction, of_one=len(paths) == 1), prediction)]
+
+
+def _decided(prediction: "Prediction", *, of_one: bool = True) -> str:
+    """By which photo or frame, of one file or of several; empty where there was but one."""
+    shot = prediction.decided_by
+    if shot is None:
+        return ""
+    return f" (decided at {shot.seconds:.1f} s)" if of_one and shot.seconds is not None else f" (decided by {shot})"
 
 
 def _sentence(answer: "Answer", run: RunFolder) -> str:

@@ -13,14 +13,15 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, drawings_beside, make_photo
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageEnhance, ImageStat
 
 from dogbreeds.photos import photo_files
 from dogbreeds.training.datasets.sources import read_dataset
 from tests.served_page import served_page
-from tests.videos import encode
+from tests.videos import encode, even
 
 SHIPPED = ROOT / "dogbreeds/pretrained/mobilenet_v2"
 VIEWPORTS = {"en": {"width": 1280, "height": 900}, "fr": {"width": 390, "height": 844}}
@@ -338,6 +339,31 @@ def test_a_video_has_one_answer_and_shows_the_frame_that_decided(page, server, u
     page.set_input_files("#files input[type=file]", [encode(clip, pictures[:4], [0, 1, 2, 3])])
     page.wait_for_selector("a.download")
     assert "A video is answered by itself" in page.inner_text("#review [data-verdict=error]")
+
+
+@pytest.mark.slow
+def test_each_dog_of_a_video_is_shown_in_the_frame_that_decided(either_page, language, tmp_path):
+    page, french = either_page, language == "fr"
+    white, shaggy = drawings_beside("white_dog"), drawings_beside("shaggy_dog")
+    frames = []
+    for left, right in ((white, ImageEnhance.Brightness(shaggy).enhance(0.3)), (shaggy, white)):
+        frames.append(even(Image.fromarray(np.concatenate([np.asarray(left), np.asarray(right)], axis=1))))
+    clip = encode(tmp_path / "clip.mp4", [frames[0], frames[1], frames[1]], [0, 0.5, 1])
+    page.get_by_role("button", name="ViT").click()
+    page.get_by_label("mobilenet_v2").check()
+    send(page, clip)
+    said, photos = "#verdict .which-dog:visible", page.locator("#picture .base:visible")
+    assert page.inner_text(said) == ("Chien 1 sur 2" if french else "Dog 1 of 2") and photos.count() == 1
+    middles, notes = {}, {}
+    for number in (1, 2):
+        page.locator(".dogs input").nth(number - 1).check()
+        photo, box = photos.bounding_box(), page.locator(f"#picture [data-box='{number}']:visible").bounding_box()
+        middles[number] = (box["x"] + box["width"] / 2 - photo["x"]) / photo["width"]
+        notes[number] = page.inner_text("#picture figcaption")
+        assert page.locator("#picture .box:visible").count() == page.locator("#picture .heat:visible").count() == 1
+        assert_accessible(page)
+    assert middles[2] < 0.5, "where the second is found in the brighter frame"
+    assert re.search(r"à (0,5|1,0) s" if french else r"at (0\.5|1\.0) s", notes[2])
 
 
 def tab_to(page, selector) -> None:

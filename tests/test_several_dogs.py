@@ -157,15 +157,15 @@ def test_the_page_shows_the_first_dog_and_holds_the_others(predictor, two_dogs):
     answer = predictor.predict(two_dogs)
     for html in (
         several_dogs.headline(answer, 120, FRENCH),
-        several_dogs.picture(answer, two_dogs, ENGLISH),
+        several_dogs.picture(answer, {None: two_dogs}, ENGLISH),
         several_dogs.details(answer, "vit", ENGLISH),
     ):
         assert set(re.findall(r'data-dog="(\d)"( hidden)?>', html)) == {("1", ""), ("2", " hidden")}
     assert "Chien 2 sur 2 depuis la gauche" in several_dogs.headline(answer, 120, FRENCH)
-    picture = several_dogs.picture(answer, two_dogs, ENGLISH)
+    picture = several_dogs.picture(answer, {None: two_dogs}, ENGLISH)
     assert "2 dogs: choose one" in picture and picture.count('type="radio"') == 2 and picture.count(" checked>") == 2
     assert re.findall(r'data-box="(\d)"', picture) == ["2", "1"], "the smaller lies above the larger"
     without = replace(
         answer, dogs=tuple(replace(d, prediction=replace(d.prediction, heat_map=None)) for d in answer.dogs)
     )
-    assert "checkbox" not in several_dogs.picture(without, two_dogs, ENGLISH)
+    assert "checkbox" not in several_dogs.picture(without, {None: two_dogs}, ENGLISH)

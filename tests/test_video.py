@@ -12,12 +12,16 @@ import pytest
 from conftest import drawings_beside, run_cli
 from PIL import Image
 
+from dogbreeds.calibration import Outputs
 from dogbreeds.images import BadImage
 from dogbreeds.run_folder import PRETRAINED
 from dogbreeds.serving import video
+from dogbreeds.serving.following import followed
+from dogbreeds.serving.prediction import Shot
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.video import MAX_BYTES, MAX_FRAMES, is_video, read_frames
-from tests.videos import SIZE, encode, numbered
+from dogbreeds.serving.video_prediction import predict_video
+from tests.videos import SIZE, encode, even, numbered
 
 RUN = PRETRAINED / "mobilenet_v2"
 
@@ -172,8 +176,7 @@ def black(size: tuple[int, int]) -> Image.Image:
 
 
 def test_a_video_has_one_answer_and_the_time_that_decided(predictor, tmp_path, monkeypatch, capsys):
-    dog = drawings_beside("shaggy_dog")
-    dog = dog.crop((0, 0, dog.width // 2 * 2, dog.height // 2 * 2))
+    dog = even(drawings_beside("shaggy_dog"))
     shown = [black(dog.size), black(dog.size), dog, black(dog.size)]
     path = encode(tmp_path / "clip.mp4", shown, [0, 0.5, 1, 1.5])
     bad = cut_short(tmp_path / "cut.mkv")
@@ -211,3 +214,70 @@ def test_one_photo_of_a_dog_is_answered_as_alone(predictor):
     assert index == 9 and together.breeds[0].breed == alone.breeds[0].breed and together.region == alone.region
     together, index = predictor.predict_one_dog([dog])
     assert index == 0 and together.to_dict() == alone.to_dict()
+
+
+def test_each_dog_of_a_video_is_followed_and_answered_from_all_its_frames(predictor, tmp_path, monkeypatch, capsys):
+    both, swapped = (
+        even(drawings_beside(*names)) for names in (("white_dog", "shaggy_dog"), ("shaggy_dog", "white_dog"))
+    )
+    dark = Image.blend(both, black(both.size), 0.9)
+    path = encode(tmp_path / "clip.mp4", [dark, both, swapped, black(both.size), both], [0, 0.5, 1, 1.5, 2])
+    arguments = ("predict", path, "--run-dir", RUN)
+    status, printed, _ = run_cli(monkeypatch, capsys, *arguments, "--json")
+    answer = json.loads(printed)
+    assert status == 0 and len(answer["dogs"]) == 2 and answer["decided_by"]["path"] == str(path)
+    for dog, name in zip(answer["dogs"], ("white_dog", "shaggy_dog"), strict=True):
+        assert dog["breeds"][0]["breed"] == predictor.predict_images([drawings_beside(name)])[0].breeds[0].breed
+        is_swapped = dog["decided_by"]["seconds"] == 1
+        assert dog["decided_by"]["seconds"] in (0.5, 1, 2)
+        assert (dog["box"][2] < 0.55) == ((name == "white_dog") != is_swapped), "where it is in the frame that decided"
+    _, printed, _ = run_cli(monkeypatch, capsys, *arguments)
+    lines = [line.split(": ")[0] for line in printed.splitlines()]
+    seconds = [dog["decided_by"]["seconds"] for dog in answer["dogs"]]
+    assert lines == [f"{path}, dog {i} of 2 (decided at {at:.1f} s)" for i, at in enumerate(seconds, 1)]
+    _, printed, _ = run_cli(monkeypatch, capsys, *arguments, "--json", "--one-dog")
+    assert "dogs" not in json.loads(printed)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        [("white_dog",)] * 3,
+        [("white_dog", "cat")] * 3,
+        [("white_dog",), ("shaggy_dog",), ("white_dog",)],  # never together
+        [("white_dog", "shaggy_dog"), ("white_dog",), ("white_dog",)],  # the second once only
+    ],
+)
+def test_a_video_without_two_dogs_together_for_a_while_has_one_answer(predictor, shown):
+    frames = [drawings_beside(*names) for names in shown]
+    shots = [Shot("clip.mp4", seconds) for seconds in range(len(frames))]
+    answer = predict_video(predictor, shots, lambda number: frames[number])
+    together, index = predictor.predict_one_dog(frames)
+    assert answer.dogs == () and answer.decided_by == shots[index]
+    assert answer.breeds == together.breeds and answer.region == together.region
+
+
+def test_a_video_of_one_frame_is_answered_as_a_photo(predictor):
+    photo = drawings_beside("white_dog", "shaggy_dog")
+    answer = predict_video(predictor, [Shot("clip.mp4", 0.0)], lambda _: photo)
+    alone = predictor.predict(photo)
+    assert [dog.box for dog in answer.dogs] == [dog.box for dog in alone.dogs] and len(alone.dogs) == 2
+    assert [dog.prediction.verdict for dog in answer.dogs] == [dog.prediction.verdict for dog in alone.dogs]
+
+
+def seen(*breeds: int) -> list[Outputs]:
+    """A frame in which dogs of these classes are seen, each a little differently."""
+    rng = np.random.default_rng(sum(breeds))
+    return [Outputs((8 * np.eye(20)[[breed]] + rng.normal(0, 1, (1, 20))).astype(np.float32)) for breed in breeds]
+
+
+def test_dogs_are_followed_by_what_they_are_and_not_by_where_they_are():
+    frames = [seen(3, 7), seen(7, 3), [], seen(7), seen(5, 3, 7)]
+    assert followed(frames) == [[(0, 0), (1, 1), (4, 1)], [(0, 1), (1, 0), (3, 0), (4, 2)], [(4, 0)]]
+
+
+def test_two_dogs_of_a_frame_are_never_the_same():
+    dogs = followed([seen(3, 3), seen(3, 3, 3), seen(3)])
+    assert sorted(map(len, dogs)) == [1, 2, 3]
+    assert all(len({frame for frame, _ in dog}) == len(dog) for dog in dogs)
+    assert followed([]) == [] and followed([[], []]) == []

@@ -15,6 +15,11 @@ def numbered(number: int, size: tuple[int, int] = SIZE) -> Image.Image:
     return picture
 
 
+def even(picture: Image.Image) -> Image.Image:
+    """Cropped to a width and a height that codecs take."""
+    return picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
+
+
 def encode(path: Path, pictures: list[Image.Image], times: list[float], **options: str) -> Path:
     """Write a video whose pictures are shown from these times on, seconds."""
     with av.open(str(path), "w", options=options) as container:

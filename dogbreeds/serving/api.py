@@ -28,23 +28,27 @@ class AnswerJson(TypedDict):
     group: Annotated[str, Field(json_schema_extra=_list_groups)] | None
 
 
-class DogJson(AnswerJson):
-    """One dog of several; its box is left, top, right and bottom, as shares of the photo's width and height."""
-
-    box: Annotated[list[float], Field(min_length=4, max_length=4)]
-
-
 class FrameJson(TypedDict):
     """A frame of a video: how many seconds after the first one it is shown."""
 
     seconds: float
 
 
+class DogJson(AnswerJson):
+    """One dog of several; its box is left, top, right and bottom, as shares of the photo's width and height.
+
+    A dog of a video has `decided_by`, the frame that speaks most for the breed; the box is its place in that one.
+    """
+
+    box: Annotated[list[float], Field(min_length=4, max_length=4)]
+    decided_by: NotRequired[FrameJson]
+
+
 class PredictionJson(AnswerJson):
     """The answer of one model to a photo as a whole, or to a video; where there is none, `error` says why.
 
-    A photo of several dogs has `dogs` too, from left to right; a photo of one has not. A video has `decided_by`, the
-    frame that speaks most for the breed.
+    A photo of several dogs has `dogs` too, from left to right, and a video of several, by when they are first seen; of
+    one dog there are none. A video has `decided_by`, the frame that speaks most for the breed.
     """
 
     dogs: NotRequired[list[DogJson]]
@@ -65,9 +69,10 @@ class ComparisonJson(TypedDict):
 def prediction_json(model: str, prediction: Prediction) -> dict[str, Any]:
     """One model's answer, a `PredictionJson`."""
     found = prediction.to_dict()
-    if prediction.decided_by:
-        # Without its path: gradio's client takes what has one for a file, and fetches it.
-        found["decided_by"] = {"seconds": prediction.decided_by.seconds}
+    for each in (found, *found.get("dogs", ())):
+        if "decided_by" in each:
+            # Its path: gradio's client takes what has one for a file, and fetches it.
+            del each["decided_by"]["path"]
     return {**found, "model": model, "seconds": prediction.seconds, "error": None}
 
 

@@ -29,11 +29,11 @@ def predict_every_dog(photo: Image.Image, predict: Predict) -> Prediction:
     started = time.perf_counter()
     found = dog_detector().find(photo)
     found = found if len(found) > 1 else []
-    close_ups = [_close_up(photo, each.box) for each in found]
+    close_ups = [close_up(photo, each.box) for each in found]
     seconds = time.perf_counter() - started
     whole, *others = (replace(each, seconds=each.seconds + seconds) for each in predict([photo, *close_ups]))
     answers = zip(found, others, strict=True)
-    dogs = tuple(_dog(photo, each.box, answer) for each, answer in answers if each.is_sure or _is_dog(answer))
+    dogs = tuple(dog_at(each.box, photo.size, answer) for each, answer in answers if each.is_sure or _is_dog(answer))
     return replace(whole, dogs=dogs) if len(dogs) > 1 else whole
 
 
@@ -41,14 +41,26 @@ def _is_dog(answer: Prediction) -> bool:
     return answer.verdict != "not_a_dog"
 
 
-def _close_up(photo: Image.Image, box: Box) -> Image.Image:
-    """What is in a box, as a square: so were the photos that the models were trained on."""
+def close_up(photo: Image.Image, box: Box) -> Image.Image:
+    """What is in a box, as a square: so were the photos that the models were trained on.
+
+    Args:
+        photo: Upright and RGB.
+        box: Pixels.
+    """
     side = max(1, round(max(box[2] - box[0], box[3] - box[1])))
     return photo.resize((side, side), Image.Resampling.BILINEAR, box=box)
 
 
-def _dog(photo: Image.Image, box: Box, answer: Prediction) -> Dog:
-    left, top, right, bottom = (edge / side for edge, side in zip(box, (photo.width, photo.height) * 2, strict=True))
+def dog_at(box: Box, size: tuple[int, int], answer: Prediction) -> Dog:
+    """A dog, of which the answer to its close-up is known.
+
+    Args:
+        box: Where it is, pixels.
+        size: Width and height of the photo, pixels.
+        answer: Its `region` is a part of the box.
+    """
+    left, top, right, bottom = (edge / side for edge, side in zip(box, size * 2, strict=True))
     width, height = right - left, bottom - top
     region: Shares = (
         left + answer.region[0] * width,

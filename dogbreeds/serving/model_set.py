@@ -1,6 +1,6 @@
 """The models of a page: one answers by its name, or all answer the same photo."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import partial
 
@@ -9,8 +9,9 @@ from PIL import Image
 from dogbreeds.answers import Answer
 from dogbreeds.run_folder import unique_names
 from dogbreeds.serving.every_dog import predict_every_dog
-from dogbreeds.serving.prediction import Prediction
+from dogbreeds.serving.prediction import Prediction, Shot
 from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.video_prediction import predict_video
 
 TOP_K = 5
 """Breeds that an answer names."""
@@ -62,9 +63,9 @@ class ModelSet:
         """One model's answer to an upright RGB photo, and to each dog of it."""
         return predict_every_dog(photo, partial(self.predictors[name].predict_images, top_k=TOP_K))
 
-    def predict_one_dog(self, name: str, photos: Iterable[Image.Image]) -> tuple[Prediction, int]:
-        """One model's answer to several photos of the same dog; see `Predictor.predict_one_dog`."""
-        return self.predictors[name].predict_one_dog(photos, top_k=TOP_K)
+    def predict_video(self, name: str, shots: Sequence[Shot], open_frame: Callable[[int], Image.Image]) -> Prediction:
+        """One model's answer to frames of a video; see `dogbreeds.serving.video_prediction.predict_video`."""
+        return predict_video(self.predictors[name], shots, open_frame, top_k=TOP_K)
 
     def compare(self, photo: Image.Image) -> dict[str, Prediction]:
         """All models' answers to an upright RGB photo as a whole, by the models' names."""

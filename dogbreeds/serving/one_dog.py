@@ -13,6 +13,7 @@ from dogbreeds.photos import read_photo
 from dogbreeds.serving.prediction import Prediction, Shot
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.video import is_video, read_frames
+from dogbreeds.serving.video_prediction import predict_video
 
 
 def predict_files(
@@ -33,10 +34,14 @@ def predict_files(
         yield from _predict_one_dog(predictor, paths, top_k)
         return
     for path in paths:
-        if is_video(path):
-            yield from _predict_one_dog(predictor, [path], top_k)
-        else:
-            yield [path], read_photo(path, partial(predictor.predict, top_k=top_k))
+        answer = _predict_video if is_video(path) else Predictor.predict
+        yield [path], read_photo(path, partial(answer, predictor, top_k=top_k))
+
+
+def _predict_video(predictor: Predictor, path: str | os.PathLike[str], top_k: int) -> Prediction:
+    frames = read_frames(path, at_least=predictor.run.preprocessing.decoded_side)
+    shots = [Shot(os.fspath(path), frame.seconds) for frame in frames]
+    return predict_video(predictor, shots, lambda number: frames[number].image, top_k=top_k)
 
 
 def _predict_one_dog(

@@ -38,8 +38,8 @@ class Prediction(Answer):
     """From the photo to the answer: with `Predictor.predict`, opening the file included; with `predict_images`, the
     time for all images of the call."""
     dogs: tuple["Dog", ...] = ()
-    """Each dog of a photo of several, from left to right, where they were looked for; empty for one dog. The rest of
-    the answer is to the photo as a whole."""
+    """Each dog of several, where they were looked for: those of a photo from left to right, those of a video by when
+    they are first seen. Empty for one dog. The rest of the answer is to the photo or video as a whole."""
     decided_by: Shot | None = None
     """Of photos or frames that have one answer together, the one that speaks most for the most probable breed; heat map
     and region are its own."""
@@ -59,7 +59,7 @@ class Dog:
     """One dog of several."""
 
     box: Shares
-    """Where it is."""
+    """Where it is; of a video, in the frame that decided."""
     prediction: Prediction
     """Which breed it is; its `region` is a part of the photo, as the box is."""
 

@@ -94,12 +94,11 @@ class Predictor:
             top_k: As for `predict`.
         """
         started = time.perf_counter()
-        photos = self._look_closely(images)
-        outputs = Outputs.concatenate([combined(photo.looks) for photo in photos])
-        return [prediction for prediction, _ in self._answer(outputs, [[photo] for photo in photos], top_k, started)]
+        dogs = [[photo] for photo in self.look_closely(images)]
+        return [prediction for prediction, _ in self.answer_dogs(dogs, top_k, started)]
 
     def predict_one_dog(self, images: Iterable[Image.Image], *, top_k: int = 5) -> tuple[Prediction, int]:
-        """One answer from several photos of the same dog, or from frames of a video.
+        """One answer from several photos of the same dog.
 
         Args:
             images: At least one; as for `predict_images`. A few of them are in use at a time.
@@ -109,27 +108,31 @@ class Predictor:
             The answer, and the index of the image that speaks most for its breed; heat map and region are of that one.
         """
         started = time.perf_counter()
-        photos = [photo for batch in batches(images, NUM_AT_ONCE) for photo in self._look_closely(batch)]
-        outputs = as_one(Outputs.concatenate([combined(photo.looks) for photo in photos]))
-        return self._answer(outputs, [photos], top_k, started)[0]
+        photos = [photo for batch in batches(images, NUM_AT_ONCE) for photo in self.look_closely(batch)]
+        return self.answer_dogs([photos], top_k, started)[0]
 
-    def _look_closely(self, images: Sequence[Image.Image]) -> list["_Photo"]:
+    def look_closely(self, images: Sequence[Image.Image]) -> list["LookedAt"]:
+        """Find what `answer_dogs` needs.
+
+        Args:
+            images: As for `predict_images`; also none.
+        """
         images = [halved(image, self.run.preprocessing.decoded_side) for image in images]
         looks = self._look(images, self.output_names)
-        return [_Photo(image.size, own) for image, own in zip(images, looks, strict=True)]
+        return [LookedAt(image.size, own) for image, own in zip(images, looks, strict=True)]
 
-    def _answer(
-        self, outputs: Outputs, dogs: Sequence[Sequence["_Photo"]], top_k: int, started: float
+    def answer_dogs(
+        self, dogs: Sequence[Sequence["LookedAt"]], top_k: int, started: float
     ) -> list[tuple[Prediction, int]]:
         """The answer to each dog, and which of its photos speaks most for the most probable breed.
 
         Args:
-            outputs: One row a dog.
-            dogs: The photos of each.
+            dogs: The photos of each, at least one of at least one.
             top_k: As for `predict`.
             started: When the question came, by `time.perf_counter`.
         """
         run = self.run
+        outputs = Outputs.concatenate([as_one(Outputs.concatenate([each.outputs for each in own])) for own in dogs])
         probabilities, verdicts = run.calibration.apply(outputs, run.is_listed)
         answered = answers_of(probabilities, verdicts, run.calibration, run.labels, top_k=top_k)
         seconds = time.perf_counter() - started
@@ -242,12 +245,17 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class _Photo:
+class LookedAt:
     """What is known of a photo when it has been looked at."""
 
     size: tuple[int, int]
     """Width and height, pixels."""
     looks: list[Look]
+
+    @property
+    def outputs(self) -> Outputs:
+        """Of all looks together, one row."""
+        return combined(self.looks)
 
 
 def _shares(region: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:

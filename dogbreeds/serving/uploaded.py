@@ -1,6 +1,6 @@
-"""The answer to an upload: a photo, or a video of one dog."""
+"""The answer to an upload: a photo or a video."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -9,8 +9,11 @@ from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.prediction import Prediction, Shot
 from dogbreeds.serving.uploads import is_video_copy, open_copy, stored_frames
 
+Pictures = Mapping[Shot | None, Image.Image]
+"""What an answer, or that to one of its dogs, is about, by its `decided_by`: the photo, or a frame of the video."""
 
-def answer_upload(models: ModelSet, name: str, copy: Path) -> tuple[Prediction, Image.Image]:
+
+def answer_upload(models: ModelSet, name: str, copy: Path) -> tuple[Prediction, Pictures]:
     """One model's answer.
 
     Args:
@@ -19,15 +22,16 @@ def answer_upload(models: ModelSet, name: str, copy: Path) -> tuple[Prediction, 
         copy: What `UploadFolder.add` returned.
 
     Returns:
-        The answer, and what it is about: the photo, or the frame of the video that decided.
+        The answer, and what it is about.
 
     Raises:
         BadImage: The upload could not be read, or is deleted by now.
     """
     if not is_video_copy(copy):
         photo = open_copy(copy)
-        return models.predict(name, photo), photo
+        return models.predict(name, photo), {None: photo}
     frames = stored_frames(copy)
-    prediction, index = models.predict_one_dog(name, (open_copy(frame.copy) for frame in frames))
-    shot = Shot(copy.name, frames[index].seconds)
-    return replace(prediction, decided_by=shot), open_copy(frames[index].copy)
+    copies = {Shot(copy.name, frame.seconds): frame.copy for frame in frames}
+    prediction = models.predict_video(name, list(copies), lambda number: open_copy(frames[number].copy))
+    decided = {each.decided_by for each in (prediction, *(dog.prediction for dog in prediction.dogs))}
+    return prediction, {shot: open_copy(copies[shot]) for shot in decided if shot}

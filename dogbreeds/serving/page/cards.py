@@ -84,9 +84,8 @@ def picture(prediction: Prediction, photo: Image.Image, texts: Texts) -> str:
         photo: The photo that was answered, upright and RGB.
         texts: The person's language.
     """
-    base, note = base_layer(photo, texts), ""
-    if (shot := prediction.decided_by) and shot.seconds is not None:
-        note = f"<figcaption>{escape(texts.decided_by_frame.format(texts.decimal(shot.seconds)))}</figcaption>"
+    base, note = base_layer(photo, texts), frame_note(prediction, texts)
+    note = f"<figcaption>{note}</figcaption>" if note else ""
     if prediction.heat_map is None:
         return f'<figure class="photo"><div>{base}</div>{note}</figure>'
     layers = f'<span class="layers">{base}{heat_layer(prediction, texts)}</span>'
@@ -105,6 +104,14 @@ def heat_layer(prediction: Prediction, texts: Texts) -> str:
     source = _data_url(heat_map.colours(prediction.heat_map, HEAT_MAP_SIZE), "WEBP")
     alt = escape(texts.heat_map_alt.format(texts.name(prediction.breeds[0].breed)))
     return f'<img class="heat" src="{source}" style="{place(prediction.region)}" alt="{alt}">'
+
+
+def frame_note(prediction: Prediction, texts: Texts) -> str:
+    """Which frame of a video is shown; empty for a photo."""
+    shot = prediction.decided_by
+    if shot is None or shot.seconds is None:
+        return ""
+    return escape(texts.decided_by_frame.format(texts.decimal(shot.seconds)))
 
 
 def heat_caption(prediction: Prediction, texts: Texts) -> str:

@@ -96,10 +96,14 @@ def _shown(upload: Path, model: str, only_breeds: list[str], models: ModelSet, t
             predictions = models.compare(photo)
             verdict = cards.agreement(list(predictions.values()), texts)
             return verdict, "", cards.side_by_side(predictions, models, photo, texts)
-        prediction, photo = answer_upload(models, model, upload)
+        prediction, pictures = answer_upload(models, model, upload)
     except BadImage as error:
         return cards.problem(texts.problem(error), texts), "", ""
+    if prediction.dogs:
+        picture = several_dogs.picture(prediction, pictures, texts)
+    else:
+        picture = cards.picture(prediction, pictures[prediction.decided_by], texts)
     say = several_dogs if prediction.dogs else cards
     verdict = say.headline(prediction, len(models.labels(model)), texts, num_listed=models.num_listed(model))
     details = say.details(prediction, model, texts) + share.buttons(texts)
-    return verdict, say.picture(prediction, photo, texts), details
+    return verdict, picture, details

@@ -1,4 +1,4 @@
-"""The answer to a photo of several dogs as HTML: a box around each, and the answer to the one that is chosen.
+"""The answer to a photo or video of several dogs as HTML: a box around each, and the answer to the one that is chosen.
 
 Each part of the page holds the answers to all of them, and choose_dog.js shows the one that is chosen: the first, at
 first.
@@ -8,11 +8,10 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
 from dogbreeds.serving.page import cards
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.prediction import Dog, Prediction
+from dogbreeds.serving.uploaded import Pictures
 
 SCRIPT = Path(__file__).with_name("choose_dog.js").read_text(encoding="utf-8")
 
@@ -27,26 +26,24 @@ def headline(prediction: Prediction, num_breeds: int, texts: Texts, *, num_liste
         num_listed: As for `cards.headline`.
     """
     num = len(prediction.dogs)
+    which = texts.dog_of_video if prediction.decided_by else texts.dog_of
     return _of_each(
         prediction,
         lambda number, dog: (
-            f'<p class="which-dog">{escape(texts.dog_of.format(number, num))}</p>'
+            f'<p class="which-dog">{escape(which.format(number, num))}</p>'
             + cards.headline(dog.prediction, num_breeds, texts, num_listed=num_listed)
         ),
     )
 
 
-def picture(prediction: Prediction, photo: Image.Image, texts: Texts) -> str:
+def picture(prediction: Prediction, pictures: Pictures, texts: Texts) -> str:
     """The photo with a box around each dog, the heat map of the one that is chosen, and the dogs to choose from.
 
     Args:
         prediction: With `dogs`.
-        photo: The photo that was answered, upright and RGB.
+        pictures: What was answered. Of a video, each dog is shown in the frame that decided.
         texts: The person's language.
     """
-    heat_maps = _of_each(prediction, lambda _, dog: cards.heat_layer(dog.prediction, texts))
-    # A small dog before a large one can be pressed too: it is drawn above.
-    boxes = "".join(_box(*each) for each in sorted(_numbered(prediction), key=lambda each: -_area(each[1])))
     choices = "".join(
         f'<label><input type="radio" name="dog" value="{number}"{" checked" * (number == 1)}>'
         f"<span>{number}</span> {escape(cards.in_short(dog.prediction, texts))}</label>"
@@ -57,10 +54,31 @@ def picture(prediction: Prediction, photo: Image.Image, texts: Texts) -> str:
     if any(dog.prediction.heat_map is not None for dog in prediction.dogs):
         captions = _of_each(prediction, lambda _, dog: cards.heat_caption(dog.prediction, texts), "span")
         switch = cards.heat_switch(captions)
+    note = ""
+    if any(cards.frame_note(dog.prediction, texts) for dog in prediction.dogs):
+        notes = _of_each(prediction, lambda _, dog: cards.frame_note(dog.prediction, texts), "span")
+        note = f"<figcaption>{notes}</figcaption>"
     return (
-        f'<figure class="photo"><div class="layers">{cards.base_layer(photo, texts)}{heat_maps}{boxes}</div>'
-        f'<fieldset class="dogs"><legend>{legend}</legend>{choices}</fieldset>{switch}</figure>'
+        f'<figure class="photo"><div class="layers">{_layers(prediction, pictures, texts)}</div>'
+        f'<fieldset class="dogs"><legend>{legend}</legend>{choices}</fieldset>{switch}{note}</figure>'
     )
+
+
+def _layers(prediction: Prediction, pictures: Pictures, texts: Texts) -> str:
+    shown_in = {dog.prediction.decided_by for dog in prediction.dogs}
+    if len(shown_in) > 1:
+        return _of_each(
+            prediction,
+            lambda number, dog: (
+                cards.base_layer(pictures[dog.prediction.decided_by], texts)
+                + cards.heat_layer(dog.prediction, texts)
+                + _box(number, dog)
+            ),
+        )
+    heat_maps = _of_each(prediction, lambda _, dog: cards.heat_layer(dog.prediction, texts))
+    # A small dog before a large one can be pressed too: it is drawn above.
+    boxes = "".join(_box(*each) for each in sorted(_numbered(prediction), key=lambda each: -_area(each[1])))
+    return cards.base_layer(pictures[shown_in.pop()], texts) + heat_maps + boxes
 
 
 def details(prediction: Prediction, model: str, texts: Texts) -> str:
