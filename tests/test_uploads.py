@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -302,6 +303,41 @@ def test_what_is_old_is_deleted_with_its_folder_and_what_is_new_stays(tmp_path):
     assert copy.exists() and (tmp_path / "half.part").exists()
     asyncio.run(folder.delete_older(-1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_others_have_deleted_counts_no_more(tmp_path, monkeypatch):
+    folder = UploadFolder(tmp_path, copy_here)
+    copies = [added(folder, png(1), address) for address in "aab"]
+    size = sum(file.stat().st_size for file in copies[0].parent.iterdir())
+    monkeypatch.setattr(uploads, "MAX_STORED_OF_ADDRESS", 2 * size)
+    monkeypatch.setattr(uploads, "MAX_STORED", 3 * size)
+    assert "Your address" in folder.refusal("a") and "as many photos as it can" in folder.refusal("b")
+    uploads.delete_copy(copies[0])
+    asyncio.run(folder.delete_older(60))
+    assert folder.refusal("a") is None and folder.refusal("b") is None
+    monkeypatch.setattr(uploads, "MAX_STORED_OF_ADDRESS", size)
+    assert "Your address" in folder.refusal("a") and "Your address" in folder.refusal("b")
+
+
+def test_little_is_remembered_of_an_upload_for_as_long_as_it_is_held(tmp_path):
+    async def tiny(source, place, address):
+        (place / "photo.webp").touch()
+        return place / "photo.webp"
+
+    async def come(first, last):
+        for number in range(first, last):
+            await folder.add(folder.arrival(), f"10.0.{number // 256}.{number % 256}")
+
+    folder = UploadFolder(tmp_path, tiny)
+    asyncio.run(come(0, 50))
+    tracemalloc.start()
+    try:
+        asyncio.run(come(50, 550))
+        assert tracemalloc.get_traced_memory()[0] < 500 * 170
+        asyncio.run(folder.delete_older(-1))
+        assert tracemalloc.get_traced_memory()[0] < 500 * 50
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_photo_that_comes_while_old_ones_are_deleted_counts_for_its_address(tmp_path, monkeypatch):

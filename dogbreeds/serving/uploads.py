@@ -11,9 +11,9 @@ import json
 import os
 import secrets
 import shutil
+import struct
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +38,8 @@ _FOLDER = "dogbreeds-"
 _LOCK = ".in-use"
 _PROBLEM = "problem.json"
 _VIDEO = "video.json"
+_HELD = struct.Struct("16sQ")
+"""A place, by its name as bytes, and how many bytes are in it."""
 _VIDEO_THREADS = 2
 """That decode a video; the others stay for answers."""
 
@@ -162,16 +164,16 @@ class UploadFolder:
             takes_videos: Whether `copy` takes videos too.
         """
         self.path, self._copy, self.takes_videos = path, copy, takes_videos
-        self._held: dict[str, tuple[str, int]] = {}
-        """Of each place, by its name: whose it is, and its bytes."""
-        self._bytes_of: Counter[str] = Counter()
-        """Of each address that holds any."""
+        self._held: dict[str, bytes] = {}
+        """Of each address that holds any, `_HELD` of each of its places: as bytes, since there may be many for long."""
+        self._num_bytes = 0
+        """Of all."""
 
     def refusal(self, address: str) -> str | None:
         """Why this address can't send a photo now, in a sentence; None if it can."""
-        if self._bytes_of[address] >= MAX_STORED_OF_ADDRESS:
+        if sum(num_bytes for _, num_bytes in _HELD.iter_unpack(self._held.get(address, b""))) >= MAX_STORED_OF_ADDRESS:
             return "Your address has sent as many photos as it may: please try again in a few minutes."
-        if self._bytes_of.total() >= MAX_STORED or shutil.disk_usage(self.path).free < MIN_FREE:
+        if self._num_bytes >= MAX_STORED or shutil.disk_usage(self.path).free < MIN_FREE:
             return "The page holds as many photos as it can: please try again in a few minutes."
         return None
 
@@ -204,25 +206,29 @@ class UploadFolder:
         finally:
             arrived.unlink(missing_ok=True)
         num_bytes = sum(file.stat().st_size for file in place.iterdir())
-        self._held[place.name] = (address, num_bytes)
-        self._bytes_of[address] += num_bytes
+        self._held[address] = self._held.get(address, b"") + _HELD.pack(bytes.fromhex(place.name), num_bytes)
+        self._num_bytes += num_bytes
         return path
 
     async def delete_older(self, seconds: float) -> None:
         """Delete what has not changed for so long, and forget what others have deleted."""
-        for name in await asyncio.to_thread(self._deleted, time.time() - seconds, list(self._held)):
-            address, num_bytes = self._held.pop(name)
-            self._bytes_of[address] -= num_bytes
-            if not self._bytes_of[address]:
-                del self._bytes_of[address]
+        held = dict(self._held)
+        names = [name for places in held.values() for name, _ in _HELD.iter_unpack(places)]
+        gone = await asyncio.to_thread(self._deleted, time.time() - seconds, names)
+        for address in held:  # meanwhile, others may have come
+            places = list(_HELD.iter_unpack(self._held.pop(address)))
+            kept = [_HELD.pack(*place) for place in places if place[0] not in gone]
+            if kept:
+                self._held[address] = b"".join(kept)
+            self._num_bytes -= sum(num_bytes for name, num_bytes in places if name in gone)
 
-    def _deleted(self, since: float, names: list[str]) -> list[str]:
+    def _deleted(self, since: float, names: list[bytes]) -> set[bytes]:
         """Delete what has not changed since a time; which of these places are no longer there."""
         for entry in self.path.iterdir():
             with suppress(FileNotFoundError):
                 if entry.name != _LOCK and entry.lstat().st_mtime < since:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        return [name for name in names if not (self.path / name).exists()]
+        return {name for name in names if not (self.path / name.hex()).exists()}
 
 
 def _no_picture(place: Path) -> Path:
