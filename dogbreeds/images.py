@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dogbreeds.addresses import Address, reason
+from dogbreeds.decoding_budget import decoding_budget
 from dogbreeds.errors import UserError
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
@@ -222,15 +223,22 @@ class _LimitedFile:
 
 def _decode(image: Image.Image, at_least: int | None) -> Image.Image:
     width, height = image.size
-    if width * height > _max_pixels(image):
+    max_pixels = _max_pixels(image)
+    if width * height > max_pixels:
         raise _too_large(f" ({width} x {height} pixels)")
-    if at_least is None:
-        return _upright_rgb(image, close=True)
-    side = JPEG_SIDE
-    while side < at_least:
-        side *= 2
-    image.draft(None, (side, side))
-    return halved(_upright_rgb(image, close=True), at_least)
+    if at_least is not None:
+        side = JPEG_SIDE
+        while side < at_least:
+            side *= 2
+        image.draft(None, (side, side))
+        if not image.info.get("progressive"):  # libjpeg holds all of a progressive file
+            width, height = image.size
+    with decoding_budget().share(width * height, max_pixels):
+        upright = _upright_rgb(image, close=True)
+        del image  # what its decoder holds is freed before the share is given back, and so is the large copy
+        if at_least is not None:
+            upright = halved(upright, at_least)
+    return upright
 
 
 def _max_pixels(image: Image.Image) -> int:

@@ -75,13 +75,14 @@ def keep_freed_memory() -> None:
 
 
 def share_freed_memory() -> None:
-    """Have the C library keep freed memory in one or two places, instead of one for each of a few threads.
+    """Have the C library keep freed memory in one or two places, instead of one for each thread, and little of it.
 
-    A server answers in a thread that is free. Each place keeps what one answer or another has needed, so that the
-    memory of a server would grow for days (tests/benchmarks/load.py).
+    Work goes to a thread that is free. Each place keeps what one photo or another has needed, so that the memory of a
+    server would grow for days (tests/benchmarks/load.py), and that of `index` with the number of large photos
+    (tests/benchmarks/odd_files.py). What is as large as a large photo goes back to the system.
     """
-    arena_max = -8
-    _set_allocator({arena_max: 2})
+    arena_max, mmap_threshold = -8, -3
+    _set_allocator({arena_max: 2, mmap_threshold: 4 * 2**20})
 
 
 def _set_allocator(settings: Mapping[int, int]) -> None:

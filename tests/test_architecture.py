@@ -16,9 +16,9 @@ FLOORS = [
     {"training", "serving"},
     {"model_card"},
     {"run_folder", "tuning_folder"},
-    {"addresses", "answers", "breeds", "calibration", "default_runs", "dog_probe", "errors", "files", "hub", "images"}
-    | {"json_types", "latency", "logistic_regression", "looks", "machine", "metrics", "photo_paths", "photos"}
-    | {"predictions", "preprocessing", "record", "split_file", "versions"},
+    {"addresses", "answers", "breeds", "calibration", "decoding_budget", "default_runs", "dog_probe", "errors", "files"}
+    | {"hub", "images", "json_types", "latency", "logistic_regression", "looks", "machine", "metrics", "photo_paths"}
+    | {"photos", "predictions", "preprocessing", "record", "split_file", "versions"},
 ]
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate"}
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dogbreeds.addresses import Address, Place, place, reason
 from dogbreeds.errors import UserError
 from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, sha256, temporary_path
-from dogbreeds.machine import num_cores, on_all_cores
+from dogbreeds.machine import num_cores, on_all_cores, share_freed_memory
 from dogbreeds.photo_paths import PhotoPaths, Shard, open_paths
 from dogbreeds.photos import batches
 from dogbreeds.run_folder import RunFolder, serving_files
@@ -47,6 +47,7 @@ def rows_on_all_cores(
     run: RunFolder, photos: Iterable[tuple[str, Place]], top_k: int, embeddings: bool
 ) -> Iterator[list[Row]]:
     """The engine that uses the cores of this machine; rows keep the order of the photos."""
+    share_freed_memory()
     predictor = Predictor(run, num_threads=1)  # each core classifies a batch of its own
 
     def rows_of(batch: list[tuple[str, Place]]) -> list[Row]:
