@@ -16,7 +16,7 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
 from dogbreeds.serving.model_set import TOP_K, ModelSet
-from dogbreeds.serving.network import MAX_PASS, Network
+from dogbreeds.serving.network import Network
 from dogbreeds.serving.predictor import Predictor, evidence
 from dogbreeds.training.export import MAX_DIFFERENCE, export_serving_model
 from dogbreeds.training.heat_maps import ServingModel
@@ -314,17 +314,18 @@ def test_breeds_that_a_run_does_not_know_are_named(tiny_run, tmp_path):
         evaluate(predictor, photos_of(predictor, str(folder)), progress=False)
 
 
-def test_many_photos_go_through_the_network_a_few_at_a_time(tiny_run, monkeypatch):
+@pytest.mark.parametrize(("num_threads", "passes"), [(2, [4, 2]), (1, [1] * 6)])
+def test_many_photos_go_through_the_network_a_few_at_a_time(tiny_run, num_threads, passes, monkeypatch):
     """Then the photo of twelve dogs takes no more memory than that of three."""
-    predictor = Predictor(tiny_run)
-    pixels = np.stack([predictor.run.preprocessing(make_photo(number % 4, number)) for number in range(MAX_PASS + 2)])
+    predictor = Predictor(tiny_run, num_threads=num_threads)
+    pixels = np.stack([predictor.run.preprocessing(make_photo(number % 4, number)) for number in range(6)])
     alone = np.concatenate([predictor.logits(each[None]) for each in pixels])
     sizes, one_pass = [], Network._one_pass
     monkeypatch.setattr(
         Network, "_one_pass", lambda self, names, part: sizes.append(len(part)) or one_pass(self, names, part)
     )
     np.testing.assert_allclose(predictor.logits(pixels), alone, atol=1e-5)
-    assert sizes == [MAX_PASS, 2]
+    assert sizes == passes
 
 
 @pytest.mark.slow
