@@ -2,9 +2,11 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 import string
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,6 +217,17 @@ def test_the_figures_of_the_readme_stand_in_the_results():
     for row in rows:
         for figure in re.findall(r"\d[\d.,]*\d|\d", row.split("|")[2]):
             assert re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d])", results), figure
+
+
+def test_the_faults_of_stanford_dogs_are_as_many_as_the_docs_say():
+    folder = ROOT / "dogbreeds" / "docs"
+    faults = json.loads((folder / "stanford-dogs-faults.json").read_text(encoding="utf-8"))["findings"]
+    kinds = Counter(fault["kind"] for fault in faults)
+    assert set(kinds) == {"alike", "alike_in_two_breeds", "suspect_label"}
+    results = (folder / "results.md").read_text(encoding="utf-8")
+    groups = kinds["alike"] + kinds["alike_in_two_breeds"]
+    assert f"{groups} groups of near duplicates, {kinds['alike_in_two_breeds']} of them in two breeds" in results
+    assert f"names {kinds['suspect_label']} of the\n12,000 photos" in results
 
 
 def test_nothing_names_a_folder_of_one_machine():

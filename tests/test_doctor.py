@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 from conftest import ROOT, scene
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dogbreeds.errors import UserError
 from dogbreeds.training.datasets.near_duplicates import near_duplicates
@@ -60,6 +60,7 @@ FAULTS = {
     "wrong_ending": lambda path: scene(50).save(path, "PNG"),
     "bad_exif": lambda path: scene(50).save(path, exif=bad_exif(9)),
     "animated": lambda path: scene(50).save(path.with_suffix(".gif"), save_all=True, append_images=[scene(51)]),
+    "blank": lambda path: Image.effect_noise((90, 60), 6).convert("RGB").save(path, quality=70),  # a lens cap
     "tiny": lambda path: scene(50, (60, 40)).save(path),
 }
 
@@ -89,6 +90,8 @@ def test_copies_are_found(copy, kind, folder):
     (folder / copy).unlink()
     other = (folder / copy).with_suffix(".png")
     scene(0).resize((120, 90), Image.Resampling.BICUBIC).point(lambda value: round(value * 0.96)).save(other)
+    assert found_in(folder) == {f"alike{kind}": sorted(["train/beagle/0.jpg", copy.replace(".jpg", ".png")])}
+    ImageOps.mirror(scene(0)).resize((120, 90), Image.Resampling.BICUBIC).save(other)
     assert found_in(folder) == {f"alike{kind}": sorted(["train/beagle/0.jpg", copy.replace(".jpg", ".png")])}
 
 
@@ -125,6 +128,9 @@ def test_near_duplicates_are_those_that_comparing_all_pairs_finds():
     copies = (sketches[:40].astype(int) + rng.integers(-1, 2, (40, 9, 9))).clip(0, 255).astype(np.uint8)
     groups = near_duplicates(np.concatenate([sketches, copies]))
     assert {tuple(group) for group in groups} == {(number, 300 + number) for number in range(40)}
+    turned = np.concatenate([sketches, copies[:, :, ::-1]])
+    assert near_duplicates(turned) == []
+    assert [tuple(group) for group in near_duplicates(turned, mirrored=True)] == [(n, 300 + n) for n in range(40)]
     (film,) = near_duplicates(np.repeat(sketches[:1], 3000, axis=0))  # all in one bucket: quick, and little memory
     assert len(film) == 3000
     assert near_duplicates(sketches) == [] and near_duplicates(sketches[:1]) == []

@@ -25,6 +25,7 @@ KINDS = {
     "wrong_ending": "are in another format than their name says: rename them",
     "bad_exif": "have EXIF that can't be read or turns them to no known side: look whether they are upright",
     "animated": "are films or have several pages, of which the first is used: cut out the one that shows the dog",
+    "blank": "show one colour and nothing else: remove them",
     "tiny": "are smaller than what the model sees: get larger copies",
     "few_photos": "breeds have less than half of the median breed's photos: add some",
     "same_in_two_breeds": "photos are in two breeds: keep the right one",
@@ -40,6 +41,8 @@ KINDS = {
 NUM_EXAMPLES = 3
 """Findings of each kind that are printed; the JSON file has all."""
 
+_MAX_BLANK = 4
+"""Levels of grey by which the parts of a blank photo may differ, as those of a lens cap or an empty scan."""
 _MAX_TINT = 3
 """Levels by which the channels of a photo without colour may differ, because of lossy compression."""
 
@@ -129,7 +132,8 @@ class _PhotoFacts:
 def examine(data: str, *, image_size: int = 224, labels_by: str | None = None, progress: bool = False) -> Diagnosis:
     """Find the faults of a data set, in each photo and between photos.
 
-    Near duplicates are found if they differ in size, format or compression, not if one is mirrored, turned or cropped.
+    Near duplicates are found if they differ in size, format or compression, or one is mirrored; not if one is turned or
+    cropped.
 
     Args:
         data: As for `dogbreeds.training.datasets.sources.read_dataset`.
@@ -208,8 +212,11 @@ def _facts(source: Place | bytes, named: Photo, image_size: int) -> _PhotoFacts:
         faults["animated"] = f"{getattr(header, 'n_frames', 2)} pictures"
     if min(header.size) < image_size:
         faults["tiny"] = f"{header.width} x {header.height} pixels"
+    picture = sketch(photo)
+    if np.ptp(picture) <= _MAX_BLANK:
+        faults["blank"] = f"all of it has a brightness of about {picture.mean():.0f} of 255"
     is_grey = np.ptp(np.asarray(shrunk(photo)), axis=2).max() <= _MAX_TINT
-    return _PhotoFacts(faults, digest, bool(is_grey), sketch(photo))
+    return _PhotoFacts(faults, digest, bool(is_grey), picture)
 
 
 @cache
@@ -244,7 +251,7 @@ def _duplicates(named: list[Photo], facts: list[_PhotoFacts]) -> Iterator[Findin
     if not sketched:
         return
     different = [numbers for numbers, _ in sketched]
-    for members in near_duplicates(np.stack([sketch for _, sketch in sketched])):
+    for members in near_duplicates(np.stack([sketch for _, sketch in sketched]), mirrored=True):
         yield _group("alike", [named[number] for member in members for number in different[member]])
 
 

@@ -20,7 +20,7 @@ from dogbreeds.training.models.checkpoint import Checkpoint
 from dogbreeds.training.options import TrainConfig
 
 NUM_FOLDS = 5
-INVERSE_PENALTY = 10.0
+INVERSE_PENALTY = 3.0
 """`C` of the logistic regression, on features of variance 1, times the number of photos."""
 
 
@@ -75,22 +75,27 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
 def suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The photos whose label is probably wrong, and what is probably right.
 
-    A class counts for a photo where its probability is at least what it is in the mean for the photos with that label:
-    so a class that is always unsure is not suspected more than others. Where another class counts most, the label is
-    suspected.
+    How many: a class counts for a photo where its probability is at least what it is in the mean for the photos with
+    that label, so that a class that is always unsure is not suspected more than others. As many photos are suspected as
+    there are for which another class counts most.
+
+    Which: those for which the odds of another class against their own are the highest. Of 600 wrong labels among
+    12,000, the photos that were counted hold 64 %, these 98 % (tests/benchmarks/wrong_labels.py).
 
     Args:
         probabilities: `(N, C)`, from `cross_validated`.
         labels: `(N,)`.
 
     Returns:
-        Indices of photos, the surest first, and for each the class that counts most.
+        Indices of photos, the surest first, and for each the class that is probably right.
     """
-    own = probabilities[np.arange(len(labels)), labels]
+    rows = np.arange(len(labels))
+    own = probabilities[rows, labels]
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     usual = np.bincount(labels, weights=own, minlength=probabilities.shape[1]) / counts.clip(1)
     counting = np.where((probabilities >= usual) & (counts > 0), probabilities, 0.0)
-    likely = counting.argmax(axis=1)
-    found = np.flatnonzero((counting.max(axis=1) > 0) & (likely != labels))
-    order = found[np.argsort(own[found] - counting.max(axis=1)[found], kind="stable")]
-    return order, likely[order]
+    num_suspects = np.count_nonzero((counting.max(axis=1) > 0) & (counting.argmax(axis=1) != labels))
+    others = probabilities.copy()
+    others[rows, labels] = 0
+    order = np.argsort(own / others.max(axis=1).clip(1e-30), kind="stable")[:num_suspects]
+    return order, others.argmax(axis=1)[order]

@@ -1,7 +1,7 @@
 """Photos that look the same: other sizes, formats or compressions of one picture, or shots of one moment.
 
-Mirrored, turned and cropped copies are not found. A photo is compared as a sketch of a few grey pixels, whatever the
-model sees of it.
+Turned and cropped copies are not found, mirrored ones where they are asked for. A photo is compared as a sketch of a
+few grey pixels, whatever the model sees of it.
 """
 
 from collections.abc import Sequence
@@ -64,30 +64,41 @@ def sketch(photo: Image.Image) -> np.ndarray:
     return np.asarray(shrunk(photo).convert("L"))
 
 
-def near_duplicates(sketches: np.ndarray) -> list[np.ndarray]:
+def near_duplicates(sketches: np.ndarray, *, mirrored: bool = False) -> list[np.ndarray]:
     """Find pictures that look the same.
 
     Args:
         sketches: `(N, side, side)` uint8: each picture scaled down to a few grey pixels.
+        mirrored: Also find those of which one is the other from left to right, which takes twice as long.
 
     Returns:
         The indices of each group of two or more, ascending.
     """
     levels = sketches.astype(np.int16)
-    across, down = np.diff(levels, axis=2)[:, :-1] > 0, np.diff(levels, axis=1)[:, :, :-1] > 0
-    bits = np.concatenate([across.reshape(len(levels), -1), down.reshape(len(levels), -1)], axis=1)
-    signs = np.where(bits, np.float32(1), np.float32(-1))  # their product is the number of equal less different bits
+    others = [levels, levels[:, :, ::-1]] if mirrored else [levels]
+    signs, *_ = signs_of_others = [_signs(each) for each in others]
     group = np.arange(len(levels))  # for each picture, the first one of its group
     for start in range(0, len(levels), _BLOCK):
-        products = signs[start : start + _BLOCK] @ signs[start:].T
-        first, second = start + np.argwhere(products >= bits.shape[1] - 2 * _MAX_BITS).T
-        is_new = group[first] != group[second]
-        first, second = first[is_new], second[is_new]
-        is_close = np.abs(levels[first] - levels[second]).mean(axis=(1, 2)) <= _MAX_LEVELS
-        group = _joined(group, first[is_close], second[is_close]) if is_close.any() else group
+        for other_signs, other_levels in zip(signs_of_others, others, strict=True):
+            products = signs[start : start + _BLOCK] @ other_signs[start:].T
+            first, second = start + np.argwhere(products >= signs.shape[1] - 2 * _MAX_BITS).T
+            is_new = group[first] != group[second]
+            first, second = first[is_new], second[is_new]
+            is_close = np.abs(levels[first] - other_levels[second]).mean(axis=(1, 2)) <= _MAX_LEVELS
+            group = _joined(group, first[is_close], second[is_close]) if is_close.any() else group
     order = np.argsort(group, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     return [members for members in groups if len(members) > 1]
+
+
+def _signs(levels: np.ndarray) -> np.ndarray:
+    """Whether each pixel gets brighter to the right, and downwards: 1 or -1, `(N, bits)`.
+
+    The product of two of these is the number of equal less that of different bits.
+    """
+    across, down = np.diff(levels, axis=2)[:, :-1] > 0, np.diff(levels, axis=1)[:, :, :-1] > 0
+    bits = np.concatenate([across.reshape(len(levels), -1), down.reshape(len(levels), -1)], axis=1)
+    return np.where(bits, np.float32(1), np.float32(-1))
 
 
 def _joined(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
