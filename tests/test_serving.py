@@ -320,9 +320,9 @@ def test_many_photos_go_through_the_network_a_few_at_a_time(tiny_run, num_thread
     predictor = Predictor(tiny_run, num_threads=num_threads)
     pixels = np.stack([predictor.run.preprocessing(make_photo(number % 4, number)) for number in range(6)])
     alone = np.concatenate([predictor.logits(each[None]) for each in pixels])
-    sizes, one_pass = [], Network._one_pass
+    sizes, one_pass = [], Network.one_pass
     monkeypatch.setattr(
-        Network, "_one_pass", lambda self, names, part: sizes.append(len(part)) or one_pass(self, names, part)
+        Network, "one_pass", lambda self, names, part: sizes.append(len(part)) or one_pass(self, names, part)
     )
     np.testing.assert_allclose(predictor.logits(pixels), alone, atol=1e-5)
     assert sizes == passes

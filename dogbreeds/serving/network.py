@@ -96,7 +96,7 @@ class Network:
             raise file.fault("it gives no features, which the dog probe of run.json needs")
 
     def run(self, names: Sequence[str], pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """The answers of the network, in passes of at most `MAX_PASS`.
+        """The answers of the network, a few photos at a time: see `MAX_PASS`.
 
         Args:
             names: The outputs to compute, of `output_names`.
@@ -109,10 +109,11 @@ class Network:
             UserError: It fails, takes too long or too much memory, or gives something that is no answer.
         """
         largest = self._max_pass if self._session.get_providers() == CPU else len(pixels)
-        passes = [self._one_pass(names, pixels[at : at + largest]) for at in range(0, len(pixels), largest)]
+        passes = [self.one_pass(names, pixels[at : at + largest]) for at in range(0, len(pixels), largest)]
         return {name: np.concatenate([found[name] for found in passes]) for name in names}
 
-    def _one_pass(self, names: Sequence[str], pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def one_pass(self, names: Sequence[str], pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """As `run`, all photos at once."""
         try:
             with _time_limit(SECONDS_PER_PHOTO * len(pixels) if self.file.is_limited else None) as options:
                 found = dict(zip(names, self._session.run(names, {INPUT: pixels}, options), strict=True))

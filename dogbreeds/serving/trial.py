@@ -114,11 +114,11 @@ def _limit(seconds: int, memory: int) -> None:
 
 
 def fault_of(file: NetworkFile) -> str | None:
-    """Load a model and answer two photos of noise; what is wrong with it, if anything."""
+    """Load a model and answer two photos of noise at once; what is wrong with it, if anything."""
     try:
         network = Network(file, num_threads=1)
         noise = np.random.default_rng(0).standard_normal((2, 3, file.size, file.size), np.float32)
-        network.run(network.output_names, noise)
+        network.one_pass(network.output_names, noise)
     except UserError as error:
         return str(error)
     return None
