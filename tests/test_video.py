@@ -15,7 +15,7 @@ from PIL import Image
 from dogbreeds.calibration import Outputs
 from dogbreeds.images import BadImage
 from dogbreeds.run_folder import PRETRAINED
-from dogbreeds.serving import video
+from dogbreeds.serving import video, video_prediction
 from dogbreeds.serving.following import followed
 from dogbreeds.serving.prediction import Shot
 from dogbreeds.serving.predictor import Predictor
@@ -255,6 +255,17 @@ def test_a_video_without_two_dogs_together_for_a_while_has_one_answer(predictor,
     together, index = predictor.predict_one_dog(frames)
     assert answer.dogs == () and answer.decided_by == shots[index]
     assert answer.breeds == together.breeds and answer.region == together.region
+
+
+def test_a_pack_of_dogs_takes_no_longer_than_three(predictor, monkeypatch):
+    two = drawings_beside("white_dog", "shaggy_dog")
+    opened = []
+    monkeypatch.setattr(video_prediction, "MAX_CLOSE_UPS", 4)
+    answer = predict_video(
+        predictor, [Shot("clip.mp4", number / 2) for number in range(5)], lambda number: opened.append(number) or two
+    )
+    assert opened == [0, 1, 2, 3, 4, 0, 3], "ten are found in all, so every third frame is used"
+    assert len(answer.dogs) == 2 and {dog.prediction.decided_by.seconds for dog in answer.dogs} <= {0, 1.5}
 
 
 def test_a_video_of_one_frame_is_answered_as_a_photo(predictor):

@@ -3,6 +3,7 @@
 Each dog is answered from all of its close-ups, by the rules for several photos of one dog.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from dogbreeds.serving.predictor import NUM_AT_ONCE, LookedAt, Predictor
 
 MIN_SIGHTINGS = 2
 """Frames in which a dog has to be found; in fewer it is more often no dog, or one that was lost from sight."""
+MAX_CLOSE_UPS = 96
+"""Three dogs in 32 frames. Of more, every second frame is used, or every third and so on: a pack takes no longer."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,13 @@ def predict_video(
 def _close_ups(
     predictor: Predictor, frames: Sequence[_Frame], open_frame: Callable[[int], Image.Image]
 ) -> list[list[LookedAt]]:
-    """What is known of each dog that is found in each frame."""
-    close_ups = []
-    for number, frame in enumerate(frames):
-        image = open_frame(number) if frame.found else None
-        images = [] if image is None else [close_up(image, each.box) for each in frame.found]
-        close_ups.append(predictor.look_closely(images))
+    """What is known of each dog that is found in each frame; empty for frames that are left out."""
+    step = math.ceil(sum(len(frame.found) for frame in frames) / MAX_CLOSE_UPS)
+    close_ups: list[list[LookedAt]] = [[] for _ in frames]
+    for number in range(0, len(frames), step):
+        if found := frames[number].found:
+            image = open_frame(number)
+            close_ups[number] = predictor.look_closely([close_up(image, each.box) for each in found])
     return close_ups
 
 
