@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -702,7 +703,9 @@ def mcp(photos: Path | None = None, only_breeds: tuple[str, ...] = (), run_dir: 
     from dogbreeds.serving.mcp_server import mcp_server
     from dogbreeds.serving.predictor import Predictor
 
-    mcp_server(Predictor(RunFolder.open(run_dir).only(only_breeds)), photos).run()
+    server = mcp_server(Predictor(RunFolder.open(run_dir).only(only_breeds)), photos)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio puts its own in place of no other
+    server.run()
 
 
 def breeds() -> None:

@@ -42,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
         except UserError as error:
             report(f"error: {error}")
             sys.exit(2)
-        except (KeyboardInterrupt, ImportError) as error:
+        except (KeyboardInterrupt, Exception) as error:
             if isinstance(error, KeyboardInterrupt) or _interrupted.is_set():
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C, while threads end, is no traceback
                 print("interrupted", file=sys.stderr)
@@ -54,7 +54,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 _interrupted = threading.Event()
-"""Set by Ctrl-C: a compiled module that it interrupts while it is imported raises an `ImportError` instead."""
+"""Set by Ctrl-C: a compiled module that it interrupts while it is imported raises an `ImportError` instead, or is half
+there, which ends in another error later."""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
