@@ -68,15 +68,15 @@ def test_a_sure_answer_says_how_sure_in_words_and_then_names_its_look_alikes():
 
 def test_who_answered_and_how_fast_is_for_who_asks():
     shown, _, hidden = cards.details(prediction(UNSURE), "my_vit", ENGLISH).partition("<details")
-    assert "my_vit" not in shown + cards.picture(prediction(UNSURE), make_photo(0, 0), ENGLISH)
+    assert "my_vit" not in shown + cards.picture(prediction(UNSURE), {None: make_photo(0, 0)}, ENGLISH)
     assert "Answered by my_vit in 10 ms." in hidden
 
 
 def test_the_heat_map_lies_where_the_model_looked():
     looked = replace(prediction(UNSURE), region=(0.25, 0.0, 0.75, 1.0))
-    said = cards.picture(looked, make_photo(0, 0, (200, 100)), ENGLISH)
+    said = cards.picture(looked, {None: make_photo(0, 0, (200, 100))}, ENGLISH)
     assert "left: 25.00%; top: 0.00%; width: calc(75.00% - 25.00%); height: calc(100.00% - 0.00%)" in said
-    without = cards.picture(replace(looked, heat_map=None), make_photo(0, 0), ENGLISH)
+    without = cards.picture(replace(looked, heat_map=None), {None: make_photo(0, 0)}, ENGLISH)
     assert without.count("<img") == 1 and "checkbox" not in without
     assert "can&#x27;t tell where" in cards.details(replace(looked, heat_map=None), "vit", ENGLISH)
 
@@ -268,7 +268,7 @@ def test_what_models_agree_or_disagree_on_is_said():
 def test_a_dog_of_an_unknown_breed_gets_no_percentages(texts, title, sentence, resembles):
     said = cards.headline(UNKNOWN, 120, texts)
     assert all(words in said for words in (title, sentence, resembles)) and "unknown_breed" in said
-    shown = cards.picture(prediction(UNKNOWN), make_photo(0, 0), texts)
+    shown = cards.picture(prediction(UNKNOWN), {None: make_photo(0, 0)}, texts)
     assert "Norfolk terrier" in shown  # what the heat map speaks for
     shown = re.sub(r"[\d.]+%", "", shown) + cards.details(prediction(UNKNOWN), "vit", texts)
     for html in (said, shown):

@@ -175,7 +175,7 @@ def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Pr
     assert ("is served without heat maps: " in said) == (predictor.predict(photo).heat_map is None)
     for texts in (ENGLISH, FRENCH):
         prediction = predictor.predict(photo)
-        assert "<img" in cards.picture(prediction, photo, texts) and run.name in cards.details(
+        assert "<img" in cards.picture(prediction, {None: photo}, texts) and run.name in cards.details(
             prediction, run.name, texts
         )
     capsys.readouterr()

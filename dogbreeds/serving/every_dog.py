@@ -33,11 +33,12 @@ def predict_every_dog(photo: Image.Image, predict: Predict) -> Prediction:
     seconds = time.perf_counter() - started
     whole, *others = (replace(each, seconds=each.seconds + seconds) for each in predict([photo, *close_ups]))
     answers = zip(found, others, strict=True)
-    dogs = tuple(dog_at(each.box, photo.size, answer) for each, answer in answers if each.is_sure or _is_dog(answer))
+    dogs = tuple(dog_at(each.box, photo.size, answer) for each, answer in answers if each.is_sure or is_dog(answer))
     return replace(whole, dogs=dogs) if len(dogs) > 1 else whole
 
 
-def _is_dog(answer: Prediction) -> bool:
+def is_dog(answer: Prediction) -> bool:
+    """Whether the classifier takes what it saw for a dog, of whatever breed."""
     return answer.verdict != "not_a_dog"
 
 

@@ -39,9 +39,8 @@ def predict_files(
 
 
 def _predict_video(predictor: Predictor, path: str | os.PathLike[str], top_k: int) -> Prediction:
-    frames = read_frames(path, at_least=predictor.run.preprocessing.decoded_side)
-    shots = [Shot(os.fspath(path), frame.seconds) for frame in frames]
-    return predict_video(predictor, shots, lambda number: frames[number].image, top_k=top_k)
+    frames = _open(path, at_least=predictor.run.preprocessing.decoded_side)
+    return predict_video(predictor, [shot for shot, _ in frames], lambda number: frames[number][1], top_k=top_k)
 
 
 def _predict_one_dog(

@@ -115,7 +115,7 @@ class Predictor:
         """Find what `answer_dogs` needs.
 
         Args:
-            images: As for `predict_images`; also none.
+            images: As for `predict_images`.
         """
         images = [halved(image, self.run.preprocessing.decoded_side) for image in images]
         looks = self._look(images, self.output_names)

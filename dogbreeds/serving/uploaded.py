@@ -10,7 +10,7 @@ from dogbreeds.serving.prediction import Prediction, Shot
 from dogbreeds.serving.uploads import is_video_copy, open_copy, stored_frames
 
 Pictures = Mapping[Shot | None, Image.Image]
-"""What an answer, or that to one of its dogs, is about, by its `decided_by`: the photo, or a frame of the video."""
+"""What an answer, or that to each of its dogs, is about, by `decided_by`: the photo, or frames of the video."""
 
 
 def answer_upload(models: ModelSet, name: str, copy: Path) -> tuple[Prediction, Pictures]:
@@ -33,5 +33,5 @@ def answer_upload(models: ModelSet, name: str, copy: Path) -> tuple[Prediction, 
     frames = stored_frames(copy)
     copies = {Shot(copy.name, frame.seconds): frame.copy for frame in frames}
     prediction = models.predict_video(name, list(copies), lambda number: open_copy(frames[number].copy))
-    decided = {each.decided_by for each in (prediction, *(dog.prediction for dog in prediction.dogs))}
-    return prediction, {shot: open_copy(copies[shot]) for shot in decided if shot}
+    answers = [dog.prediction for dog in prediction.dogs] or [prediction]
+    return prediction, {shot: open_copy(copies[shot]) for answer in answers if (shot := answer.decided_by)}

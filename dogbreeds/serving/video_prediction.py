@@ -12,7 +12,7 @@ from PIL import Image
 
 from dogbreeds.photos import batches
 from dogbreeds.serving.dog_detector import Found, dog_detector
-from dogbreeds.serving.every_dog import close_up, dog_at
+from dogbreeds.serving.every_dog import close_up, dog_at, is_dog
 from dogbreeds.serving.following import Sighting, followed
 from dogbreeds.serving.prediction import Dog, Prediction, Shot
 from dogbreeds.serving.predictor import NUM_AT_ONCE, LookedAt, Predictor
@@ -88,7 +88,7 @@ def _each_dog(
     if len(paths) < 2:
         return []
     answers = predictor.answer_dogs([[close_ups[at][which] for at, which in path] for path in paths], top_k, started)
-    are_dogs = [pair for pair in zip(paths, answers, strict=True) if pair[1][0].verdict != "not_a_dog"]
+    are_dogs = [pair for pair in zip(paths, answers, strict=True) if is_dog(pair[1][0])]
     dogs = []
     for path, (answer, index) in are_dogs:
         if any(_meet(path, other) for other, _ in are_dogs if other is not path):

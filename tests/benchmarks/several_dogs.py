@@ -11,7 +11,7 @@ dogbreeds/serving/dog_detector.py were chosen on the scenes of --seed 1.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from dogbreeds.photos import photo_files
 from dogbreeds.research.evaluate import photos_of
 from dogbreeds.run_folder import DEFAULT_RUN
 from dogbreeds.serving.every_dog import predict_every_dog
-from dogbreeds.serving.prediction import Prediction
+from dogbreeds.serving.prediction import Dog, Prediction
 from dogbreeds.serving.predictor import Predictor
 
 MIN_IOU = 0.5
@@ -75,7 +75,7 @@ def overlap(one: Box, other: Box) -> float:
 
 @dataclass
 class Tally:
-    """What came of some scenes."""
+    """What came of some scenes, or of some clips."""
 
     boxed: list[bool] = field(default_factory=list)
     """For each dog."""
@@ -86,16 +86,34 @@ class Tally:
     num_others: int = 0
     """Boxes that are of none of the dogs."""
 
-    def count(self, answer: Prediction, size: tuple[int, int], boxes: list[Box], breeds: list[str], alone: list[str]):
-        """Compare an answer with what is on the scene."""
-        left = [(tuple(edge * side for edge, side in zip(dog.box, size * 2, strict=True)), dog) for dog in answer.dogs]
-        for box, breed, named_alone in zip(boxes, breeds, alone, strict=True):
-            best = max(left, key=lambda each: overlap(each[0], box), default=None)
-            self.boxed.append(best is not None and overlap(best[0], box) >= MIN_IOU)
+    def count(
+        self,
+        answers: list[tuple[Dog, list[Box | None]]],
+        size: tuple[int, int],
+        shown: Iterable[int],
+        breeds: list[str],
+        alone: list[str],
+    ) -> None:
+        """Compare answers with what is shown.
+
+        Args:
+            answers: Each with where the dogs are in the picture that its box lies in; None where one is not shown.
+            size: Width and height of the pictures, pixels.
+            shown: The dogs that count, by their index.
+            breeds: Of each dog.
+            alone: What a photo of each is answered.
+        """
+        left = [
+            (tuple(edge * side for edge, side in zip(dog.box, size * 2, strict=True)), dog, boxes)
+            for dog, boxes in answers
+        ]
+        for number in shown:
+            shared = [overlap(box, boxes[number]) if boxes[number] else 0.0 for box, _, boxes in left]
+            self.boxed.append(max(shared, default=0.0) >= MIN_IOU)
             if self.boxed[-1]:
-                left.remove(best)
-                self.right.append(best[1].prediction.breeds[0].breed == breed)
-                self.right_alone.append(named_alone == breed)
+                _, dog, _ = left.pop(shared.index(max(shared)))
+                self.right.append(dog.prediction.breeds[0].breed == breeds[number])
+                self.right_alone.append(alone[number] == breeds[number])
         self.num_others += len(left)
 
 
@@ -148,7 +166,7 @@ def main(
         scene, boxes = collage(rng, pictures) if kind == "collage" else pasted(rng, pictures, background)
         answer = answers.to(scene)
         for name in (kind, "both"):
-            tallies[name].count(answer, scene.size, boxes, breeds, alone)
+            tallies[name].count([(dog, boxes) for dog in answer.dogs], scene.size, range(len(boxes)), breeds, alone)
     print("| scenes | dogs | boxed | right of these | right alone | other boxes |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, tally in tallies.items():

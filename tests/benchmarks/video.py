@@ -59,9 +59,15 @@ def clip(rng: np.random.Generator, photo: Image.Image) -> Iterator[Image.Image]:
             left = float(np.clip(x + step * moved[0], 0, photo.width - width))
             top = float(np.clip(y + step * moved[1], 0, photo.height - height))
             box = (left, top, left + width, top + height)
-            pictures.append(np.asarray(photo.resize(SIZE, Image.Resampling.BILINEAR, box=box), np.float32))
-        frame = Image.fromarray(np.mean(pictures, axis=0).round().astype(np.uint8))
-        yield ImageEnhance.Brightness(frame).enhance(rng.uniform(*BRIGHTNESS))
+            pictures.append(photo.resize(SIZE, Image.Resampling.BILINEAR, box=box))
+        yield exposed(rng, pictures)
+
+
+def exposed(rng: np.random.Generator, pictures: list[Image.Image]) -> Image.Image:
+    """A frame of what a camera sees while its shutter is open, too dark or too bright."""
+    frame = np.mean([np.asarray(picture, np.float32) for picture in pictures], axis=0)
+    picture = Image.fromarray(frame.round().astype(np.uint8))
+    return ImageEnhance.Brightness(picture).enhance(rng.uniform(*BRIGHTNESS))
 
 
 def write_clip(path: Path, frames: Iterator[Image.Image]) -> None:

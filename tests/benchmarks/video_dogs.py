@@ -6,19 +6,18 @@ The clips are made from photos that are cropped to the dog (Stanford's, of the r
 place of each dog is known. One to three of them move over a photo without a dog, nearer and farther, before and behind
 each other, and some come late or leave early. The camera moves too: frames are blurred, dark or bright. A dog keeps its
 pose, so nothing is gained here from its other sides. The constants of dogbreeds/serving/following.py and
-video_prediction.py were
-chosen on the clips of --seed 1.
+video_prediction.py were chosen on the clips of --seed 1.
 """
 
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from dogbreeds.errors import one_line_errors
@@ -28,11 +27,11 @@ from dogbreeds.metrics import share_with_interval
 from dogbreeds.photos import photo_files
 from dogbreeds.research.evaluate import photos_of
 from dogbreeds.run_folder import DEFAULT_RUN
-from dogbreeds.serving.prediction import Dog, Shot
+from dogbreeds.serving.prediction import Shot
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.video_prediction import predict_video
-from tests.benchmarks.several_dogs import MIN_IOU, overlap
-from tests.benchmarks.video import BRIGHTNESS, MAX_BLUR, NUM_FRAMES, RATE, STEPS
+from tests.benchmarks.several_dogs import Tally
+from tests.benchmarks.video import MAX_BLUR, NUM_FRAMES, RATE, STEPS, exposed
 
 SIZE = (854, 480)
 HEIGHTS = (0.35, 0.65)
@@ -84,11 +83,10 @@ def scenes(rng: np.random.Generator, dogs: list[Image.Image], background: Image.
                 side = round(x1 - x0)
                 x, y = round(x0 - step * moved[0]), round(y0 - step * moved[1])
                 picture.paste(photo.resize((side, side), Image.Resampling.BILINEAR), (x, y))
-            pictures.append(np.asarray(picture, np.float32))
-        frame = Image.fromarray(np.mean(pictures, axis=0).round().astype(np.uint8))
+            pictures.append(picture)
         shift = moved / 2
         boxes = [(x0 - shift[0], y0 - shift[1], x1 - shift[0], y1 - shift[1]) for x0, y0, x1, y1 in places]
-        yield Scene(ImageEnhance.Brightness(frame).enhance(rng.uniform(*BRIGHTNESS)), seen(boxes))
+        yield Scene(exposed(rng, pictures), seen(boxes))
 
 
 def seen(boxes: list[Box]) -> list[Box | None]:
@@ -104,41 +102,11 @@ def seen(boxes: list[Box]) -> list[Box | None]:
     return found
 
 
-@dataclass
-class Tally:
-    """What came of some clips of several dogs."""
-
-    found: list[bool] = field(default_factory=list)
-    """For each dog."""
-    right: list[bool] = field(default_factory=list)
-    """For each dog that is found: whether its most probable breed is right ..."""
-    right_alone: list[bool] = field(default_factory=list)
-    """... and that of its photo alone."""
-    num_others: int = 0
-    """Answers that are of none of the dogs."""
-
-    def count(self, answers: list[tuple[Scene, Dog]], shown: list[int], breeds: list[str], alone: list[str]) -> None:
-        """Compare answers, each with the frame that its box lies in, with what is shown."""
-        left = list(answers)
-        for dog in shown:
-            own = [each for each in left if (box := each[0].boxes[dog]) and overlap(_pixels(each[1]), box) >= MIN_IOU]
-            self.found.append(bool(own))
-            if own:
-                left.remove(own[0])
-                self.right.append(own[0][1].prediction.breeds[0].breed == breeds[dog])
-                self.right_alone.append(alone[dog] == breeds[dog])
-        self.num_others += len(left)
-
-    def row(self) -> str:
-        """Cells of a table."""
-        cells = [share_with_interval(float(np.mean(each)), len(each)) for each in (self.found, self.right)]
-        of_all = share_with_interval(float(np.sum(self.right) / len(self.found)), len(self.found))
-        return f"{' | '.join(cells)} | {np.mean(self.right_alone):.1%} | {of_all} | {self.num_others}"
-
-
-def _pixels(dog: Dog) -> Box:
-    left, top, right, bottom = (edge * side for edge, side in zip(dog.box, SIZE * 2, strict=True))
-    return left, top, right, bottom
+def row(tally: Tally) -> str:
+    """Cells of a table."""
+    cells = [share_with_interval(float(np.mean(each)), len(each)) for each in (tally.boxed, tally.right)]
+    of_all = share_with_interval(sum(tally.right) / len(tally.boxed), len(tally.boxed))
+    return f"{' | '.join(cells)} | {np.mean(tally.right_alone):.1%} | {of_all} | {tally.num_others}"
 
 
 def main(dogs: str, other_photos: Path, run_dir: Path = DEFAULT_RUN, num: int = 150, seed: int = 0) -> None:
@@ -165,18 +133,19 @@ def main(dogs: str, other_photos: Path, run_dir: Path = DEFAULT_RUN, num: int = 
             several_of_one.append(bool(answer.dogs))
             continue
         shown = [dog for dog in range(len(chosen)) if sum(bool(scene.boxes[dog]) for scene in clip) >= MIN_SHOWN]
-        followed = [(clip[shots.index(dog.prediction.decided_by)], dog) for dog in answer.dogs]
         middle = clip[NUM_FRAMES // 2]
-        for tally, answers in zip(
-            tallies.values(), (followed, [(middle, dog) for dog in predictor.predict(middle.image).dogs]), strict=True
-        ):
-            tally.count(answers, shown, breeds, alone)
+        answers = {
+            "all frames": [(dog, clip[shots.index(dog.prediction.decided_by)].boxes) for dog in answer.dogs],
+            "the middle frame": [(dog, middle.boxes) for dog in predictor.predict(middle.image).dogs],
+        }
+        for name, tally in tallies.items():
+            tally.count(answers[name], SIZE, shown, breeds, alone)
     print("| answers from | dogs found | right of these | right alone | found and right | others |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, tally in tallies.items():
-        print(f"| {name} | {tally.row()} |")
+        print(f"| {name} | {row(tally)} |")
     share = share_with_interval(float(np.mean(several_of_one)), len(several_of_one))
-    print(f"{len(tallies['all frames'].found)} dogs; of {len(several_of_one)} clips of one dog, {share} get several")
+    print(f"{len(tallies['all frames'].boxed)} dogs; of {len(several_of_one)} clips of one dog, {share} get several")
     print(", ".join(f"{what}: {statistics.median(each):.2f} s a clip (median)" for what, each in seconds.items()))
 
 

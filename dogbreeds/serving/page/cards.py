@@ -15,6 +15,7 @@ from dogbreeds.serving import heat_map
 from dogbreeds.serving.model_set import ModelSet, agree
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.prediction import Prediction, Shares
+from dogbreeds.serving.uploaded import Pictures
 
 SIGNS = {
     "confident": "✔",
@@ -76,15 +77,15 @@ def progress(num_done: int, num_all: int, texts: Texts) -> str:
     return f"{waiting(sentence)}{bar}"
 
 
-def picture(prediction: Prediction, photo: Image.Image, texts: Texts) -> str:
+def picture(prediction: Prediction, pictures: Pictures, texts: Texts) -> str:
     """The photo with the heat map over it, which a press on the photo, or the space bar, takes away and brings back.
 
     Args:
         prediction: The answer.
-        photo: The photo that was answered, upright and RGB.
+        pictures: What was answered.
         texts: The person's language.
     """
-    base, note = base_layer(photo, texts), frame_note(prediction, texts)
+    base, note = base_layer(pictures[prediction.decided_by], texts), frame_note(prediction, texts)
     note = f"<figcaption>{note}</figcaption>" if note else ""
     if prediction.heat_map is None:
         return f'<figure class="photo"><div>{base}</div>{note}</figure>'
@@ -199,7 +200,7 @@ def side_by_side(predictions: dict[str, Prediction], models: ModelSet, photo: Im
         verdict = headline(prediction, len(models.labels(name)), texts, num_listed=models.num_listed(name))
         sections.append(
             f'<section class="card" aria-label="{escape(name)}"><h2>{escape(name)}</h2>{verdict}'
-            f"{picture(prediction, photo, texts)}{details(prediction, name, texts)}</section>"
+            f"{picture(prediction, {None: photo}, texts)}{details(prediction, name, texts)}</section>"
         )
     return f'<div class="cards">{"".join(sections)}</div>'
 

@@ -99,11 +99,7 @@ def _shown(upload: Path, model: str, only_breeds: list[str], models: ModelSet, t
         prediction, pictures = answer_upload(models, model, upload)
     except BadImage as error:
         return cards.problem(texts.problem(error), texts), "", ""
-    if prediction.dogs:
-        picture = several_dogs.picture(prediction, pictures, texts)
-    else:
-        picture = cards.picture(prediction, pictures[prediction.decided_by], texts)
     say = several_dogs if prediction.dogs else cards
     verdict = say.headline(prediction, len(models.labels(model)), texts, num_listed=models.num_listed(model))
     details = say.details(prediction, model, texts) + share.buttons(texts)
-    return verdict, picture, details
+    return verdict, say.picture(prediction, pictures, texts), details

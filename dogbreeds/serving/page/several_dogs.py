@@ -55,7 +55,7 @@ def picture(prediction: Prediction, pictures: Pictures, texts: Texts) -> str:
         captions = _of_each(prediction, lambda _, dog: cards.heat_caption(dog.prediction, texts), "span")
         switch = cards.heat_switch(captions)
     note = ""
-    if any(cards.frame_note(dog.prediction, texts) for dog in prediction.dogs):
+    if prediction.decided_by:
         notes = _of_each(prediction, lambda _, dog: cards.frame_note(dog.prediction, texts), "span")
         note = f"<figcaption>{notes}</figcaption>"
     return (
