@@ -1,5 +1,6 @@
 import hashlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -77,8 +78,14 @@ def test_few_are_read_ahead_on_several_cores(paths, monkeypatch):
 
 def test_a_stream_that_is_left_cancels_what_is_ahead(paths, monkeypatch):
     started = []
+
+    def read(source):
+        started.append(source)
+        time.sleep(0.01)  # so that not all of the 40 are read before it is left
+        return width(source)
+
     monkeypatch.setattr(machine, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
-    stream = read_photos(paths[:1] * 50, lambda source: started.append(source) or width(source), num_ahead=40)
+    stream = read_photos(paths[:1] * 50, read, num_ahead=40)
     next(stream)
     stream.close()
     assert len(started) < 41
