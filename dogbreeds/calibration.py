@@ -43,6 +43,10 @@ NUM_FOLDS = 5
 """Of the cross-validation of the dog probe's scores."""
 
 
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
+"""What logits are divided by before the softmax (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+
+
 @dataclass(frozen=True)
 class Outputs:
     """What a network gives for N photos."""
@@ -80,8 +84,7 @@ class Calibration:
     Runs of older versions lack some: they never say `unknown_breed`, or not how many answers are right.
     """
 
-    temperature: Annotated[float, Field(ge=1e-3, le=1e3)]
-    """Logits are divided by this before the softmax (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+    temperature: Temperature
     not_a_dog_threshold: Finite
     """A photo whose `dog_score` is below this is called not a dog."""
     confident_threshold: Probability
@@ -326,4 +329,6 @@ def lowest_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float)
     share_right = right[order].cumsum() / np.arange(1, len(order) + 1)
     last_of_equals = np.append(np.diff(confidence[order]) < 0, True)
     good = np.flatnonzero((share_right >= accuracy) & last_of_equals)
-    return float(confidence[order[good[-1]]]) if len(good) else 1.0 + 1e-9
+    if not len(good):
+        return 1.0 + 1e-9
+    return float(confidence[order[good[-1]]]) - 1e-6  # so that it is not a rounding that decides about that answer

@@ -192,6 +192,7 @@ def _calibration(record: RunRecord) -> str:
     calibration = record.calibration
     score = "its largest logit is less than {:.3f} above the mean of its logits"
     lines = [f"Probabilities are calibrated by a temperature of {calibration.temperature:.3f}. {_fitted_on(record)}"]
+    lines.append(_for_others(record))
     lines.append(f"- confident: from a probability of {calibration.confident_threshold:.3f} on")
     if calibration.confident_score is not None:
         lines[-1] += f", unless {score.format(calibration.confident_score)}"
@@ -202,7 +203,17 @@ def _calibration(record: RunRecord) -> str:
         lines[-1] += f", or a linear probe of its features gives less than {calibration.dog_probe_threshold:.3f}"
     if calibration.unknown_breed_threshold is None:
         lines.append("- A dog of another breed is given one of its breeds, or called not a dog.")
-    return "\n".join([lines[0], "", *lines[1:]])
+    return "\n".join([*lines[:2], "", *lines[2:]])
+
+
+def _for_others(record: RunRecord) -> str:
+    """What the logits of the model's files are to those who use them without this project."""
+    missing = record.calibration.temperature / record.logit_scale
+    if abs(missing - 1) < 1e-6:
+        return """The logits of its files are divided by it already: other libraries give calibrated probabilities too.
+The thresholds are for the logits before that."""
+    return f"""With other libraries, divide the logits of its files by {missing:.3f} for calibrated probabilities; times
+{record.logit_scale:.3f} they are those of the thresholds."""
 
 
 def _fitted_on(record: RunRecord) -> str:
@@ -237,7 +248,7 @@ def _is_plain_cnn(record: RunRecord) -> bool:
 def _in_javascript(model_type: str) -> str:
     if model_type in ("timm_wrapper", "convnet"):
         return "\ntransformers.js does not know this architecture; ONNX Runtime answers with it in any language.\n"
-    return "\ntransformers.js opens it with `pipeline`, without the calibration of `run.json`.\n"
+    return "\ntransformers.js opens it with `pipeline`, without the verdicts that `run.json` is for.\n"
 
 
 def _loading(record: RunRecord) -> str:

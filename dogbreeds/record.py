@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, WrapValidator
 
-from dogbreeds.calibration import Calibration
+from dogbreeds.calibration import Calibration, Temperature
 from dogbreeds.dog_probe import DogProbe
 from dogbreeds.errors import UserError
 from dogbreeds.json_types import Count, Finite, Text, checked
@@ -149,6 +149,10 @@ class RunRecord:
     sha256: dict[str, str] = field(default_factory=dict)
     """Of the files that answers are computed from, and of the weights. `run_folder.commit` fills it in."""
 
+    built_in_temperature: Temperature | None = None
+    """What the logits of the model's files are divided by already, so that their softmax gives others, who know nothing
+    of `calibration`, calibrated probabilities; None in older runs: nothing."""
+
     calibration_command: Text | None = None
     """The command that fitted the calibration after training; the figures of "everyday" are from it, those of other
     splits of the calibration before."""
@@ -173,6 +177,11 @@ class RunRecord:
     def has_weights(self) -> bool:
         """Whether the run folder holds the weights for PyTorch."""
         return not (self.export_command or self.added_breeds)
+
+    @property
+    def logit_scale(self) -> float:
+        """What makes the model's logits those that were trained, of which all of `calibration` is."""
+        return self.built_in_temperature or 1.0
 
     def to_json(self) -> dict[str, Any]:
         """What run.json holds, `format` first."""

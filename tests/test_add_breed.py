@@ -152,13 +152,13 @@ def test_an_8_bit_model_gets_the_class_in_both_outputs_and_keeps_the_others():
         return session.run(names, {"pixel_values": pixels})
 
     before = outputs()
-    add_class(model.graph, new)
+    add_class(model.graph, new, logit_scale=0.7)
     onnx.checker.check_model(model)
     after = outputs()
-    for old, now in zip(before, after, strict=True):
+    for old, now, temperature in zip(before, after, (0.7, 1.0), strict=True):
         np.testing.assert_array_equal(now[:, :120], old)
         flat = np.moveaxis(old, 1, -1).reshape(-1, 120)
-        np.testing.assert_allclose(now[:, 120].ravel(), new(flat), atol=1e-3)
+        np.testing.assert_allclose(temperature * now[:, 120].ravel(), new(temperature * flat), atol=1e-3)
 
 
 def test_the_names_of_a_timm_network_get_the_class():

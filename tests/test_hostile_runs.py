@@ -74,6 +74,7 @@ def probe(*numbers):
 DAMAGED_VALUES = [
     *[("run.json", "format", value) for value in (ABSENT, None, "1", 2, [1])],
     *[("run.json", "calibration.temperature", value) for value in (0, -1, 1e-300, 1e300, NAN, INFINITY, "hot", True)],
+    *[("run.json", "built_in_temperature", value) for value in (0, -1, NAN, INFINITY, "hot")],
     *[("run.json", "calibration.not_a_dog_threshold", value) for value in (NAN, -INFINITY, None, [])],
     *[("run.json", "calibration.confident_threshold", value) for value in (NAN, 7, -0.1)],
     *[("run.json", f"calibration.{name}", NAN) for name in ("confident_score", "unknown_breed_threshold")],

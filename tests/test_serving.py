@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder, run_cli
@@ -14,6 +15,7 @@ from dogbreeds.calibration import Outputs, Verdict, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.research.evaluate import evaluate, photos_of
+from dogbreeds.run_folder import SHIPPED_RUNS
 from dogbreeds.serving.heat_map import MAX_SIDE, overlay
 from dogbreeds.serving.model_set import TOP_K, ModelSet
 from dogbreeds.serving.network import Network
@@ -86,14 +88,10 @@ def test_a_large_jpeg_is_decoded_small_and_answered_the_same(predictor, tmp_path
 
 def test_probabilities_are_those_of_transformers(predictor, tiny_run):
     theirs = pipeline("image-classification", model=str(tiny_run), top_k=4)
-    temperature = predictor.run.calibration.temperature
     for seed, size in enumerate([(56, 48), (90, 40), (33, 71), (224, 224)]):
         photo = make_photo(seed % 4, seed, size)
         ours = {c.breed: c.probability for c in predictor.predict(photo, top_k=4).breeds}
-        logits = np.log([entry["score"] for entry in theirs(photo)])
-        names = [entry["label"] for entry in theirs(photo)]
-        for name, probability in zip(names, softmax(logits / temperature), strict=True):
-            assert ours[name] == pytest.approx(probability, abs=0.01)
+        assert ours == pytest.approx({entry["label"]: entry["score"] for entry in theirs(photo)}, abs=0.01)
 
 
 def test_the_verdict_follows_the_calibration(predictor):
@@ -180,11 +178,26 @@ def test_the_export_tells_nothing_of_the_machine(predictor):
         assert b"site-packages" not in content and str(ROOT).encode() not in content
 
 
-def test_the_checkpoint_loads_with_transformers(tiny_run, predictor):
-    model = AutoModelForImageClassification.from_pretrained(tiny_run)
+def test_other_libraries_give_calibrated_probabilities(tiny_run, predictor):
     view = predictor.run.preprocessing(make_photo(1, 1))[None]
+    expected = predictor.run.calibration.probabilities(predictor.logits(view))
+    assert np.abs(softmax(predictor.logits(view)) - expected).max() > 0.01  # the temperature makes a difference
     with torch.no_grad():
-        np.testing.assert_allclose(model(torch.from_numpy(view)).logits, predictor.logits(view), atol=1e-4)
+        logits = AutoModelForImageClassification.from_pretrained(tiny_run)(torch.from_numpy(view)).logits
+    np.testing.assert_allclose(softmax(logits.numpy()), expected, atol=1e-5)
+    logits = onnxruntime.InferenceSession(predictor.run.onnx).run(["logits"], {"pixel_values": view})[0]
+    np.testing.assert_allclose(softmax(logits), expected, atol=1e-5)
+    card = (tiny_run / "README.md").read_text(encoding="utf-8")
+    assert "other libraries give calibrated probabilities too" in card
+
+
+@pytest.mark.parametrize("run", SHIPPED_RUNS, ids=lambda run: run.name)
+def test_a_shipped_model_gives_calibrated_probabilities(run):
+    predictor = Predictor(run)
+    view = predictor.run.preprocessing(make_photo(1, 1))[None]
+    logits = onnxruntime.InferenceSession(predictor.run.onnx).run(["logits"], {"pixel_values": view})[0]
+    expected = predictor.run.calibration.probabilities(predictor.logits(view))
+    np.testing.assert_allclose(softmax(logits), expected, atol=1e-5)
 
 
 def test_the_overlay_shows_the_photo_and_what_was_seen(predictor):

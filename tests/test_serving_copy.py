@@ -13,9 +13,10 @@ import pytest
 from conftest import ROOT, make_photo
 
 from dogbreeds import run_folder
-from dogbreeds.calibration import Verdict
+from dogbreeds.calibration import Verdict, softmax
 from dogbreeds.errors import UserError
 from dogbreeds.files import write_json
+from dogbreeds.model_card import model_card
 from dogbreeds.predictions import Predictions
 from dogbreeds.research import serving_copy
 from dogbreeds.research.evaluate import evaluate, photos_of
@@ -240,6 +241,23 @@ def test_a_loss_that_is_too_large_is_refused(tiny_run, tmp_path, monkeypatch, ca
     assert not list(tmp_path.iterdir())
     run = RunFolder.open(export_serving_copy(tiny_run, tmp_path / "copy", progress=False))
     assert not run.is_8bit and "would lose too much" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_copy_of_a_run_that_was_calibrated_again_gives_others_calibrated_probabilities(tiny_run, tmp_path, precision):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["calibration"] |= {"temperature": 2.5, "fitted_on": {"dogs": 200}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    (tmp_path / "run" / "README.md").write_text(model_card("run", RunFolder.open(tmp_path / "run").record, "abcd"))
+    assert "divide the logits of its files by" in (tmp_path / "run" / "README.md").read_text()
+    copy = Predictor(export_serving_copy(tmp_path / "run", tmp_path / "copy", precision=precision, progress=False))
+    pixels = views(copy)
+    logits = onnxruntime.InferenceSession(copy.run.onnx).run(["logits"], {"pixel_values": pixels})[0]
+    expected = softmax(copy.logits(pixels) / 2.5)
+    np.testing.assert_allclose(softmax(logits), expected, atol=1e-5)
+    if precision == "float32":
+        np.testing.assert_allclose(copy.logits(pixels), Predictor(tiny_run).logits(pixels), atol=1e-4)
 
 
 def test_other_photos_are_refused(tiny_run, tmp_path):

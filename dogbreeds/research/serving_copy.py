@@ -22,6 +22,7 @@ from dogbreeds.research.evaluate import classify, latencies, splits_of
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.breed_metrics import compute_figures
+from dogbreeds.training.calibrated_logits import divide_logits
 
 Precision = Literal["auto", "int8", "float32"]
 
@@ -81,8 +82,10 @@ def export_serving_copy(
         if record:
             _name_8bit(partial / run_folder.CONFIG)
         record = record or _copy_float32(run, partial)
+        divide_logits(partial / record.serving_model, record.calibration.temperature / record.logit_scale)
         record = replace(
             record,
+            built_in_temperature=record.calibration.temperature,
             precision="float32" if record.serving_model == run_folder.ONNX else "int8",
             export_command=shlex.join(["python", "-m", "dogbreeds", *command]),
         )

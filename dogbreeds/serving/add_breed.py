@@ -148,7 +148,7 @@ def _save(run: RunFolder, output: Path, record: RunRecord, new: NewLogit, found:
                 shutil.copyfile(run.path / file, partial / file)
         write_json(partial / run_folder.CONFIG, run_folder.with_label(run.config, labels[-1]))
         model = onnx.load(run.onnx)
-        add_class(model.graph, new)
+        add_class(model.graph, new, record.logit_scale)
         (partial / record.serving_model).parent.mkdir()
         onnx.save(model, partial / record.serving_model)
         for split in ("validation", "test"):
@@ -166,8 +166,14 @@ def _save(run: RunFolder, output: Path, record: RunRecord, new: NewLogit, found:
         run_folder.commit(partial, output, record)
 
 
-def add_class(graph: onnx.GraphProto, new: NewLogit) -> None:
-    """Give the `logits` of a serving model, and its `heat_map` if it has one, one more class behind the others."""
+def add_class(graph: onnx.GraphProto, new: NewLogit, logit_scale: float) -> None:
+    """Give the `logits` of a serving model, and its `heat_map` if it has one, one more class behind the others.
+
+    Args:
+        graph: The model's.
+        new: The class, for logits as they were trained.
+        logit_scale: See `RunRecord`.
+    """
     num = len(new.weights)
     for output in graph.output:
         name = output.name
@@ -179,7 +185,8 @@ def add_class(graph: onnx.GraphProto, new: NewLogit) -> None:
                 names[:] = [before if each == name else each for each in names]
         shape = (1, num) if name == "logits" else (1, num, 1, 1)
         graph.initializer.append(numpy_helper.from_array(new.weights.reshape(shape), weights))
-        graph.initializer.append(numpy_helper.from_array(np.array([new.bias], np.float32), bias))
+        constant = new.bias / logit_scale if name == "logits" else new.bias
+        graph.initializer.append(numpy_helper.from_array(np.array([constant], np.float32), bias))
         graph.node.append(
             helper.make_node("Gemm", [before, weights, bias], [added], name=added, transB=1)
             if name == "logits"

@@ -46,6 +46,8 @@ class NetworkFile:
     num_labels: int
     num_features: int | None
     """As many as the dog probe has weights; None without one."""
+    logit_scale: float
+    """What its logits are multiplied by."""
     is_8bit: bool
     is_limited: bool
     """Whether its memory and time are limited."""
@@ -103,7 +105,7 @@ class Network:
             pixels: `(B, 3, H, W)` float32, B at least 1.
 
         Returns:
-            The outputs by their names, float32.
+            The outputs by their names, float32; the logits as they were trained.
 
         Raises:
             UserError: It fails, takes too long or too much memory, or gives something that is no answer.
@@ -121,6 +123,8 @@ class Network:
             if options.terminate:
                 raise self.file.fault(f"it takes more than {SECONDS_PER_PHOTO:.0f} s for a photo") from None
             raise _in_words(self.file, error) from None
+        if "logits" in found:
+            found["logits"] = found["logits"] * np.float32(self.file.logit_scale)
         widths = {"logits": self.file.num_labels, "heat_map": self.file.num_labels, "features": self.file.num_features}
         for name, values in found.items():
             shape = values.shape

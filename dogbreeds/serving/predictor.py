@@ -270,6 +270,7 @@ def _network_file(run: RunFolder) -> NetworkFile:
         size=run.preprocessing.size,
         num_labels=len(run.labels),
         num_features=None if probe is None else len(DogProbe.from_text(probe).weights),
+        logit_scale=run.record.logit_scale,
         is_8bit=run.is_8bit,
         is_limited=not run.is_shipped,
     )

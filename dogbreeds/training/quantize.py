@@ -68,8 +68,8 @@ def quantize_onnx(source: Path, target: Path, pixels: np.ndarray) -> list[str]:
         float32 = [node.name for node in graph.node if node.op_type == "MatMul" and node.name not in chosen]
     elif any(node.op_type == "Conv" for node in graph.node):
         sensitive, options = [], {}
-        head = ("Gemm", "MatMul", "ReduceMean", "GlobalAveragePool")
-        float32 = [node.name for node in graph.node if node.op_type in head or "heat_map" in node.output]
+        head, outputs = ("Gemm", "MatMul", "ReduceMean", "GlobalAveragePool"), {"logits", "heat_map"}
+        float32 = [node.name for node in graph.node if node.op_type in head or outputs & {*node.output}]
     else:
         raise UserError(
             f"{str(source)!r} has neither convolutions nor products with constant matrices: nothing to quantise"

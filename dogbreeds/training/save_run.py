@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 from torch import nn
 
 from dogbreeds import run_folder
@@ -28,11 +29,13 @@ from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import ONNX, RunRecord
 from dogbreeds.split_file import SPLITS, TRAINED_BEFORE, save_splits
 from dogbreeds.training.breed_metrics import compute_figures
+from dogbreeds.training.calibrated_logits import divide_logits
 from dogbreeds.training.context import Context
 from dogbreeds.training.evaluation import predict_logits
 from dogbreeds.training.export import export_serving_model
 from dogbreeds.training.inputs import Inputs
 from dogbreeds.training.loop import photo_errors_as_user_errors
+from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import resolve_model
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.run import Run
@@ -61,11 +64,12 @@ def save_run(run: Run, logits: Logits) -> None:
     config, context, partial, names = run.config, run.context, run.partial, run.splits.names
     model = copy.deepcopy(run.learner.full_model).cpu().float().eval()
     with context.timed("export"):
-        _save_checkpoint(model, run.inputs.preprocessing, partial)
         exported = export_serving_model(model, partial / ONNX, config.preprocessing.image_size)
     if exported.why_no_heat_map:
         context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
     calibration, outputs = _calibrate(run, logits)
+    _build_in_temperature(model, calibration.temperature, partial)
+    _save_checkpoint(model, run.inputs.preprocessing, partial)
     figures = _save_predictions(run, outputs, logits, calibration, tables=True)
     _save_splits(run)
     _save_history(run)
@@ -76,6 +80,7 @@ def save_run(run: Run, logits: Logits) -> None:
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         milliseconds_per_photo=_milliseconds_per_photo(run),
         export_difference=exported.differences,
+        built_in_temperature=calibration.temperature,
     )
     (partial / run_folder.CARD).write_text(model_card(config.run.output_dir.name, record, names), encoding="utf-8")
     run_folder.commit(partial, config.run.output_dir, record)
@@ -151,6 +156,14 @@ def _save_checkpoint(model: Any, view: Preprocessing, folder: Path) -> None:
         model.config.image_processor_type = image_processor
     model.save_pretrained(folder)
     write_json(folder / run_folder.PREPROCESSOR, view.to_preprocessor_config(image_processor))
+
+
+@torch.no_grad()
+def _build_in_temperature(model: nn.Module, temperature: float, folder: Path) -> None:
+    """Divide the logits of the model, and of its export in a run folder, by the temperature."""
+    for parameter in classifier_of(model)[1].parameters():
+        parameter.div_(temperature)
+    divide_logits(folder / ONNX, temperature)
 
 
 def _calibrate(run: Run, logits: Logits) -> tuple[Calibration, dict[str, Outputs]]:

@@ -65,7 +65,8 @@ class Teacher:
                 run.path, use_safetensors=True, trust_remote_code=False
             )
         self._model = model.to(context.device, memory_format=torch.channels_last).eval()
-        self._size, self._temperature = run.preprocessing.size, run.calibration.temperature
+        self._size = run.preprocessing.size
+        self._temperature = run.calibration.temperature / run.record.logit_scale
         self.flops_per_photo = flops_per_photo(model, self._size)
         """Floating-point operations of one answer."""
         self._autocast = context.accelerator.autocast

@@ -112,6 +112,7 @@ def _model(run: RunFolder) -> dict[str, Any]:
             "sure_score": dog_detector.SURE_SCORE,
             "max_dogs": dog_detector.MAX_DOGS,
         },
+        "logit_scale": run.record.logit_scale,
         "calibration": calibration,
         "answers": {"top_k": TOP_K, "max_candidates": MAX_CANDIDATES, "num_resembled": NUM_RESEMBLED},
         "heat_map": {"colours": heat_map.COLOURS.tolist(), "opacity": heat_map.OPACITY, "side": cards.HEAT_MAP_SIZE[0]},

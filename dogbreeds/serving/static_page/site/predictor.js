@@ -16,7 +16,8 @@ export async function predict(photo, model, network, findDogs) {
   let box = looksCloser ? firstBox(photo, centre, constants) : centre;
   const looks = [];
   while (box) {
-    looks.push({ box, ...(await network(pixelValues(model.view, photo, box))) });
+    const look = await network(pixelValues(model.view, photo, box));
+    looks.push({ ...look, box, logits: look.logits.map((logit) => logit * model.logit_scale) });
     box = await nextBox(looks, photo, calibration, constants, async () => likeliestDog(await findDogs(photo)));
   }
   const outputs = combined(looks, constants);
