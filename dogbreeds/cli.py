@@ -634,8 +634,9 @@ def doctor(data: str, output: Path | None = None, image_size: int = 224, labels_
             data set.
         output: A JSON file to make that names every photo.
         image_size: Sides of what the model sees, pixels: smaller photos are listed.
-        labels_by: Also list photos whose label is probably wrong, by the features of this pre-trained model: a Hub id,
-            a name of timm or of this project, or a folder. It must not have been trained on these labels.
+        labels_by: Also list photos whose label is probably wrong, and photos that are cut out of others, by the
+            features of this pre-trained model: a Hub id, a name of timm or of this project, or a folder. It must not
+            have been trained on these labels.
     """
     from dogbreeds.training.doctor import examine
 

@@ -54,13 +54,18 @@ def cut_in_half(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def lens_cap() -> Image.Image:
+    noise = np.random.default_rng(0).normal(20, 6, (240, 360)).clip(0, 255)
+    return Image.fromarray(noise.astype(np.uint8)).convert("RGB")
+
+
 FAULTS = {
     "unreadable": lambda path: path.write_bytes(b"I am a text"),
     "cut_short": cut_in_half,
     "wrong_ending": lambda path: scene(50).save(path, "PNG"),
     "bad_exif": lambda path: scene(50).save(path, exif=bad_exif(9)),
     "animated": lambda path: scene(50).save(path.with_suffix(".gif"), save_all=True, append_images=[scene(51)]),
-    "blank": lambda path: Image.effect_noise((90, 60), 6).convert("RGB").save(path, quality=70),  # a lens cap
+    "blank": lambda path: lens_cap().save(path, quality=70),
     "tiny": lambda path: scene(50, (60, 40)).save(path),
 }
 

@@ -5,7 +5,8 @@ import pytest
 from conftest import BREED_FOLDERS, make_photo, make_photo_folder, run_cli
 
 from dogbreeds.files import read_json
-from dogbreeds.training.label_suspects import cross_validated, suspects
+from dogbreeds.training.label_suspects import cross_validated, find_suspects, suspects
+from dogbreeds.training.labelled_features import LabelledFeatures
 
 
 def mislabelled(num_classes: int = 6, num_photos: int = 600, share: float = 0.05):
@@ -53,6 +54,15 @@ def test_a_class_that_is_always_unsure_is_not_suspected_more():
     unsure[4] = [0.02, 0.98, 0.0]
     found, likely = suspects(unsure, labels)
     assert found.tolist() == [4] and likely.tolist() == [1]
+
+
+def test_few_photos_of_a_class_are_enough_and_one_of_each_says_nothing():
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    features = (rng.normal(0, 0.1, (6, 4)) + 5 * np.eye(4)[labels]).astype(np.float32)
+    assert cross_validated(features, labels, np.arange(6))[np.arange(6), labels].min() > 0.5
+    one_each = LabelledFeatures(list("abcd"), [b""] * 4, list("wxyz"), np.arange(4), np.arange(4), features[:4])
+    assert find_suspects(one_each) == []
 
 
 @pytest.mark.slow

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -16,8 +17,12 @@ from dogbreeds.errors import UserError
 from dogbreeds.files import write_json
 from dogbreeds.images import FORMATS, BadImage, open_header, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
+from dogbreeds.training.datasets.cropped_copies import find_cropped_copies
 from dogbreeds.training.datasets.near_duplicates import DECODED_SIDE, near_duplicates, shrunk, sketch
 from dogbreeds.training.datasets.sources import read_dataset
+
+if TYPE_CHECKING:
+    from dogbreeds.training.labelled_features import LabelledFeatures
 
 KINDS = {
     "unreadable": "can't be read: mend or remove them",
@@ -34,6 +39,9 @@ KINDS = {
     "alike_in_two_breeds": "groups of near duplicates are in two breeds: keep the right one",
     "alike_in_two_splits": "groups of near duplicates are in two splits: keep the one for testing",
     "alike": "groups are near duplicates: keep one of each",
+    "cropped_in_two_breeds": "photos are cut out of one of another breed: keep the right breed's",
+    "cropped_in_two_splits": "photos are cut out of one of another split: keep the one for testing",
+    "cropped": "photos are cut out of another one: keep the whole one",
     "suspect_label": "labels are probably wrong, the surest first: look at these photos",
 }
 """What may be wrong, and the remedy; printed after the number of cases."""
@@ -132,20 +140,20 @@ class _PhotoFacts:
 def examine(data: str, *, image_size: int = 224, labels_by: str | None = None, progress: bool = False) -> Diagnosis:
     """Find the faults of a data set, in each photo and between photos.
 
-    Near duplicates are found if they differ in size, format or compression, or one is mirrored; not if one is turned or
-    cropped.
+    Near duplicates are found if they differ in size, format or compression, or one is mirrored; not if one is turned,
+    and only with `labels_by` if one is cropped.
 
     Args:
         data: As for `dogbreeds.training.datasets.sources.read_dataset`.
         image_size: Sides of what the model sees, pixels.
-        labels_by: A backbone, as `--model`, by whose features labels are suspected; None to believe them.
+        labels_by: A backbone, as `--model`, by whose features labels are suspected and cropped copies are found.
         progress: Show a progress bar.
 
     Raises:
         UserError: There is no such data, or it holds no labelled photos; or the backbone is unknown.
     """
     splits = read_dataset(data)
-    suspects = _suspects(data, labels_by, image_size, progress) if labels_by else []
+    features = _features(data, labels_by, image_size, progress) if labels_by else None
     named = [
         Photo(split, id_, photos.names[label])
         for split, photos in splits.items()
@@ -169,9 +177,10 @@ def examine(data: str, *, image_size: int = 224, labels_by: str | None = None, p
         for breed, count in num_of_breed.items()
         if count < median / 2
     ]
-    findings += _duplicates(named, facts)
-    photo_of = {photo.id: photo for photo in named}
-    findings += [Finding("suspect_label", (photo_of[id_],), f"it looks like {likely}") for id_, likely in suspects]
+    duplicates = list(_duplicates(named, facts))
+    findings += duplicates
+    if features:
+        findings += _found_by(features, named, duplicates, progress)
     readable = [each for each in facts if each.sketch is not None]
     return Diagnosis(
         num_photos={split: len(photos) for split, photos in splits.items()},
@@ -181,12 +190,28 @@ def examine(data: str, *, image_size: int = 224, labels_by: str | None = None, p
     )
 
 
-def _suspects(data: str, model: str, image_size: int, progress: bool) -> list[tuple[str, str]]:
-    from dogbreeds.training.backbones import open_backbones  # imports torch, which nothing else here needs
-    from dogbreeds.training.label_suspects import find_suspects
+def _features(data: str, model: str, image_size: int, progress: bool) -> "LabelledFeatures":
+    from dogbreeds.training.labelled_features import LabelledFeatures  # imports torch, which nothing else here needs
 
-    checkpoint = open_backbones([model], image_size)[model]
-    return find_suspects(data, model, checkpoint, image_size, progress=progress)
+    return LabelledFeatures.compute(data, model, image_size, progress=progress)
+
+
+def _found_by(
+    features: "LabelledFeatures", named: list[Photo], duplicates: list[Finding], progress: bool
+) -> Iterator[Finding]:
+    """The faults that a backbone's features tell of."""
+    from dogbreeds.training.label_suspects import find_suspects  # imports scikit-learn
+
+    photo_of = {photo.id: photo for photo in named}
+    group_of = {photo.id: number for number, group in enumerate(duplicates) for photo in group.photos}
+    for whole, part in find_cropped_copies(features.sources, features.features, progress=progress):
+        photos = [photo_of[features.ids[index]] for index in (whole, part)]
+        if group_of.get(photos[0].id, -1) != group_of.get(photos[1].id, -2):  # the same photo, hardly cropped
+            group = _group("cropped", photos)
+            how = "the second is a part of the first"
+            yield replace(group, detail=f"{group.detail}; {how}" if group.detail else how)
+    for id_, likely in find_suspects(features):
+        yield Finding("suspect_label", (photo_of[id_],), f"it looks like {likely}")
 
 
 def _facts(source: Place | bytes, named: Photo, image_size: int) -> _PhotoFacts:

@@ -4,52 +4,28 @@ Confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068), on
 linear classifier on the features of a frozen backbone.
 """
 
-from pathlib import Path
-
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dogbreeds.training.backbones import features_of_photos, load_backbone
-from dogbreeds.training.context import Context
-from dogbreeds.training.datasets.checks import check_photos
-from dogbreeds.training.datasets.sources import read_dataset
-from dogbreeds.training.models.checkpoint import Checkpoint
-from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.labelled_features import LabelledFeatures
 
 NUM_FOLDS = 5
 INVERSE_PENALTY = 3.0
 """`C` of the logistic regression, on features of variance 1, times the number of photos."""
 
 
-def find_suspects(
-    data: str, model: str, checkpoint: Checkpoint | None, image_size: int, *, progress: bool
-) -> list[tuple[str, str]]:
+def find_suspects(photos: LabelledFeatures) -> list[tuple[str, str]]:
     """The id of each photo whose label is probably wrong, and the class that is probably right, the surest first.
 
-    Args:
-        data: As for `dogbreeds.training.datasets.sources.read_dataset`.
-        model: The backbone, as `--model`.
-        checkpoint: From `dogbreeds.training.backbones.open_backbones`.
-        image_size: Of what the backbone sees, pixels.
-        progress: Show progress bars.
+    Of classes with one photo each nothing can be learned: none is suspected.
     """
-    config = TrainConfig.from_options(model=model, data=data, output_dir="none", image_size=image_size, augment="off")
-    context = Context(config.run, config.optim, Path(), quiet=True)
-    checked = check_photos(read_dataset(data), config, progress=progress)
-    network, preprocessing = load_backbone(model, checkpoint, config.preprocessing)
-    found, _ = features_of_photos(network, preprocessing, checked.splits, checked.cache, context)
-    parts = list(checked.splits.values())
-    ids = [id_ for part in parts for id_ in part.ids]
-    labels = np.concatenate([part.labels for part in parts])
-    groups = np.concatenate([part.groups for part in parts])
-    features = np.concatenate([found[split] for split in checked.splits])
-    return [
-        (ids[index], parts[0].names[likely])
-        for index, likely in zip(*suspects(cross_validated(features, labels, groups), labels), strict=True)
-    ]
+    if np.bincount(photos.labels).max() < 2:
+        return []
+    found = suspects(cross_validated(photos.features, photos.labels, photos.groups), photos.labels)
+    return [(photos.ids[index], photos.names[likely]) for index, likely in zip(*found, strict=True)]
 
 
 def cross_validated(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -64,7 +40,8 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
         `(N, C)`.
     """
     probabilities = np.zeros((len(labels), labels.max() + 1))
-    folds = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=0)
+    num_folds = min(NUM_FOLDS, np.bincount(labels).max())
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
     for fitted, others in folds.split(features, labels, groups):
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY / len(fitted), max_iter=300))
         classifier.fit(features[fitted], labels[fitted])

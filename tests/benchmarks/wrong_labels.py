@@ -19,9 +19,9 @@ import tyro
 from dogbreeds.breeds import group_of
 from dogbreeds.errors import UserError, one_line_errors
 from dogbreeds.metrics import share_with_interval
-from dogbreeds.training.backbones import open_backbones
 from dogbreeds.training.datasets.sources import read_dataset
 from dogbreeds.training.label_suspects import find_suspects
+from dogbreeds.training.labelled_features import LabelledFeatures
 
 
 def mislabelled(labels: np.ndarray, classes: list[np.ndarray], share: float, rng: np.random.Generator) -> np.ndarray:
@@ -70,9 +70,8 @@ def main(
         write_with(files, changed, Path(folder))
         photos = read_dataset(folder)["train"]
         assert np.array_equal(photos.labels, changed)
-        checkpoint = open_backbones([model], image_size)[model]
         started = time.perf_counter()
-        found = dict(find_suspects(folder, model, checkpoint, image_size, progress=True))
+        found = dict(find_suspects(LabelledFeatures.compute(folder, model, image_size, progress=True)))
         seconds = time.perf_counter() - started
     is_wrong, is_found = changed != labels, np.array([id_ in found for id_ in photos.ids])
     is_right = [found[photos.ids[i]] == names[labels[i]] for i in np.flatnonzero(is_wrong & is_found)]
