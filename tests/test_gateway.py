@@ -265,7 +265,7 @@ def test_nothing_else_can_be_posted_to(server, path):
     assert server.request("PUT", "/gradio_api/upload")[0] == server.request("DELETE", "/")[0] == 404
 
 
-def test_of_all_routes_these_are_open():
+def test_of_all_routes_these_are_open(tmp_path):
     import gradio as gr
     from gradio.routes import App
 
@@ -273,9 +273,8 @@ def test_of_all_routes_these_are_open():
         raise AssertionError
 
     events = [Event(0, "predict", True, ()), Event(1, "compare", True, ())]
-    uploads = Path("/uploads")
     stands = Gateway(
-        nobody, UploadFolder(uploads, nobody), Questions(events, uploads), AnswerQueue(1, num_for_address=1)
+        nobody, UploadFolder(tmp_path, nobody), Questions(events, tmp_path), AnswerQueue(1, num_for_address=1)
     )
     names = {"{api_name}": "predict", "{event_id}": "e1", "{session_hash}": "s1", "{path:path}": "a.js"}
     names["{path_or_url:path}"] = f"uploads/{32 * 'a'}/photo.webp"

@@ -333,7 +333,7 @@ def test_little_is_remembered_of_an_upload_for_as_long_as_it_is_held(tmp_path):
     tracemalloc.start()
     try:
         asyncio.run(come(50, 550))
-        assert tracemalloc.get_traced_memory()[0] < 500 * 170
+        assert tracemalloc.get_traced_memory()[0] < 500 * 50
         asyncio.run(folder.delete_older(-1))
         assert tracemalloc.get_traced_memory()[0] < 500 * 50
     finally:

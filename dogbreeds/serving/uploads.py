@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-import struct
+import sqlite3
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -38,8 +38,10 @@ _FOLDER = "dogbreeds-"
 _LOCK = ".in-use"
 _PROBLEM = "problem.json"
 _VIDEO = "video.json"
-_HELD = struct.Struct("16sQ")
-"""A place, by its name as bytes, and how many bytes are in it."""
+_CACHE_KILOBYTES = 256
+"""That SQLite keeps in memory of whose places there are."""
+_NUM_AT_ONCE = 500
+"""Places that are looked for at a time."""
 _VIDEO_THREADS = 2
 """That decode a video; the others stay for answers."""
 
@@ -164,16 +166,13 @@ class UploadFolder:
             takes_videos: Whether `copy` takes videos too.
         """
         self.path, self._copy, self.takes_videos = path, copy, takes_videos
-        self._held: dict[str, bytes] = {}
-        """Of each address that holds any, `_HELD` of each of its places: as bytes, since there may be many for long."""
-        self._num_bytes = 0
-        """Of all."""
+        self._held = _Held(path / ".held")
 
     def refusal(self, address: str) -> str | None:
         """Why this address can't send a photo now, in a sentence; None if it can."""
-        if sum(num_bytes for _, num_bytes in _HELD.iter_unpack(self._held.get(address, b""))) >= MAX_STORED_OF_ADDRESS:
+        if self._held.num_bytes_of(address) >= MAX_STORED_OF_ADDRESS:
             return "Your address has sent as many photos as it may: please try again in a few minutes."
-        if self._num_bytes >= MAX_STORED or shutil.disk_usage(self.path).free < MIN_FREE:
+        if self._held.num_bytes >= MAX_STORED or shutil.disk_usage(self.path).free < MIN_FREE:
             return "The page holds as many photos as it can: please try again in a few minutes."
         return None
 
@@ -194,41 +193,81 @@ class UploadFolder:
         place = self.path / secrets.token_hex(16)
         place.mkdir()
         try:
-            path = await self._copy(arrived, place, address)
-        except BadImage as error:
-            shutil.rmtree(place)  # with what a killed process left
-            place.mkdir()
-            (place / _PROBLEM).write_text(json.dumps({"problem": error.problem, "message": str(error)}))
-            path = _no_picture(place)
+            path = await self._copy_or_problem(arrived, place, address)
+            self._held.add(place.name, address, sum(file.stat().st_size for file in place.iterdir()))
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
         finally:
             arrived.unlink(missing_ok=True)
-        num_bytes = sum(file.stat().st_size for file in place.iterdir())
-        self._held[address] = self._held.get(address, b"") + _HELD.pack(bytes.fromhex(place.name), num_bytes)
-        self._num_bytes += num_bytes
         return path
+
+    async def _copy_or_problem(self, arrived: Path, place: Path, address: str) -> Path:
+        try:
+            return await self._copy(arrived, place, address)
+        except BadImage as error:
+            shutil.rmtree(place)  # with what a killed process left
+            place.mkdir()
+            (place / _PROBLEM).write_text(json.dumps({"problem": error.problem, "message": str(error)}))
+            return _no_picture(place)
 
     async def delete_older(self, seconds: float) -> None:
         """Delete what has not changed for so long, and forget what others have deleted."""
-        held = dict(self._held)
-        names = [name for places in held.values() for name, _ in _HELD.iter_unpack(places)]
-        gone = await asyncio.to_thread(self._deleted, time.time() - seconds, names)
-        for address in held:  # meanwhile, others may have come
-            places = list(_HELD.iter_unpack(self._held.pop(address)))
-            kept = [_HELD.pack(*place) for place in places if place[0] not in gone]
-            if kept:
-                self._held[address] = b"".join(kept)
-            self._num_bytes -= sum(num_bytes for name, num_bytes in places if name in gone)
+        await asyncio.to_thread(self._delete_before, time.time() - seconds)
+        places = self._held.places()
+        while places:
+            self._held.remove(await asyncio.to_thread(self._absent, places))
+            places = self._held.places(after=places[-1])
 
-    def _deleted(self, since: float, names: list[bytes]) -> set[bytes]:
-        """Delete what has not changed since a time; which of these places are no longer there."""
-        for entry in self.path.iterdir():
-            with suppress(FileNotFoundError):
-                if entry.name != _LOCK and entry.lstat().st_mtime < since:
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        return {name for name in names if not (self.path / name.hex()).exists()}
+    def _delete_before(self, since: float) -> None:
+        with os.scandir(self.path) as entries:  # one by one: there may be many
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.name != _LOCK and entry.stat(follow_symlinks=False).st_mtime < since:
+                        shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
+
+    def _absent(self, places: list[str]) -> list[str]:
+        return [place for place in places if not (self.path / place).exists()]
+
+
+class _Held:
+    """How many bytes are in each place, and whose they are.
+
+    There may be tens of thousands for twenty minutes: so it is in a file without a name, of which SQLite keeps little
+    in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.executescript(
+            f"""
+            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = {-_CACHE_KILOBYTES};
+            CREATE TABLE held (place TEXT PRIMARY KEY, address TEXT, num_bytes INTEGER) WITHOUT ROWID;
+            CREATE INDEX of_address ON held (address, num_bytes);
+            """
+        )
+        path.unlink()
+        self.num_bytes = 0
+        """Of all."""
+
+    def add(self, place: str, address: str, num_bytes: int) -> None:
+        self._database.execute("INSERT INTO held VALUES (?, ?, ?)", (place, address, num_bytes))
+        self.num_bytes += num_bytes
+
+    def num_bytes_of(self, address: str) -> int:
+        (found,) = self._database.execute("SELECT TOTAL(num_bytes) FROM held WHERE address = ?", (address,)).fetchone()
+        return int(found)
+
+    def places(self, *, after: str = "") -> list[str]:
+        """The next places, at most `_NUM_AT_ONCE`, in their order."""
+        query = "SELECT place FROM held WHERE place > ? ORDER BY place LIMIT ?"
+        return [place for (place,) in self._database.execute(query, (after, _NUM_AT_ONCE))]
+
+    def remove(self, places: list[str]) -> None:
+        for place in places:
+            found = self._database.execute("DELETE FROM held WHERE place = ? RETURNING num_bytes", (place,))
+            for (num_bytes,) in found.fetchall():
+                self.num_bytes -= num_bytes
 
 
 def _no_picture(place: Path) -> Path:
