@@ -72,7 +72,7 @@ def _cropped_copies(features: np.ndarray, pictures: Sequence[np.ndarray], progre
         likely = [wholes[index] for index in np.flatnonzero(rough >= _MIN_ROUGH_CORRELATION)]
         exact = _correlations([pictures[whole] for whole in likely], pictures[part], _PICTURE_SIDE)
         fits |= {(whole, part): fit for whole, fit in zip(likely, exact, strict=True) if fit >= _MIN_CORRELATION}
-    return [pair for pair, fit in fits.items() if fit > fits.get(pair[::-1], 0)]
+    return [pair for pair, fit in fits.items() if (fit, pair) > (fits.get(pair[::-1], 0.0), pair[::-1])]
 
 
 def _whitened(features: np.ndarray) -> np.ndarray:
