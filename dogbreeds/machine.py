@@ -79,8 +79,8 @@ def share_freed_memory() -> None:
 
     Work goes to a thread that is free. Each place keeps what one photo or another has needed, so that the memory of a
     server would grow for days (tests/benchmarks/load.py), and that of `index` with the number of large photos
-    (tests/benchmarks/odd_files.py). What is as large as a photo goes back to the system: between smaller blocks that stay
-    it would leave gaps.
+    (tests/benchmarks/odd_files.py). What is as large as a photo goes back to the system: between smaller blocks that
+    stay it would leave gaps.
     """
     arena_max, mmap_threshold = -8, -3
     _set_allocator({arena_max: 2, mmap_threshold: 2**20})
