@@ -171,7 +171,9 @@ def assert_whole_way(options: TrainConfig, photo_folder, tmp_path, capsys) -> Pr
     predictor, photo = Predictor(run), make_photo(1, 99)
     with torch.no_grad():
         logits = model(torch.from_numpy(run.preprocessing(photo))[None]).logits.numpy()
-    np.testing.assert_allclose(predictor.logits(run.preprocessing(photo)[None]), logits, atol=1e-3, rtol=1e-3)
+    assert run.record.built_in_temperature == run.calibration.temperature
+    found = predictor.logits(run.preprocessing(photo)[None]) / run.calibration.temperature
+    np.testing.assert_allclose(found, logits, atol=1e-3, rtol=1e-3)
     assert ("is served without heat maps: " in said) == (predictor.predict(photo).heat_map is None)
     for texts in (ENGLISH, FRENCH):
         prediction = predictor.predict(photo)

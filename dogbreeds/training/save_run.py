@@ -68,7 +68,7 @@ def save_run(run: Run, logits: Logits) -> None:
     if exported.why_no_heat_map:
         context.say(f"the run is served without heat maps: {exported.why_no_heat_map}")
     calibration, outputs = _calibrate(run, logits)
-    _build_in_temperature(model, calibration.temperature, partial)
+    built_in_temperature = _build_in_temperature(model, calibration.temperature, run)
     _save_checkpoint(model, run.inputs.preprocessing, partial)
     figures = _save_predictions(run, outputs, logits, calibration, tables=True)
     _save_splits(run)
@@ -80,7 +80,7 @@ def save_run(run: Run, logits: Logits) -> None:
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         milliseconds_per_photo=_milliseconds_per_photo(run),
         export_difference=exported.differences,
-        built_in_temperature=calibration.temperature,
+        built_in_temperature=built_in_temperature,
     )
     (partial / run_folder.CARD).write_text(model_card(config.run.output_dir.name, record, names), encoding="utf-8")
     run_folder.commit(partial, config.run.output_dir, record)
@@ -159,11 +159,29 @@ def _save_checkpoint(model: Any, view: Preprocessing, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _build_in_temperature(model: nn.Module, temperature: float, folder: Path) -> None:
-    """Divide the logits of the model, and of its export in a run folder, by the temperature."""
-    for parameter in classifier_of(model)[1].parameters():
-        parameter.div_(temperature)
-    divide_logits(folder / ONNX, temperature)
+def _build_in_temperature(model: Any, temperature: float, run: Run) -> float | None:
+    """Divide the logits of the model, and of its export, by the temperature; None if the model has no such layer."""
+    side = run.config.preprocessing.image_size
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = model(pixels).logits / temperature
+    last = classifier_of(model)[1]
+    # LeViT's logits are the mean of two such layers.
+    all_heads = [
+        each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features == last.out_features
+    ]
+    for heads in ([last], all_heads):
+        before = [(parameter, parameter.clone()) for head in heads for parameter in head.parameters()]
+        for parameter, _ in before:
+            parameter.div_(temperature)
+        if torch.allclose(model(pixels).logits, expected, atol=1e-4, rtol=1e-4):
+            divide_logits(run.partial / ONNX, temperature)
+            return temperature
+        for parameter, value in before:
+            parameter.copy_(value)
+    run.context.say(
+        "note: other libraries give this model's probabilities before calibration: its card says what to do"
+    )
+    return None
 
 
 def _calibrate(run: Run, logits: Logits) -> tuple[Calibration, dict[str, Outputs]]:
