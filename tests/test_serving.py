@@ -185,6 +185,7 @@ def test_other_libraries_give_calibrated_probabilities(tiny_run, predictor):
     with torch.no_grad():
         logits = AutoModelForImageClassification.from_pretrained(tiny_run)(torch.from_numpy(view)).logits
     np.testing.assert_allclose(softmax(logits.numpy()), expected, atol=1e-5)
+    np.testing.assert_allclose(logits * predictor.run.record.logit_scale, predictor.logits(view), atol=1e-4)
     logits = onnxruntime.InferenceSession(predictor.run.onnx).run(["logits"], {"pixel_values": view})[0]
     np.testing.assert_allclose(softmax(logits), expected, atol=1e-5)
     card = (tiny_run / "README.md").read_text(encoding="utf-8")
