@@ -108,6 +108,7 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
 def _check_inputs(config: "TrainConfig") -> None:
     """Refuse what can be refused before PyTorch is imported."""
     from dogbreeds.photos import photo_files
+    from dogbreeds.training.datasets.diagnosis import Diagnosis
     from dogbreeds.training.datasets.sources import check_is_there
 
     config.check_options_apply()
@@ -115,6 +116,8 @@ def _check_inputs(config: "TrainConfig") -> None:
     for folder in (config.data.other_photos, config.data.other_dogs):
         if folder is not None:
             photo_files(folder)
+    if config.data.faults is not None:
+        Diagnosis.load(config.data.faults)
 
 
 def _tune(config: "TrainConfig", num_trials: int, fraction: float | None, seeds: tuple[str, ...]) -> None:

@@ -4,13 +4,16 @@ import datasets
 import numpy as np
 import pytest
 from conftest import BREED_FOLDERS, make_photo, make_photo_folder, scene, tiny_config
+from PIL import Image, ImageOps
 from scipy.io import savemat
 
 from dogbreeds.errors import UserError
 from dogbreeds.photos import photo_files
 from dogbreeds.training.datasets import checks
+from dogbreeds.training.datasets.diagnosis import Diagnosis, Finding, Photo
 from dogbreeds.training.datasets.sources import read_dataset
 from dogbreeds.training.datasets.splits import load_data
+from dogbreeds.training.doctor import examine
 
 
 def splits_of(folder, tmp_path, **options):
@@ -238,6 +241,84 @@ def test_photos_that_look_like_one_held_out_by_the_data_are_not_trained_on(tmp_p
     assert sorted(photo.reason for photo in splits.left_out) == sorted(reasons)
     plain = splits_of(tmp_path / "data", tmp_path, near_duplicates="ignore")
     assert len(plain.train) + len(plain.validation) == 20 and not plain.left_out
+
+
+def test_photos_that_the_doctor_found_to_be_the_same_are_on_one_side(tmp_path):
+    folder = make_scenes(tmp_path / "data", num_scenes=20, retakes=[0])
+    for photo in sorted(folder.glob("*/*"))[::10]:  # which splits do not look for
+        ImageOps.mirror(Image.open(photo)).save(photo.with_name(f"mirrored-{photo.stem}.png"))
+    examine(str(folder)).save(tmp_path / "report.json")
+    groups = Diagnosis.load(tmp_path / "report.json").same_photos
+    pairs = [{id_ for _, id_ in group} for group in groups]
+    assert len(pairs) == 8
+
+    def num_split(**options) -> int:
+        splits = splits_of(folder, tmp_path, validation_fraction=0.2, test_fraction=0.2, **options)
+        sides = [set(splits[split].ids) for split in ("train", "validation", "test")]
+        assert sum(map(len, sides)) == 88
+        return sum(not any(side.issuperset(pair) for side in sides) for pair in pairs)
+
+    seeds = range(5)
+    assert sum(num_split(split_seed=seed) for seed in seeds) > 10
+    for near_duplicates in ("together", "ignore"):
+        options = {"faults": tmp_path / "report.json", "near_duplicates": near_duplicates}
+        assert not any(num_split(split_seed=seed, **options) for seed in seeds)
+
+
+def test_a_report_of_faults_that_is_none_is_refused(tmp_path, photo_folder):
+    for name, text in {"empty.json": "{}", "damaged.json": "{", "list.json": '{"findings": [{"kind": 3}]}'}.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match="is no report of faults: python -m dogbreeds doctor writes one"):
+            splits_of(photo_folder, tmp_path, faults=tmp_path / name)
+    with pytest.raises(UserError, match=r"can't read the report of faults .*missing\.json. .No such file"):
+        splits_of(photo_folder, tmp_path, faults=tmp_path / "missing.json")
+    same = Finding("same", (Photo("train", "beagle/x.jpg", "Beagle"), Photo("train", "beagle/y.jpg", "Beagle")))
+    Diagnosis({"train": 2}, {"Beagle": 2}, 0.0, (same,)).save(tmp_path / "other.json")
+    with pytest.raises(UserError, match=r"is of other photos than .* such as 'beagle/x\.jpg': run doctor on these"):
+        splits_of(photo_folder, tmp_path, faults=tmp_path / "other.json")
+
+
+def test_the_same_name_in_two_splits_is_not_the_same_photo(tmp_path):
+    splits = {"train": 20, "test": 8}
+    for split, num in splits.items():
+        photos = [scene(100 * num + index) for index in range(num)]
+        rows = {
+            "image": photos,
+            "name": [f"{index:04}.jpg" for index in range(num)],
+            "breed": ["Pug", "beagle"] * (num // 2),
+        }
+        features = {"image": datasets.Image(), "name": datasets.Value("string"), "breed": datasets.Value("string")}
+        (tmp_path / "data").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(tmp_path / f"data/{split}.parquet")
+    data = read_dataset(str(tmp_path / "data"))
+    assert data["train"].ids[:2] == data["test"].ids[:2] == ("0000.jpg", "0001.jpg")
+    same = Finding("cropped", (Photo("train", "0000.jpg", "Pug"), Photo("train", "0002.jpg", "Pug")))
+    Diagnosis({}, {}, 0.0, (same,)).save(tmp_path / "report.json")
+    for seed in range(5):
+        parts = splits_of(tmp_path / "data", tmp_path, faults=tmp_path / "report.json", split_seed=seed)
+        sides = [set(parts[split].ids) for split in ("train", "validation")]
+        assert any({"0000.jpg", "0002.jpg"} <= side for side in sides), "they are on one side"
+        assert len(parts.test) == 8 and not parts.left_out, "and have nothing to do with those of their name"
+
+
+def test_a_share_of_the_training_photos_has_some_of_each_breed(tmp_path):
+    folder = make_scenes(tmp_path / "data", num_scenes=10, retakes=range(3))
+    for seed in range(5):
+        few = splits_of(folder, tmp_path, train_fraction=0.15, seed=seed).train
+        more = splits_of(folder, tmp_path, train_fraction=0.5, seed=seed).train
+        assert set(few.labels) == {0, 1, 2, 3} and set(few.ids) <= set(more.ids)
+
+
+def test_a_folder_beside_those_of_the_splits_is_refused(tmp_path):
+    for split in ("train", "test"):
+        make_photo_folder(tmp_path / "data" / split, 4, 2)
+    for ignored in ("__MACOSX", ".thumbnails"):
+        (tmp_path / "data" / ignored).mkdir()
+    expected = read_dataset(str(tmp_path / "data"))
+    assert set(expected) == {"train", "test"}
+    (tmp_path / "data" / "unsorted").mkdir()
+    with pytest.raises(UserError, match="has a folder 'unsorted' beside test and train: move it elsewhere"):
+        read_dataset(str(tmp_path / "data"))
 
 
 def test_near_duplicates_are_looked_for_once(tmp_path, monkeypatch):

@@ -377,6 +377,26 @@ def test_options_of_plain_networks(activation, pooling, tmp_path):
     torch.testing.assert_close(heat_map.mean((2, 3)), logits, atol=1e-4, rtol=1e-4)
 
 
+def test_batch_statistics_are_trained_unless_they_are_pre_trained(photo_folder, tmp_path):
+    def statistics(**options) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Before and after an epoch."""
+        run = set_up(tiny_config(photo_folder, tmp_path / "run", epochs=1, **options), saves=False, quiet=True)
+        of_batches = [(name, value) for name, value in run.learner.full_model.named_buffers() if "running_" in name]
+        before = [value.clone() for _, value in of_batches]
+        fit(run)
+        assert before
+        return [(old, new) for old, (_, new) in zip(before, of_batches, strict=True)]
+
+    for name in ("cnn3v2", "mobilenet_v2_nano"):
+        assert not any(torch.equal(old, new) for old, new in statistics(model=name))
+    saved = build(config(tmp_path, "mobilenet_v2_nano"), NAMES)
+    saved.save_pretrained(tmp_path / "pretrained")
+    LevitForImageClassificationWithTeacher(SMALL["levit"]).save_pretrained(tmp_path / "levit")
+    for name, image_size in (("pretrained", 32), ("levit", 64)):
+        pairs = statistics(model=str(tmp_path / name), image_size=image_size, freeze_backbone=False)
+        assert all(torch.equal(old, new) for old, new in pairs)
+
+
 def test_a_size_that_does_not_fit_is_one_line(tmp_path):
     TimmWrapperConfig(architecture="inception_resnet_v2").save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"can't be run at --image-size 64: .*Kernel size can't be greater") as told:

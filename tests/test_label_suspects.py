@@ -61,8 +61,34 @@ def test_few_photos_of_a_class_are_enough_and_one_of_each_says_nothing():
     labels = np.array([0, 0, 0, 1, 1, 1])
     features = (rng.normal(0, 0.1, (6, 4)) + 5 * np.eye(4)[labels]).astype(np.float32)
     assert cross_validated(features, labels, np.arange(6))[np.arange(6), labels].min() > 0.5
-    one_each = LabelledFeatures(list("abcd"), [b""] * 4, list("wxyz"), np.arange(4), np.arange(4), features[:4])
-    assert find_suspects(one_each) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [
+        ([0, 1, 2, 3], [0, 1, 2, 3]),
+        ([0, 0, 0, 0], [0, 1, 2, 3]),  # one breed
+        ([0, 0, 0, 1], [0, 1, 2, 3]),  # a single photo of another
+        ([0, 0, 1, 1], [0, 1, 2, 2]),  # or the same one twice
+    ],
+)
+def test_breeds_of_which_nothing_can_be_learned_say_nothing(labels, groups):
+    features = np.random.default_rng(0).normal(size=(4, 3))
+    photos = LabelledFeatures(
+        ["train"] * 4, list("abcd"), [b""] * 4, list("wxyz"), np.array(labels), np.array(groups), features
+    )
+    assert find_suspects(photos) == []
+
+
+def test_a_breed_of_one_photo_is_not_suspected():
+    features, truth, _ = mislabelled(share=0.0)
+    labels = np.append(truth, 6)
+    photos = LabelledFeatures(
+        ["train"] * 601, list(map(str, range(601))), [b""] * 601, list("abcdefg"), labels, np.arange(601),
+        np.concatenate([features, features[:1]]),
+    )  # fmt: skip
+    found = find_suspects(photos)
+    assert 600 not in [index for index, _ in found] and "g" not in [likely for _, likely in found]
 
 
 @pytest.mark.slow

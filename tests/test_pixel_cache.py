@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import threading
 import zlib
@@ -232,6 +233,19 @@ def test_the_least_recently_used_are_removed_to_make_room(photos, tmp_path, caps
     assert "removed the pixel cache" in capsys.readouterr().err
     kept = [set(json.loads(file.read_text())["digests"]) for file in folder.glob("*/cache.json")]
     assert set(digests(photos[:5])) in kept and set(digests(photos[5:10])) not in kept
+
+
+def test_folders_that_are_no_caches_are_not_removed_to_make_room(photos, tmp_path):
+    folder, size = tmp_path / "a disk", 24 * 24 * 3
+    for name in ("holiday", "0123456789abcdef"):  # the oldest
+        (folder / name / "inside").mkdir(parents=True)
+        (folder / name / "pixels.bin").write_bytes(bytes(30 * size))
+        os.utime(folder / name, (0, 0))
+    opened(photos[:5], folder)
+    pixel_cache._opened.clear()
+    opened(photos[10:20], folder, max_bytes=12 * size)
+    assert len(list(folder.glob("*/cache.json"))) == 1, "the cache alone was removed"
+    assert all((folder / name / "pixels.bin").is_file() for name in ("holiday", "0123456789abcdef"))
 
 
 def test_what_this_run_uses_is_never_removed(photos, tmp_path):

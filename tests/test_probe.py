@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import make_photo_folder, run_cli
 from safetensors.torch import load_file, save_file
+from sklearn.base import BaseEstimator
 from transformers import AutoModelForImageClassification
 
 from dogbreeds.errors import UserError
@@ -19,7 +21,8 @@ from dogbreeds.images import open_image
 from dogbreeds.metrics import wilson_interval
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.research.document import to_html
-from dogbreeds.research.probe import NEIGHBOURS, WAYS, probe, score_of
+from dogbreeds.research.probe import NEIGHBOURS, WAYS, Probe, Score, probe, score_of
+from dogbreeds.research.significance import holm, mcnemar
 from dogbreeds.training import backbones
 from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.models.inspection import features_of
@@ -94,6 +97,16 @@ def test_the_table_says_which_backbones_may_have_seen_the_photos(probed, models,
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(models) * len(WAYS)
 
 
+def test_the_correction_is_for_all_pairs_that_the_best_was_chosen_from():
+    rng = np.random.default_rng(0)
+    right = {name: tuple((rng.random(200) < share).tolist()) for name, share in (("a", 0.7), ("b", 0.9), ("c", 0.8))}
+    scores = {name: [Score(None, 0.0, each)] * len(WAYS) for name, each in right.items()}
+    leads = Probe((), scores, None, 32).leads()
+    assert [(lead.best, lead.other) for lead in leads[:2]] == [("b", "c"), ("b", "a")] and len(leads) == 2 * len(WAYS)
+    pairs = [mcnemar(np.array(right[first]), np.array(right[second])) for first, second in ("bc", "ba", "ca")]
+    assert [lead.p_value for lead in leads[:2]] == pytest.approx(holm(pairs * len(WAYS))[:2])
+
+
 def split_of(rng, sizes: dict[str, int], wrong: float):
     """Features of two breeds, and the splits' labels, of which this share is wrong in training."""
     features, labels = {}, {}
@@ -122,6 +135,30 @@ def test_the_setting_is_that_of_the_best_on_validation_photos():
     assert score_of(LINEAR, backbone, splits).top1 > 0.9
     few, splits = split_of(np.random.default_rng(0), {"train": 8, "validation": 4, "test": 4}, wrong=0)
     assert score_of(NEAREST, few, splits).setting <= 8
+
+
+class Late(BaseEstimator):
+    """Right only where its setting is 6."""
+
+    def __init__(self, strength=0):
+        self.strength = strength
+
+    def fit(self, features, labels):
+        return self
+
+    def predict(self, features):
+        return np.full(len(features), int(self.strength != 6))
+
+    def score(self, features, labels):
+        return float((self.predict(features) == labels).mean())
+
+
+def test_settings_that_change_nothing_do_not_end_the_search():
+    labels = SimpleNamespace(labels=np.zeros(5, int))
+    splits = SimpleNamespace(train=labels, validation=labels, test=labels)
+    backbone = SimpleNamespace(features=dict.fromkeys(("train", "validation", "test"), np.zeros((5, 2))))
+    way = replace(LINEAR, classifier=Late(), setting="strength", values=tuple(range(12)))
+    assert score_of(way, backbone, splits).setting == 6
 
 
 def test_features_that_the_file_has_are_not_computed_again(probed, models, photo_folder, tmp_path, monkeypatch):
@@ -200,7 +237,7 @@ def test_a_missing_library_is_named(photo_folder, monkeypatch, capsys):
 
 
 def test_features_of_other_photos_are_not_mixed(probed, tmp_path):
-    with pytest.raises(UserError, match="holds the features of other photos: give another --features"):
+    with pytest.raises(UserError, match="holds the features of other photos: remove it, or name another file"):
         probe(["vit_nano"], str(make_photo_folder(tmp_path / "other", 5)), image_size=32, features=probed[1])
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(UserError, match="holds no features of this project, or is damaged"):

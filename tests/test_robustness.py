@@ -9,11 +9,13 @@ from conftest import BREED_FOLDERS, make_photo, run_cli, scene
 
 from dogbreeds.errors import UserError
 from dogbreeds.files import read_json, write_json
+from dogbreeds.metrics import wilson_interval
 from dogbreeds.photos import photo_digest
+from dogbreeds.research import robustness as robustness_module
 from dogbreeds.research.benchmark import known_photos
 from dogbreeds.research.corruptions import CORRUPTIONS, NUM_SEVERITIES, SIDE, corrupted, to_scale
 from dogbreeds.research.robustness import robustness
-from dogbreeds.research.significance import sign_flip
+from dogbreeds.research.significance import bootstrap_interval, sign_flip
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.serving.calibrate import DIGEST_DIGITS
 
@@ -124,8 +126,19 @@ def test_mistakes_are_one_line(arguments, words, tiny_run, new_photos, monkeypat
     assert status == 2 and not out and words in err and err.count("\n") == 1
 
 
+def test_no_interval_is_without_width():
+    right = np.array([[True] * 20, [False] * 20, [True, False] * 10])
+    assert robustness_module._interval(right[:1]) == wilson_interval(20, 20)
+    assert robustness_module._interval(right[:2]) == pytest.approx(bootstrap_interval(right[:2].mean(axis=0)))
+    assert robustness_module._interval(right[[0, 0]]) == wilson_interval(20, 20)
+    assert robustness_module._interval(right[[1, 1]]) == wilson_interval(0, 20)
+    assert robustness_module._interval(right[2:]) == wilson_interval(10, 20)
+
+
 def test_signs_that_are_flipped():
     rng = np.random.default_rng(0)
+    far = rng.normal(1, 1, 200)  # no draw is as far: the normal distribution tells
+    assert 1e-40 < sign_flip(far) < 1e-15 and sign_flip(-far) == sign_flip(far)
     assert sign_flip(np.zeros(9)) == 1.0
     assert sign_flip(rng.normal(0, 1, 200)) > 0.05
     assert sign_flip(rng.normal(0.5, 1, 200)) < 0.001

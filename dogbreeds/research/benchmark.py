@@ -1,4 +1,4 @@
-"""One protocol for any number of runs: the same photos for all, a row for each, every figure with its interval.
+"""One protocol for any number of runs: the same folders of photos for all, a row for each, figures with intervals.
 
 A run is judged on the photos that its training held out, and, where folders of them are given, on everyday photos, on
 photos without a dog and on dogs of breeds that it does not know. `dogbreeds.research.benchmark_report` writes the

@@ -40,7 +40,6 @@ from dogbreeds.research.significance import (
     figure_intervals,
     holm,
     mcnemar,
-    wilson_interval,
 )
 from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
@@ -55,7 +54,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
 SIGNIFICANT = 0.05
 """A p-value below this is called a real difference."""
 
-NOT_THE_RECIPE = {*FREE_OPTIONS, "seed", "split_seed", "near_duplicates"}
+NOT_THE_RECIPE = {*FREE_OPTIONS, "seed", "split_seed", "near_duplicates", "faults"}
 """Options in which two runs of the same recipe may differ."""
 
 
@@ -503,7 +502,7 @@ def _generated_jpeg() -> bytes:
 def _entry(name: str, recipe: str, predictor: Predictor, predictions: Predictions, cost: dict[str, Any]) -> Entry:
     run = predictor.run
     uncalibrated = predictions.uncalibrated(run.calibration.temperature)
-    low, high = wilson_interval(int(predictions.right.sum()), len(predictions))
+    low, high = metrics.wilson_interval(int(predictions.right.sum()), len(predictions))
     scored = predictions.probabilities, predictions.labels, uncalibrated
     figures = compute_figures(*scored)
     intervals = {**rate_intervals(figures), **figure_intervals(*scored)}

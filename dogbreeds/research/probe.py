@@ -9,6 +9,7 @@ https://arxiv.org/abs/2103.00020, appendix A.3). Nearest neighbours by cosine si
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,8 @@ class Lead:
     interval: tuple[float, float]
     """95 %, see `dogbreeds.research.significance.bootstrap_interval`."""
     p_value: float
-    """Of McNemar's exact test, after Holm's correction for all leads of this probe."""
+    """Of McNemar's exact test, after Holm's correction for all pairs of backbones, by all ways: the best is chosen on
+    these photos too."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,17 @@ class Probe:
     def leads(self) -> list[Lead]:
         """How far the best backbone is ahead of each other one, by each way."""
         found: list[Lead] = []
+        p_values: list[float] = []
         for index, way in enumerate(WAYS):
             right = {name: np.array(scores[index].right) for name, scores in self.scores.items()}
-            best = max(right, key=lambda name: right[name].mean())
-            for other in (name for name in right if name != best):
-                gaps = right[best].astype(float) - right[other]
-                p_value = mcnemar(right[best], right[other])
-                found.append(Lead(way.name, best, other, gaps.mean(), bootstrap_interval(gaps), p_value))
-        adjusted = holm([lead.p_value for lead in found])
-        return [replace(lead, p_value=p_value) for lead, p_value in zip(found, adjusted, strict=True)]
+            best_first = sorted(right, key=lambda name: right[name].mean(), reverse=True)
+            for first, second in combinations(best_first, 2):
+                gaps = right[first].astype(float) - right[second]
+                p_values.append(mcnemar(right[first], right[second]))
+                found.append(Lead(way.name, first, second, gaps.mean(), bootstrap_interval(gaps), p_values[-1]))
+        adjusted = zip(found, holm(p_values), strict=True)
+        best = {lead.way: lead.best for lead in reversed(found)}
+        return [replace(lead, p_value=p_value) for lead, p_value in adjusted if lead.best == best[lead.way]]
 
     def write(self, path: Path) -> None:
         """Write the table as the ending of the name says; CSV has all figures.
@@ -214,7 +218,7 @@ def score_of(way: Way, backbone: Backbone, splits: Splits) -> Score:
             classifier.set_params(**{way.setting: value})
         classifier.fit(train, splits.train.labels)
         top1 = float(classifier.score(validation, splits.validation.labels))
-        num_worse += 1
+        num_worse += best is not None and top1 < best.validation_top1
         if best is None or top1 > best.validation_top1:
             right = classifier.predict(test) == splits.test.labels
             best, num_worse = Score(value, top1, tuple(right.tolist())), 0

@@ -112,7 +112,7 @@ class Robustness:
         bins = metrics.confidence_bins(confidence.ravel())
         return Score(
             top1=float(right.mean()),
-            interval=bootstrap_interval(right.mean(axis=0)),
+            interval=_interval(right),
             ece=calibration_error(bins, (right - confidence).ravel()),
             share_confident=float(sure.mean()),
             top1_confident=float(right[sure].mean()) if sure.any() else None,
@@ -234,6 +234,18 @@ def robustness(
         unreadable=tuple(unreadable),
         num_known=num_known,
     )
+
+
+def _interval(right: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the share of right answers, from `(conditions, photos)`.
+
+    Of one condition, or where each photo is right in all or in none, it is Wilson's: the bootstrap of photos that are
+    all alike has no width.
+    """
+    of_photos = right.mean(axis=0)
+    if np.isin(of_photos, (0.0, 1.0)).all():
+        return metrics.wilson_interval(int(of_photos.sum()), len(of_photos))
+    return bootstrap_interval(of_photos)
 
 
 def _drawn(photos: Photos, num: int, known: set[str]) -> tuple[list[tuple[str, str, Image.Image]], list[LeftOut], int]:

@@ -65,7 +65,7 @@ def earlier_rows() -> Iterator[EarlierRow]:
 
 
 NOT_COMPARED = {
-    *FREE_OPTIONS, "data", "seed", "split_seed", "near_duplicates", "validation_fraction", "test_fraction",
+    *FREE_OPTIONS, "data", "seed", "split_seed", "near_duplicates", "faults", "validation_fraction", "test_fraction",
 }  # fmt: skip
 """Options in which a run may differ from its row's command without a remark; another split has a remark of its own."""
 

@@ -26,7 +26,7 @@ from dogbreeds.training.models.adapters import known_breeds
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.checkpoint import Checkpoint, base_run_folder, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of
-from dogbreeds.training.models.registry import ARCHITECTURES
+from dogbreeds.training.models.registry import is_pretrained
 from dogbreeds.training.options import ModelOptions, PreprocessingOptions
 
 Seen = Literal["yes", "no", "not known"]
@@ -178,5 +178,5 @@ def seen(name: str, checkpoint: Checkpoint | None, names: Sequence[str]) -> Seen
         return "no"
     if folder := base_run_folder(name):  # a run, whose own photos are known one by one: see `find_base`
         options = RunRecord.from_json(read_json(folder / RECORD), folder).config
-        return "no" if options["from_scratch"] or options["model"] in ARCHITECTURES else "not known"
+        return "not known" if is_pretrained(options["model"], options["from_scratch"]) else "no"
     return "yes" if known_breeds(checkpoint.config.id2label or {}, names) else "not known"

@@ -60,8 +60,9 @@ def _without_held_out(name: str, folder: Path, context: Context, splits: Splits)
     if another_split or not held_out.isdisjoint(trained_on):
         raise UserError(
             f"the run {name!r} was trained on photos that are held out here: give the --split-seed "
-            f"({then['split_seed']}), --near-duplicates ({then['near_duplicates']}), --validation-fraction and "
-            "--test-fraction that it was trained with" + ("" if same_data else ", and the same --data and --breeds")
+            f"({then['split_seed']}), --near-duplicates ({then['near_duplicates']}), --faults "
+            f"({then['faults'] or 'none'}), --validation-fraction and --test-fraction that it was trained with"
+            + ("" if same_data else ", and the same --data and --breeds")
         )
     if not stored and not same_data:
         context.say(f"note: {name!r} does not say which photos it was trained on; some may be held out here")

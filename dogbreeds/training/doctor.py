@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,115 +13,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds.addresses import Place
-from dogbreeds.errors import UserError
-from dogbreeds.files import write_json
 from dogbreeds.images import FORMATS, BadImage, open_header, open_image
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
 from dogbreeds.training.datasets.cropped_copies import find_cropped_copies
-from dogbreeds.training.datasets.near_duplicates import DECODED_SIDE, near_duplicates, shrunk, sketch
+from dogbreeds.training.datasets.diagnosis import Diagnosis, Finding, Photo
+from dogbreeds.training.datasets.near_duplicates import DECODED_SIDE, join_groups, near_duplicates, shrunk, sketch
 from dogbreeds.training.datasets.sources import read_dataset
 
 if TYPE_CHECKING:
     from dogbreeds.training.labelled_features import LabelledFeatures
 
-KINDS = {
-    "unreadable": "can't be read: mend or remove them",
-    "cut_short": "are cut short: get another copy",
-    "wrong_ending": "are in another format than their name says: rename them",
-    "bad_exif": "have EXIF that can't be read or turns them to no known side: look whether they are upright",
-    "animated": "are films or have several pages, of which the first is used: cut out the one that shows the dog",
-    "blank": "show one colour and nothing else: remove them",
-    "tiny": "are smaller than what the model sees: get larger copies",
-    "few_photos": "breeds have less than half of the median breed's photos: add some",
-    "same_in_two_breeds": "photos are in two breeds: keep the right one",
-    "same_in_two_splits": "photos are in two splits: keep the one for testing",
-    "same": "photos occur more than once: keep one of each",
-    "alike_in_two_breeds": "groups of near duplicates are in two breeds: keep the right one",
-    "alike_in_two_splits": "groups of near duplicates are in two splits: keep the one for testing",
-    "alike": "groups are near duplicates: keep one of each",
-    "cropped_in_two_breeds": "photos are cut out of one of another breed: keep the right breed's",
-    "cropped_in_two_splits": "photos are cut out of one of another split: keep the one for testing",
-    "cropped": "photos are cut out of another one: keep the whole one",
-    "suspect_label": "labels are probably wrong, the surest first: look at these photos",
-}
-"""What may be wrong, and the remedy; printed after the number of cases."""
-
-NUM_EXAMPLES = 3
-"""Findings of each kind that are printed; the JSON file has all."""
-
 _MAX_BLANK = 4
 """Levels of grey by which the parts of a blank photo may differ, as those of a lens cap or an empty scan."""
 _MAX_TINT = 3
 """Levels by which the channels of a photo without colour may differ, because of lossy compression."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """The names of a photo of the data set."""
-
-    split: str
-    id: str
-    breed: str
-
-    def __str__(self) -> str:
-        return self.id if self.id.startswith(f"{self.split}/") else f"{self.split}: {self.id}"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault."""
-
-    kind: str
-    """One of `KINDS`."""
-    photos: tuple[Photo, ...]
-    """The photo, or all that are the same or alike; empty for a breed with few photos."""
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The result of `examine`."""
-
-    num_photos: dict[str, int]
-    """By split."""
-    num_of_breed: dict[str, int]
-    share_grey: float
-    """The share without colour of the photos that can be read; it is not a fault."""
-    findings: tuple[Finding, ...]
-
-    def save(self, path: Path) -> None:
-        """Write every finding with every photo as JSON.
-
-        Raises:
-            UserError: The file can't be written.
-        """
-        try:
-            write_json(path, asdict(self))
-        except OSError as error:
-            raise UserError(f"can't write {str(path)!r} ({error.strerror}): give another --output") from None
-
-    def __str__(self) -> str:
-        """Counts and examples, in lines of text."""
-        splits = ", ".join(f"{count:,} {split}" for split, count in self.num_photos.items())
-        fewest, most = min(self.num_of_breed.values()), max(self.num_of_breed.values())
-        lines = [
-            f"{sum(self.num_photos.values()):,} photos ({splits}) of {len(self.num_of_breed)} breeds, "
-            f"{fewest:,} to {most:,} of each; {self.share_grey:.1%} without colour"
-        ]
-        for kind, meaning in KINDS.items():
-            found = [finding for finding in self.findings if finding.kind == kind]
-            if found:
-                lines.append(f"{len(found):>6,} {meaning}")
-                lines += [f"         {_example(finding)}" for finding in found[:NUM_EXAMPLES]]
-                if len(found) > NUM_EXAMPLES:
-                    lines.append("         ...")
-        return "\n".join(lines if self.findings else [*lines, "nothing to mend"])
-
-
-def _example(finding: Finding) -> str:
-    named = " = ".join(str(photo) for photo in finding.photos[:4])
-    more = f" and {len(finding.photos) - 4} more" if len(finding.photos) > 4 else ""
-    return f"{named}{more}" + (f" ({finding.detail})" if finding.photos and finding.detail else finding.detail)
 
 
 @dataclass(frozen=True)
@@ -202,16 +107,19 @@ def _found_by(
     """The faults that a backbone's features tell of."""
     from dogbreeds.training.label_suspects import find_suspects  # imports scikit-learn
 
-    photo_of = {photo.id: photo for photo in named}
-    group_of = {photo.id: number for number, group in enumerate(duplicates) for photo in group.photos}
-    for whole, part in find_cropped_copies(features.sources, features.features, progress=progress):
-        photos = [photo_of[features.ids[index]] for index in (whole, part)]
-        if group_of.get(photos[0].id, -1) != group_of.get(photos[1].id, -2):  # the same photo, hardly cropped
+    named_of = {(photo.split, photo.id): photo for photo in named}
+    photo_of = [named_of[name] for name in zip(features.splits, features.ids, strict=True)]
+    group_of = {photo: number for number, group in enumerate(duplicates) for photo in group.photos}
+    pairs = find_cropped_copies(features.sources, features.features, progress=progress)
+    for whole, part in pairs:
+        photos = [photo_of[whole], photo_of[part]]
+        if group_of.get(photos[0], -1) != group_of.get(photos[1], -2):  # the same photo, hardly cropped
             group = _group("cropped", photos)
             how = "the second is a part of the first"
             yield replace(group, detail=f"{group.detail}; {how}" if group.detail else how)
-    for id_, likely in find_suspects(features):
-        yield Finding("suspect_label", (photo_of[id_],), f"it looks like {likely}")
+    groups = join_groups(features.groups, *np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
+    for index, likely in find_suspects(replace(features, groups=groups)):
+        yield Finding("suspect_label", (photo_of[index],), f"it looks like {likely}")
 
 
 def _facts(source: Place | bytes, named: Photo, image_size: int) -> _PhotoFacts:

@@ -86,7 +86,7 @@ class FeatureFile:
             with atomic_write(self._path) as temporary:
                 pyarrow.parquet.write_table(table, temporary)
         except OSError as error:
-            raise UserError(f"can't write {str(self._path)!r}: {error.strerror}: give another --features") from None
+            raise UserError(f"can't write {str(self._path)!r}: {error.strerror}: name another file") from None
 
     def _read(self) -> None:
         try:
@@ -99,13 +99,11 @@ class FeatureFile:
             }
         except (OSError, KeyError, ValueError, AttributeError, pyarrow.ArrowException) as error:
             raise UserError(
-                f"{str(self._path)!r} holds no features of this project, or is damaged ({first_line(error)}): give "
-                "another --features, or remove it"
+                f"{str(self._path)!r} holds no features of this project, or is damaged ({first_line(error)}): "
+                "remove it, or name another file"
             ) from None
         order = np.argsort(digests)
         if not np.array_equal(digests[order], np.sort(self._digests)):
-            raise UserError(
-                f"{str(self._path)!r} holds the features of other photos: give another --features, or remove it"
-            )
+            raise UserError(f"{str(self._path)!r} holds the features of other photos: remove it, or name another file")
         rows = order[np.searchsorted(digests[order], self._digests)]
         self._columns = {field.name: (field.metadata, found[field.name][rows]) for field in columns}

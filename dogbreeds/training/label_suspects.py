@@ -17,15 +17,19 @@ INVERSE_PENALTY = 3.0
 """`C` of the logistic regression, on features of variance 1, times the number of photos."""
 
 
-def find_suspects(photos: LabelledFeatures) -> list[tuple[str, str]]:
-    """The id of each photo whose label is probably wrong, and the class that is probably right, the surest first.
+def find_suspects(photos: LabelledFeatures) -> list[tuple[int, str]]:
+    """The index of each photo whose label is probably wrong, and the class that is probably right, the surest first.
 
-    Of classes with one photo each nothing can be learned: none is suspected.
+    A class is learned from other photos than the one that is looked at: where all photos of a class are one group,
+    none of them is suspected, nor to be of it.
     """
-    if np.bincount(photos.labels).max() < 2:
+    num_groups = np.bincount(np.unique(np.stack([photos.labels, photos.groups]), axis=1)[0])
+    learned = np.flatnonzero(num_groups[photos.labels] > 1)
+    if len(np.unique(photos.labels[learned])) < 2:
         return []
-    found = suspects(cross_validated(photos.features, photos.labels, photos.groups), photos.labels)
-    return [(photos.ids[index], photos.names[likely]) for index, likely in zip(*found, strict=True)]
+    labels = photos.labels[learned]
+    found = suspects(cross_validated(photos.features[learned], labels, photos.groups[learned]), labels)
+    return [(int(learned[index]), photos.names[likely]) for index, likely in zip(*found, strict=True)]
 
 
 def cross_validated(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -43,6 +47,8 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
     num_folds = min(NUM_FOLDS, np.bincount(labels).max())
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
     for fitted, others in folds.split(features, labels, groups):
+        if np.ptp(labels[fitted]) == 0:  # of few photos: there is nothing to tell apart
+            continue
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY / len(fitted), max_iter=300))
         classifier.fit(features[fitted], labels[fitted])
         probabilities[np.ix_(others, classifier[-1].classes_)] = classifier.predict_proba(features[others])

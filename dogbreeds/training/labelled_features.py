@@ -18,6 +18,8 @@ from dogbreeds.training.options import TrainConfig
 class LabelledFeatures:
     """N photos of a data set."""
 
+    splits: Sequence[str]
+    """Of each photo, in the data."""
     ids: Sequence[str]
     sources: Sequence[Place | bytes]
     names: Sequence[str]
@@ -25,7 +27,7 @@ class LabelledFeatures:
     labels: np.ndarray
     """`(N,)`, integers in 0..C-1."""
     groups: np.ndarray
-    """`(N,)`; near duplicates are of one group."""
+    """`(N,)`: the index of the first photo of each photo's group; near duplicates are of one."""
     features: np.ndarray
     """`(N, D)`."""
 
@@ -48,11 +50,12 @@ class LabelledFeatures:
             model=model, data=data, output_dir="none", image_size=image_size, augment="off"
         )
         context = Context(config.run, config.optim, Path(), quiet=True)
-        checked = check_photos(photos, config, progress=progress)
+        checked = check_photos(photos, config, max_unreadable=1.0, progress=progress)  # they are faults to be named
         network, preprocessing = load_backbone(model, checkpoint, config.preprocessing)
         found, _ = features_of_photos(network, preprocessing, checked.splits, checked.cache, context)
         parts = list(checked.splits.values())
         return cls(
+            splits=[split for split, part in checked.splits.items() for _ in part.ids],
             ids=[id_ for part in parts for id_ in part.ids],
             sources=[source for part in parts for source in part.sources],
             names=parts[0].names,

@@ -114,6 +114,7 @@ class Loop:
         started = time.perf_counter() - progress.epoch_seconds
         train_loss = self._train_epoch(started)
         figures = self._validate()
+        self.check_finite(figures["log_loss"], progress.epoch, len(self._inputs.training_loader) - 1)
         progress.epoch += 1
         row = {
             "epoch": progress.epoch,

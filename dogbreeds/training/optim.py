@@ -57,6 +57,10 @@ def build_optimizer(model: nn.Module, options: OptimOptions, *, fused: bool) -> 
     return make(parameter_groups(model, options), **constants)
 
 
+_NEVER_DECAY = ("cls_token", "dist_token", "reg_token", "mask_token", "position_embeddings", "pos_embed")
+"""What transformers and timm call the embeddings of tokens and of positions."""
+
+
 def parameter_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, Any]]:
     """The parameters to train, by learning rate and weight decay.
 
@@ -69,7 +73,7 @@ def parameter_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, 
     head_name, named = classifier_of(model)[0], dict(model.named_parameters())
     for (name, parameter), num_above in zip(named.items(), layers_above(named), strict=True):
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and not name.endswith(("cls_token", "position_embeddings", "mask_token"))
+            decays = parameter.ndim > 1 and not name.endswith(_NEVER_DECAY)
             is_head = name.startswith(f"{head_name}.")
             scale = 1.0 if is_head else options.layer_decay**num_above
             groups.setdefault((is_head, scale, decays), []).append(parameter)

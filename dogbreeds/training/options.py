@@ -105,6 +105,9 @@ class DataOptions:
     near_duplicates: Literal["together", "ignore"] = "together"
     """Keep photos that look the same on one side of the split, or split as if each were a photo of its own, as runs of
     older versions did. Where the data brings its splits, photos that look like one held out are not trained on."""
+    faults: Path | None = None
+    """A report of `doctor`: photos that it calls the same, alike, or cut out of another one are on one side of the
+    split too."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Train on this share of the training photos of each breed, drawn with --seed. A larger share holds a smaller one;
     validation and test photos stay as they are."""

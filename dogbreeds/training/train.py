@@ -11,8 +11,11 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
+from dogbreeds.calibration import MIN_OTHERS
+from dogbreeds.errors import UserError
 from dogbreeds.files import partial_path
-from dogbreeds.photos import photo_files
+from dogbreeds.images import BadImage, image_size
+from dogbreeds.photos import photo_files, read_bytes, read_photos
 from dogbreeds.run_folder import STATE, check_output
 from dogbreeds.training.base_run import find_base
 from dogbreeds.training.context import Context
@@ -78,7 +81,7 @@ def set_up(
     output_dir, features = config.run.output_dir, features or Features()
     for folder in (config.data.other_photos, config.data.other_dogs):
         if folder is not None:
-            photo_files(folder)  # to refuse now what would be missing at the end
+            _check_enough(folder)
     if saves:
         check_output(output_dir, overwrite=config.run.overwrite, resume=config.run.resume)
     teacher_run = open_teacher(config)
@@ -105,6 +108,16 @@ def set_up(
     learner = Learner(config, context, model, inputs, teacher)
     loop = Loop(config, context, inputs, learner, saved_states)
     return Run(config, context, splits, base, inputs, features, learner, loop, saved_states, partial, flops, peak)
+
+
+def _check_enough(folder: Path) -> None:
+    """Refuse now what thresholds can't be fitted on when all is trained."""
+    headers = read_photos(photo_files(folder), lambda path: image_size(read_bytes(path)))
+    num = sum(not isinstance(each, BadImage) for each in headers)
+    if num < MIN_OTHERS:
+        raise UserError(
+            f"{str(folder)!r} holds {num} photos that can be read: thresholds are fitted on at least {MIN_OTHERS}"
+        )
 
 
 def fit(run: Run, after_epoch: Callable[[Row], None] | None = None) -> None:

@@ -23,7 +23,7 @@ from dogbreeds.training.datasets.splits import Splits, load_data, with_part_of_t
 from dogbreeds.training.inputs import Features
 from dogbreeds.training.loop import Diverged, Row
 from dogbreeds.training.models.build import build_model
-from dogbreeds.training.models.registry import ARCHITECTURES, is_plain_cnn
+from dogbreeds.training.models.registry import ARCHITECTURES, is_plain_cnn, is_pretrained
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
 from dogbreeds.training.train import fit, set_up
 from dogbreeds.tuning_folder import BEST, FINISHED, GIVEN, IDENTITY, SECONDS, TOP1, open_study, tuning_folder
@@ -63,7 +63,7 @@ def space_of(config: TrainConfig) -> dict[str, FloatDistribution]:
     elif is_plain_cnn(config.model.model):
         kind = "plain CNN"
     else:
-        kind = "from scratch" if config.model.from_scratch or config.model.model in ARCHITECTURES else "fine-tuning"
+        kind = "fine-tuning" if is_pretrained(config.model.model, config.model.from_scratch) else "from scratch"
     ranges = SPACES[kind]
     given = given_options(config, ranges)
     return {

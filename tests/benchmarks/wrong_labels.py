@@ -71,7 +71,8 @@ def main(
         photos = read_dataset(folder)["train"]
         assert np.array_equal(photos.labels, changed)
         started = time.perf_counter()
-        found = dict(find_suspects(LabelledFeatures.compute(folder, model, image_size, progress=True)))
+        features = LabelledFeatures.compute(folder, model, image_size, progress=True)
+        found = {features.ids[index]: likely for index, likely in find_suspects(features)}
         seconds = time.perf_counter() - started
     is_wrong, is_found = changed != labels, np.array([id_ in found for id_ in photos.ids])
     is_right = [found[photos.ids[i]] == names[labels[i]] for i in np.flatnonzero(is_wrong & is_found)]

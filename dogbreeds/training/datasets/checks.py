@@ -1,6 +1,6 @@
 """Every photo of a data set is decoded once; those that can't be, and copies, are left out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
@@ -13,7 +13,7 @@ from dogbreeds.images import BadImage, image_size, open_image
 from dogbreeds.model_card import EVERYDAY
 from dogbreeds.photos import photo_digest, read_bytes, read_photos
 from dogbreeds.preprocessing import Preprocessing
-from dogbreeds.training.datasets.near_duplicates import find_near_duplicates
+from dogbreeds.training.datasets.near_duplicates import find_near_duplicates, join_groups
 from dogbreeds.training.datasets.pixel_cache import PixelCache, open_pixel_cache
 from dogbreeds.training.datasets.sources import Photos, PhotoSources
 from dogbreeds.training.options import DataOptions, TrainConfig
@@ -42,8 +42,8 @@ class CheckedPhotos(Photos):
     sizes: np.ndarray
     """`(N, 2)` int: width and height of each decoded photo, upright, in pixels."""
     groups: np.ndarray
-    """`(N,)` int: photos that look the same (`dogbreeds.training.datasets.near_duplicates`) have the same number, all
-    others have one of their own."""
+    """`(N,)` int: photos that look the same (`dogbreeds.training.datasets.near_duplicates`), or are known to show the
+    same, have the same number, all others have one of their own."""
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Self:
         """These photos, in this order, with the same classes."""
@@ -74,7 +74,14 @@ class CheckedData:
     """The pixels of all photos; None if they are decoded in every epoch."""
 
 
-def check_photos(splits: dict[str, Photos], config: TrainConfig, *, progress: bool = True) -> CheckedData:
+def check_photos(
+    splits: dict[str, Photos],
+    config: TrainConfig,
+    *,
+    same_photos: Iterable[Sequence[tuple[str, str]]] = (),
+    max_unreadable: float = MAX_UNREADABLE,
+    progress: bool = True,
+) -> CheckedData:
     """Decode every photo once, into the pixel cache or only to see whether it can be decoded.
 
     Of photos with the same content, the first one by split (see `SPLITS`) and id is used.
@@ -82,10 +89,12 @@ def check_photos(splits: dict[str, Photos], config: TrainConfig, *, progress: bo
     Args:
         splits: The photos, in the splits of the data.
         config: The run's options; of these, the ones about data, preprocessing and random views are used.
+        same_photos: Groups of photos that are known to show the same, each photo by its split and id.
+        max_unreadable: The largest share of photos that may be unreadable.
         progress: Show progress bars.
 
     Raises:
-        UserError: More than `MAX_UNREADABLE` of the photos can't be decoded, or there is no room for the pixel cache.
+        UserError: More than `max_unreadable` of the photos can't be decoded, or there is no room for the pixel cache.
     """
     present = [split for split in SPLITS if split in splits]
     photos = concatenated([splits[split] for split in present])
@@ -101,11 +110,11 @@ def check_photos(splits: dict[str, Photos], config: TrainConfig, *, progress: bo
 
     order = sorted(range(len(photos)), key=lambda i: (split_of[i], digests[i], photos.ids[i]))
     unreadable = [LeftOut(photos.ids[i], str(sizes[digests[i]])) for i in order if isinstance(sizes[digests[i]], str)]
-    if len(unreadable) > MAX_UNREADABLE * len(photos):
+    if len(unreadable) > max_unreadable * len(photos):
         examples = "; ".join(f"{photo.id}: {photo.reason}" for photo in unreadable[:3])
         raise UserError(
             f"{len(unreadable)} of {len(photos)} photos in {config.data.data!r} can't be read, more than "
-            f"{MAX_UNREADABLE:.0%}: mend or remove them ({examples} ...)"
+            f"{max_unreadable:.0%}: mend or remove them ({examples} ...)"
         )
     used: dict[str, int] = {}
     copies: list[LeftOut] = []
@@ -119,13 +128,15 @@ def check_photos(splits: dict[str, Photos], config: TrainConfig, *, progress: bo
     kept = np.array(list(used.values()), dtype=np.int64)
     used_sizes = np.array([sizes[digest] for digest in used], dtype=np.int64).reshape(-1, 2)
     selected, kept_digests = photos.select(kept), list(used)
-    groups = _groups(selected.sources, kept_digests, cache, config.data, progress)
+    groups = _look_alikes(selected.sources, kept_digests, cache, config.data, progress)
+    named = [(present[split_of[index]], photos.ids[index]) for index in kept]
+    groups = _joined(groups, named, same_photos)
     checked = CheckedPhotos(**vars(selected), digests=np.array(kept_digests), sizes=used_sizes, groups=groups)
     parts = {split: checked.select(np.flatnonzero(split_of[kept] == index)) for index, split in enumerate(present)}
     return CheckedData(parts, (*unreadable, *copies), stored, cache)
 
 
-def _groups(
+def _look_alikes(
     sources: PhotoSources, digests: list[str], cache: PixelCache | None, options: DataOptions, progress: bool
 ) -> np.ndarray:
     """See `CheckedPhotos.groups`; with `--near-duplicates ignore` every photo has a group of its own."""
@@ -136,11 +147,15 @@ def _groups(
     def find() -> list[list[str]]:
         return find_near_duplicates(sources, digests, progress=progress)
 
-    index_of = {digest: index for index, digest in enumerate(digests)}
-    for alike in cache.near_duplicates(find) if cache else find():
-        members = [index_of[digest] for digest in alike]
-        groups[members] = min(members)
-    return groups
+    return _joined(groups, digests, cache.near_duplicates(find) if cache else find())
+
+
+def _joined(groups: np.ndarray, names: Sequence[Hashable], same: Iterable[Sequence[Hashable]]) -> np.ndarray:
+    """The groups after those of photos that are the same, by their names, are joined; names may be of other photos."""
+    index_of = {name: index for index, name in enumerate(names)}
+    present = [[index_of[name] for name in group if name in index_of] for group in same]
+    pairs = [(first, other) for first, *others in filter(None, present) for other in others]
+    return join_groups(groups, *np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
 
 
 def stored_preprocessing(preprocessing: Preprocessing, random_views: bool, longest_side: int) -> Preprocessing:

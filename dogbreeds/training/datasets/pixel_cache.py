@@ -13,6 +13,7 @@ torch.
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -38,6 +39,8 @@ from dogbreeds.training.options import DataOptions
 
 FORMAT = 2
 """Increased when what is stored of a photo changes."""
+_KEY_DIGITS = 24
+_CACHE_NAME = re.compile(rf"[0-9a-f]{{{_KEY_DIGITS}}}(\.partial)?")
 NEAR_DUPLICATES = "near-duplicates.json"
 _opened: set[Path] = set()
 """Caches that this process uses, and therefore does not remove."""
@@ -240,7 +243,7 @@ def open_pixel_cache(
 def _key(preprocessing: Preprocessing, digests: Iterable[str]) -> str:
     # With Pillow's version, because another decoder or filter gives other pixels.
     contents = {"format": FORMAT, "pillow": PIL.__version__, "view": preprocessing.geometry, "digests": sorted(digests)}
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 def _open(
@@ -290,7 +293,9 @@ def _make_room(folder: Path, max_bytes: int, needed: int) -> None:
     """Remove the least recently used caches until another one of `needed` bytes is within `max_bytes`."""
     remedy = "name another disk with --cache-dir, use fewer photos, or decode in every epoch with --cache off"
     # With what killed processes left: because of the lock, no other process is writing a cache now.
-    oldest_first = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    # Whatever else is in the folder, which may be a person's disk, is not ours to remove.
+    caches = (path for path in folder.iterdir() if _CACHE_NAME.fullmatch(path.name) and path.is_dir())
+    oldest_first = sorted(caches, key=lambda path: path.stat().st_mtime)
     bytes_of = {path: sum(file.stat().st_size for file in path.iterdir()) for path in oldest_first}
     in_use = sum(bytes_of.pop(path) for path in oldest_first if path in _opened)
     if in_use + needed > max_bytes:

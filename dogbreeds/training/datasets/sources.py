@@ -1,7 +1,7 @@
 """Labelled photos, as a folder, Stanford's archives, Parquet files or the Hugging Face Hub store them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -163,7 +163,7 @@ def _with_common_classes(labelled: dict[str, _Labelled]) -> dict[str, Photos]:
 def _read_folders(folder: Path) -> dict[str, _Labelled]:
     """Read one sub-folder for each breed, or a folder for each split that holds such sub-folders."""
     children = _folders_in(folder)
-    if not children or any(child.name.lower() not in SPLIT_NAMES for child in children):
+    if not _are_splits([child.name for child in children], folder):
         return {"train": _read_breed_folders(folder, folder)}
     splits: dict[str, _Labelled] = {}
     for child in children:
@@ -172,6 +172,21 @@ def _read_folders(folder: Path) -> dict[str, _Labelled]:
             raise UserError(f"{str(folder)!r} has two folders for the {split} split: keep one of them")
         splits[split] = _read_breed_folders(child, folder)
     return splits
+
+
+def _are_splits(names: Collection[str], data: object) -> bool:
+    """Whether folders of these names hold the splits of the data, each with the folders of its breeds.
+
+    Raises:
+        UserError: Some do: the others would become breeds, beside "train" and "test".
+    """
+    splits = sorted(name for name in names if name.lower() in SPLIT_NAMES)
+    if splits and (others := sorted(set(names) - set(splits))):
+        raise UserError(
+            f"{str(data)!r} has a folder {others[0]!r} beside {' and '.join(splits)}: move it elsewhere, or give the "
+            "folders of the breeds alone"
+        )
+    return bool(splits)
 
 
 def _read_breed_folders(folder: Path, root: Path) -> _Labelled:
@@ -183,23 +198,28 @@ def _read_breed_folders(folder: Path, root: Path) -> _Labelled:
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(child for child in folder.iterdir() if child.is_dir() and _holds_photos(child.name))
+
+
+def _holds_photos(folder_name: str) -> bool:
+    """Whether photos are looked for in a folder of this name: not in hidden ones, nor in what macOS packs beside."""
+    return not folder_name.startswith((".", "__MACOSX"))
 
 
 def _read_paths(data: str) -> dict[str, _Labelled]:
     """Read a folder at an address, or a list."""
     with open_paths(data) as photos:
         if not photos.is_list:
-            return _read_listed_folders(photos)
+            return _read_listed_folders(photos, data)
         breed_of = photos.labelled()
         places = [photos.place(path) for path in breed_of]
     return {"train": _Labelled(list(breed_of), places, list(breed_of.values()))}
 
 
-def _read_listed_folders(photos: PhotoPaths) -> dict[str, _Labelled]:
+def _read_listed_folders(photos: PhotoPaths, data: str) -> dict[str, _Labelled]:
     """As `_read_folders`, from the paths of the files."""
-    parts = [path.split("/") for path in photos]
-    has_splits = all(folders[0].lower() in SPLIT_NAMES for folders in parts if len(folders) > 1)
+    parts = [parts for path in photos if _holds_photos((parts := path.split("/"))[0])]
+    has_splits = _are_splits({folders[0] for folders in parts if len(folders) > 1}, data)
     found: dict[str, list[tuple[str, str]]] = {}
     for split, *inside in parts if has_splits else (["train", *folders] for folders in parts):
         if len(inside) > 1 and not is_left_out(inside[-1]):

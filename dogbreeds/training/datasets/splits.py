@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from dogbreeds.model_card import EVERYDAY
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import DataRecord
 from dogbreeds.training.datasets.checks import SPLITS, CheckedPhotos, LeftOut, check_photos, concatenated
+from dogbreeds.training.datasets.diagnosis import Diagnosis
 from dogbreeds.training.datasets.pixel_cache import PixelCache
 from dogbreeds.training.datasets.sources import Photos, read_dataset
 from dogbreeds.training.options import DataOptions, TrainConfig
@@ -80,9 +82,9 @@ def load_data(config: TrainConfig, *, everyday: str | None = None, progress: boo
     """Read the data of a run and cut the splits that it does not have.
 
     The cut is stratified by breed and depends on the photos' contents and the split's seed alone, not on names or
-    order. Photos that look the same are on one side of it. Photos with the same content are used once; of those in two
-    splits of the data, test keeps them before validation and validation before training, as of those that look the
-    same. So the splits are disjoint by content, which is asserted.
+    order. Photos that look the same, or of which `--faults` says so, are on one side of it. Photos with the same
+    content are used once; of those in two splits of the data, test keeps them before validation and validation before
+    training, as of those that look the same. So the splits are disjoint by content, which is asserted.
 
     Args:
         config: The run's options; of these, the ones about data, preprocessing, random views and the seed are used.
@@ -93,15 +95,16 @@ def load_data(config: TrainConfig, *, everyday: str | None = None, progress: boo
     Raises:
         UserError: The data is missing, empty, has no labels, one breed only, too few photos of a breed, an unknown
             breed is asked for, or more than `dogbreeds.training.datasets.checks.MAX_UNREADABLE` of the photos can't be
-            decoded.
+            decoded; the report of faults is missing, damaged, or of other data.
     """
     options = config.data
     photos = read_dataset(options.data)
+    same_photos = _same_photos(options, photos)
     if options.breeds:
         photos = _of_breeds(photos, options)
     if everyday is not None:
         photos[EVERYDAY] = _everyday(everyday, options.data, next(iter(photos.values())).names)
-    checked = check_photos(photos, config, progress=progress)
+    checked = check_photos(photos, config, same_photos=same_photos, progress=progress)
     others = {split: checked.splits.pop(split) for split in (EVERYDAY,) if split in photos}
     parts = _cut(checked.splits, options)
     fingerprint, split_hash = _hashes(parts)
@@ -136,7 +139,23 @@ def with_part_of_training(splits: Splits, fraction: float, seed: int) -> Splits:
 
     The hashes stay those of the whole data.
     """
-    return replace(splits, train=_draw(splits.train, np.random.default_rng(seed), fraction=fraction)[0])
+    num_photos = np.bincount(splits.train.labels, minlength=len(splits.names))
+    counts = np.maximum(1, np.round(fraction * num_photos).astype(int))
+    return replace(splits, train=_draw(splits.train, np.random.default_rng(seed), counts=counts)[0])
+
+
+def _same_photos(options: DataOptions, splits: dict[str, Photos]) -> list[list[tuple[str, str]]]:
+    """The groups of photos that the report of faults says to be the same."""
+    if options.faults is None:
+        return []
+    groups = Diagnosis.load(options.faults).same_photos
+    known = {(split, id_) for split, photos in splits.items() for id_ in photos.ids}
+    if groups and known.isdisjoint(chain.from_iterable(groups)):
+        raise UserError(
+            f"{str(options.faults)!r} is of other photos than {options.data!r}, such as {groups[0][0][1]!r}: run "
+            "doctor on these"
+        )
+    return groups
 
 
 def _of_breeds(splits: dict[str, Photos], options: DataOptions) -> dict[str, Photos]:
@@ -227,9 +246,9 @@ def _allot(splits: dict[str, CheckedPhotos], images_per_breed: int) -> dict[str,
 def _draw(
     photos: CheckedPhotos, rng: np.random.Generator, *, counts: Sequence[int] | np.ndarray = (), fraction: float = 0.0
 ) -> tuple[CheckedPhotos, CheckedPhotos]:
-    """Draw `counts[label]` photos of each class, or if there are no counts, a share of each and at least one.
+    """Draw `counts[label]` photos of each class, or if there are no counts, about a share of each.
 
-    A share has all photos that look the same, or none of them.
+    A share has all photos that look the same, or none of them, so that it can be held out.
 
     Returns:
         The photos drawn, and the rest.

@@ -97,6 +97,11 @@ def resolve_model(model: str) -> str:
     return pretrained.hf_hub_id or model if pretrained else model
 
 
+def is_pretrained(model: str, from_scratch: bool) -> bool:
+    """Whether the weights come from a checkpoint, or a run, by `--model` and `--from-scratch`."""
+    return not from_scratch and model not in ARCHITECTURES
+
+
 def is_plain_cnn(model: str) -> bool:
     """Whether a model is the name of a `ConvNet` in `ARCHITECTURES`."""
     return model in ARCHITECTURES and isinstance(ARCHITECTURES[model](image_size=224), ConvNetConfig)
