@@ -3,7 +3,8 @@
     python app.py
     python app.py --run-dir runs/vit runs/mobilenet_v2 --host 0.0.0.0 --port 8000
 
-Needs no GPU, no torch and no network: by default the CNN and the ViT that come with the project answer.
+Needs no GPU, no torch and no network: by default efficientnet_lite2 answers, and mobilenet_v2 and vit_tiny if they are
+chosen. All three come with the project.
 """
 
 import os

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from dogbreeds.addresses import place
 from dogbreeds.errors import UserError, one_line_errors
@@ -123,6 +123,7 @@ def index(
     only_breeds: tuple[str, ...] = (),
     embeddings: bool = False,
     write_tags: bool = False,
+    retry_unreadable: bool = False,
     shard: str | None = None,
     engine: Literal["cores", "ray"] = "cores",
     ray_address: str | None = None,
@@ -143,6 +144,8 @@ def index(
         embeddings: Add a column with what the network found in each photo (float16), for `similar`; in Parquet only.
         write_tags: Write the breed of each confident answer, or the breed group where only that is sure, beside the
             photo for photo libraries, such as Dog|terrier|Norfolk terrier in photo.jpg.xmp.
+        retry_unreadable: Where a table is continued, try again the files that could not be read. Those that are gone
+            from the folder lose their row.
         shard: Do a part only, such as 3/64, and name its table after it; which photo is in which part depends on its
             path alone.
         engine: What classifies the photos: the cores of this machine, or Ray Data.
@@ -166,6 +169,7 @@ def index(
         only_breeds=only_breeds,
         embeddings=embeddings,
         write_tags=write_tags,
+        retry_unreadable=retry_unreadable,
         shard=part,
         engine=_engine(engine, ray_address),
         progress=sys.stderr.isatty(),
@@ -225,7 +229,6 @@ def similar(
         raise UserError("similar needs the packages FAISS and pyarrow: pip install faiss-cpu pyarrow")
     from dogbreeds.images import BadImage
     from dogbreeds.photos import read_photo
-    from dogbreeds.run_folder import RunFolder
     from dogbreeds.serving.predictor import Predictor
     from dogbreeds.serving.similar import SimilarPhotos
 
@@ -255,7 +258,8 @@ def calibrate(
     data: Path,
     other_photos: Path | None = None,
     other_dogs: Path | None = None,
-    looks: bool = False,
+    looks: FlagCreatePairsOff[bool] = False,
+    one_look: FlagCreatePairsOff[bool] = False,
     json: bool = False,
 ) -> None:
     """Fit how sure a run's answers are on your own photos, and which are no answers; no breed is learned from them.
@@ -266,16 +270,24 @@ def calibrate(
         run: A local run folder; its run.json and card are changed.
         data: Photos of breeds that the run knows, one sub-folder a breed, or a list (.csv or .parquet with the columns
             "path" and "label"), and none that it was trained on.
-        other_photos: A folder or a list of photos without a dog, cats above all.
-        other_dogs: A folder or a list of photos of dogs of other breeds.
-        looks: Look closer, up to twice, where a first look at a photo is not sure.
+        other_photos: A folder or a list of photos without a dog, cats above all. Without, there is no dog probe.
+        other_dogs: A folder or a list of photos of dogs of other breeds. Without, no answer is unknown_breed.
+        looks: Look closer, up to twice, where a first look at a photo is not sure. A run that did so goes on.
+        one_look: Look at each photo once, also if the run looked closer before.
         json: Print one JSON object.
     """
+    if looks and one_look:
+        raise UserError("--looks and --one-look exclude each other: give one of them")
     from dogbreeds.serving.calibrate import calibrate as calibrate_run
     from dogbreeds.serving.calibrate import in_words
 
     figures = calibrate_run(
-        run, data, other_photos=other_photos, other_dogs=other_dogs, looks=looks, progress=sys.stderr.isatty()
+        run,
+        data,
+        other_photos=other_photos,
+        other_dogs=other_dogs,
+        looks=True if looks else False if one_look else None,
+        progress=sys.stderr.isatty(),
     )
     if json:
         _dump(dict(figures))
@@ -760,6 +772,8 @@ def _sum_up(summary: "Summary", table: str) -> int:
     parts = [", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "none"]
     if num_named := sum(counts[verdict] for verdict in NAMING):
         known = "how many breeds are right, this run does not tell (calibrate it again)"
+        if summary.is_of_listed:
+            known = "how many breeds are right is not told with --only-breeds"
         parts.append(known if num_right is None else f"about {num_right:,} of the {num_named:,} breeds named are right")
     print(f"{counts.total():,} files: {'; '.join(parts)}; the table is {table}")
     return 1 if counts[UNREADABLE] else 0

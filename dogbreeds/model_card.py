@@ -152,10 +152,10 @@ and figures.
 def _figures(record: RunRecord) -> str:
     """How often the most probable breeds are right, a row for each split."""
     lines = ["| split | n | top-1 | top-3 | macro F1 | log-loss | ECE |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    for split, found in record.figures.items():
-        shown = [_share(found["top1"], found["n"]), f"{found['top3']:.1%}", _number(found.get("macro_f1"))]
-        shown += [_number(found.get("log_loss")), f"{found['ece']:.1%}"]
-        lines.append(f"| {split} | {found['n']} | {' | '.join(shown)} |")
+    for split, found in record.figures.items():  # those of older versions lack some
+        shown = [_share(found.get("top1"), found.get("n", 0)), _percent(found.get("top3"))]
+        shown += [_number(found.get("macro_f1")), _number(found.get("log_loss")), _percent(found.get("ece"))]
+        lines.append(f"| {split} | {found.get('n', '-')} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
@@ -166,21 +166,21 @@ def _answers(record: RunRecord) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for split, found in record.figures.items():
-        num, confident, unsure = found["n"], found["share_confident"], found["share_unsure"]
+        num, confident, unsure = (found.get(name, 0) for name in ("n", "share_confident", "share_unsure"))
         shown = [
-            _share(confident, num),
+            _share(found.get("share_confident"), num),
             _share(found.get("top1_confident"), confident * num),
-            _share(unsure, num),
+            _share(found.get("share_unsure"), num),
             _share(found.get("candidates_right"), unsure * num),
             _share(found.get("share_unknown_breed"), num),
-            _share(found["share_not_a_dog"], num),
+            _share(found.get("share_not_a_dog"), num),
         ]
-        lines.append(f"| {split} | {num} | {' | '.join(shown)} |")
+        lines.append(f"| {split} | {found.get('n', '-')} | {' | '.join(shown)} |")
     checked = record.figures.get(EVERYDAY, {})
     for kind in ("other_photos", "other_dogs"):
         if num_others := checked.get(f"n_{kind}"):
             sure, unknown, no_dog = (
-                _share(checked[f"{kind}_{verdict}"], num_others)
+                _share(checked.get(f"{kind}_{verdict}"), num_others)
                 for verdict in ("confident", "unknown_breed", "not_a_dog")
             )
             lines.append(f"| {FITTED_ON[kind]} | {num_others} | {sure} | - | - | - | {unknown} | {no_dog} |")
@@ -230,10 +230,14 @@ The row "{EVERYDAY}" and those below it are of photos that fitted nothing; the r
 
 def _share(share: float | None, num: float) -> str:
     """A share with its 95 % interval, or "-" where it was not measured."""
-    if share is None:
+    if share is None or not round(num):
         return "-"
     low, high = wilson_interval(round(share * num), round(num))
     return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _number(value: float | None) -> str:
@@ -286,10 +290,13 @@ def _copied(record: RunRecord) -> str:
     """How a serving copy was made."""
     text = f"- then `{record.export_command}`: the files that answer, without the weights for PyTorch"
     if record.precision == "int8":
+        top1 = record.figures.get("validation", {}).get("top1")
         text += f"""
-- it computes with 8-bit numbers. On the same validation photos top-1 is {record.figures["validation"]["top1"]:.1%}, and
-  {record.float32_top1:.1%} in float32"""
-    if record.float32_milliseconds_per_photo:  # which the oldest 8-bit copies lack
-        text += f"""; from file to answer it takes {record.milliseconds_per_photo["median"]:.1f} ms,
-  and {record.float32_milliseconds_per_photo["median"]:.1f} ms in float32 ({record.export_hardware})"""
+- it computes with 8-bit numbers. On the same validation photos top-1 is {_percent(top1)}, and
+  {_percent(record.float32_top1)} in float32"""
+    times = (record.milliseconds_per_photo, record.float32_milliseconds_per_photo or {})
+    fast, slow = (each.get("median") for each in times)
+    if fast is not None and slow is not None:  # which the oldest 8-bit copies lack
+        text += f"""; from file to answer it takes {fast:.1f} ms,
+  and {slow:.1f} ms in float32 ({record.export_hardware})"""
     return text

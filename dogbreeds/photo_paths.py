@@ -147,10 +147,14 @@ def open_paths(named: str | os.PathLike[str]) -> Iterator[PhotoPaths]:
         raise UserError(f"there is no list {shown!r}: name a text, CSV or Parquet file of paths")
     with _on_this_machine(where) as path:
         parent = where.parent.resolve() if isinstance(where, Path) else where.parent
+        try:
+            identity = {"list_sha256": sha256(path)}
+        except OSError as error:
+            raise UserError(f"the list {shown!r} can't be read ({reason(error)})") from None
         columns = _columns(path, where.suffix.lower(), shown)
         if "path" not in columns:
             raise UserError(f'the list {shown!r} has no column "path" with text')
-        yield PhotoPaths(shown, parent, True, {"list_sha256": sha256(path)}, columns["path"], columns.get("label"))
+        yield PhotoPaths(shown, parent, True, identity, columns["path"], columns.get("label"))
 
 
 @contextmanager

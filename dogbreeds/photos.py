@@ -34,8 +34,9 @@ def read_bytes(source: Place | bytes) -> bytes:
             return source.read_bytes()
         with open_file(source) as file:
             return file.read()
-    except OSError as error:
-        raise BadImage(f"The file can't be read ({reason(error)}).", "unreadable") from None
+    except (OSError, ValueError) as error:  # a ValueError for a path that is none, such as one of a list in UTF-16
+        why = reason(error) if isinstance(error, OSError) else error
+        raise BadImage(f"The file can't be read ({why}).", "unreadable") from None
 
 
 def read_ahead(sources: Sequence[Place]) -> list[Path | Address | bytes | BadImage]:
@@ -66,7 +67,7 @@ def is_list(named: Path) -> bool:
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """Every file in a folder and its sub-folders, sorted, but for those that `photo_paths.is_left_out` names.
+    """Every file in a folder and its sub-folders, sorted, but for what `photo_paths.is_left_out` names, as in `index`.
 
     Args:
         folder: The folder, or a list of paths of this machine, which are all returned.
@@ -77,7 +78,8 @@ def photo_files(folder: Path) -> list[Path]:
     if is_list(folder):
         with open_paths(folder) as listed:
             return [listed.file(path) for path in listed]
-    files = sorted(path for path in folder.rglob("[!.]*") if not is_left_out(path.name) and path.is_file())
+    inside = (path for path in folder.rglob("*") if not any(map(is_left_out, path.relative_to(folder).parts)))
+    files = sorted(path for path in inside if path.is_file())
     if not files:
         fault = "holds no photos" if folder.is_dir() else "is no folder"
         raise UserError(f"{str(folder)!r} {fault}: name the folder with the photos")

@@ -30,6 +30,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from dogbreeds.addresses import reason
 from dogbreeds.breeds import all_names, label_name
 from dogbreeds.calibration import Calibration
 from dogbreeds.default_runs import RUNS
@@ -179,8 +180,14 @@ class RunFolder:
         _check_place(path, RECORD)
         record = RunRecord.from_json(read_json(path / RECORD), path)
         for name in serving_files(record):
-            _check_place(path, name)
-            if record.sha256.get(name) != sha256(path / name):
+            try:
+                _check_place(path, name)
+                found = sha256(path / name)
+            except OSError as error:
+                raise UserError(
+                    f"{str(path / name)!r} can't be read ({reason(error)}): make it readable, or copy the run again"
+                ) from None
+            if record.sha256.get(name) != found:
                 raise _damaged(path, name, "not the file that run.json describes")
         config = read_json(path / CONFIG)
         return cls(

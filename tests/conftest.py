@@ -46,6 +46,18 @@ def installed(program: str) -> str:
     return path
 
 
+def denied(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Nobody may read this file any more: tests that run as root can't take their own permission away."""
+    open_ = Path.open
+
+    def refused(self: Path, *arguments, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return open_(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+
+
 def make_photo(label: int, seed: int, size: tuple[int, int] = (56, 48)) -> Image.Image:
     """A picture that a small network can tell from those of other labels: its colour and its stripes."""
     rng = np.random.default_rng(1000 * label + seed)

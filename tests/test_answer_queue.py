@@ -46,6 +46,12 @@ def test_who_listens_comes_before_who_does_not():
     assert not queue._num_listening
 
 
+def test_who_listens_is_heard_in_the_queue_beside_too():
+    answers = AnswerQueue(1, num_for_address=1)
+    with answers.listening("d"), answers.listening("e"):
+        assert order_of(AnswerQueue(1, num_for_address=1, beside=answers), list("abcde")) == "adebc"
+
+
 def test_who_has_left_is_not_answered():
     assert order_of(AnswerQueue(1, num_for_address=1), list("abcd"), heard="bcd", left="c") == "abd"
 

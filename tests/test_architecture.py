@@ -14,7 +14,7 @@ FLOORS = [
     {"cli", "training_script"},
     {"research"},
     {"training", "serving"},
-    {"model_card"},
+    {"calibration_photos", "model_card"},
     {"run_folder", "tuning_folder"},
     {"addresses", "answers", "breeds", "calibration", "decoding_budget", "default_runs", "dog_probe", "errors", "files"}
     | {"hub", "images", "json_types", "latency", "logistic_regression", "looks", "machine", "metrics", "photo_paths"}

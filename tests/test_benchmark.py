@@ -14,13 +14,13 @@ from conftest import BREED_FOLDERS, make_photo, run_cli
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
+from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.cli import main
 from dogbreeds.files import read_json
 from dogbreeds.predictions import Predictions
 from dogbreeds.research.benchmark import benchmark
 from dogbreeds.research.document import to_html
 from dogbreeds.run_folder import CALIBRATION_PHOTOS, RECORD
-from dogbreeds.serving.calibrate import DIGEST_DIGITS
 from dogbreeds.split_file import SPLITS, load_splits
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BREED_FOLDERS, ROOT, copy_without_outputs, make_photo, tiny_config
+from conftest import BREED_FOLDERS, ROOT, copy_without_outputs, make_photo, run_cli, tiny_config
 from PIL import Image
 
 from dogbreeds.calibration import DogProbe
+from dogbreeds.calibration_photos import DIGEST_DIGITS, fitted_on
 from dogbreeds.errors import UserError
 from dogbreeds.files import read_json, write_json
 from dogbreeds.photos import photo_digest, photo_files
+from dogbreeds.predictions import Predictions
 from dogbreeds.run_folder import CALIBRATION_PHOTOS, RunFolder
-from dogbreeds.serving.calibrate import DIGEST_DIGITS, calibrate, in_words
+from dogbreeds.serving.calibrate import calibrate, in_words
 from dogbreeds.serving.predictor import Predictor
 
 NUM_LABELLED, NUM_OTHERS = 240, 120
@@ -160,8 +163,106 @@ def test_labelled_photos_alone_are_enough(tiny_run, own_photos, tmp_path):
     assert figures["share_unknown_breed"] == 0 and "n_other_photos" not in figures
     assert "other" not in in_words(figures)
     calibrate(run, own_photos / "dogs", progress=False)
+    assert RunFolder.open(run).calibration == calibration, "a run that looks closer goes on doing so"
+    calibrate(run, own_photos / "dogs", looks=False, progress=False)
     calibration = RunFolder.open(run).calibration
-    assert (calibration.sure_margin, calibration.seen_score) == (None, None), "one look each, unless it is asked for"
+    assert (calibration.sure_margin, calibration.seen_score) == (None, None), "one look each, where that is asked for"
+    calibrate(run, own_photos / "dogs", progress=False)
+    calibration = RunFolder.open(run).calibration
+    assert (calibration.sure_margin, calibration.seen_score) == (None, None), "and then, unless more is asked for"
+
+
+def test_what_a_run_loses_is_named_before_the_work(calibrated, own_photos, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(calibrated[0], tmp_path / "mine")
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "read_outputs", interrupted)
+    others = {"other_photos": own_photos / "other-photos", "other_dogs": own_photos / "other-dogs"}
+    probe = "note: 'mine' loses its dog probe, which finds photos without a dog: --other-photos keeps it"
+    unknown = "note: 'mine' loses the answer unknown_breed, a dog of no breed of it: --other-dogs keeps it"
+    for left_out, lines in (
+        (("other_photos", "other_dogs"), [probe, unknown]),
+        (("other_photos",), [probe]),
+        (("other_dogs",), [unknown]),
+        ((), []),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            given = {name: folder for name, folder in others.items() if name not in left_out}
+            calibrate(run, own_photos / "dogs", **given, progress=False)
+        assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_looks_are_asked_for_refused_or_left_as_they_were(tiny_run, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("dogbreeds.serving.calibrate.calibrate", lambda *_, looks, **others: asked.append(looks) or {})
+    for options in ((), ("--looks",), ("--one-look",)):
+        assert run_cli(monkeypatch, capsys, "calibrate", tiny_run, "--data", "dogs", "--json", *options)[0] == 0
+    assert asked == [None, True, False]
+    line = said(monkeypatch, capsys, ["calibrate", tiny_run, "--data", "dogs", "--looks", "--one-look"])
+    assert "--looks and --one-look exclude each other: give one of them" in line
+
+
+def test_a_run_that_can_not_be_written_is_refused_before_any_work(tiny_run, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tiny_run)  # root may write everywhere
+    line = said(monkeypatch, capsys, ["calibrate", tiny_run, "--data", "nowhere"])
+    assert f"can't write in the run folder {str(tiny_run)!r}: calibrate changes it; name a copy of it" in line
+
+
+def test_a_damaged_list_of_photos_is_refused_before_any_work(calibrated, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(calibrated[0], tmp_path / "tiny")
+    (run / CALIBRATION_PHOTOS).write_text("sha256,use\n0123,fit\n")
+    line = said(monkeypatch, capsys, ["calibrate", run, "--data", "nowhere"])
+    assert f"{str(run / CALIBRATION_PHOTOS)!r} is damaged" in line
+
+
+@pytest.mark.parametrize("write", ["write_uses", "write_json"])
+def test_a_full_disk_leaves_the_run_as_it_was(write, calibrated, own_photos, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(calibrated[0], tmp_path / "tiny")
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"dogbreeds.serving.calibrate.{write}", full)
+    with pytest.raises(UserError) as error:
+        calibrate(run, own_photos / "dogs", progress=False)
+    words = "(No space left on device): solve that and give the same command again"
+    assert str(error.value) == f"can't write in the run folder {str(run)!r} {words}"
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("last", ["run.json", "README.md"])
+def test_no_photo_that_fitted_a_run_is_forgotten_when_saving_is_stopped(
+    last, calibrated, own_photos, tmp_path, monkeypatch
+):
+    run = shutil.copytree(calibrated[0], tmp_path / "tiny")
+    before, replace = fitted_on(RunFolder.open(run)), Path.replace
+
+    def stopped(self, target):
+        if Path(target) == run / last:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(run, own_photos / "dogs", progress=False)
+    assert fitted_on(RunFolder.open(run)) == before
+    calibrate(run, own_photos / "dogs", progress=False)
+    assert {row["kind"] for row in used_photos(run)} == {"dogs"} and fitted_on(RunFolder.open(run)) < before
+
+
+def test_a_run_whose_figures_lack_some_is_calibrated_and_its_card_written(tiny_run, own_photos, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "older")
+    record = read_json(run / "run.json")
+    record["figures"] = {"validation": {"n": 8, "top1": 0.75, "log_loss": 0.5}, "test": {"top1": 1.0}}
+    write_json(run / "run.json", record)
+    calibrate(run, own_photos / "dogs", progress=False)
+    card = (run / "README.md").read_text()
+    assert "| validation | 8 | 75.0% (40.9 to 92.9) | - | - | 0.500 | - |" in card and "| test | - | - | - |" in card
+    assert "| validation | 8 | - | - | - | - | - | - |" in card
 
 
 def said(monkeypatch, capsys, arguments: list) -> str:
@@ -288,9 +389,25 @@ def test_training_fits_it_on_other_photos(photo_folder, own_photos, tmp_path):
         "other_photos": NUM_OTHERS,
         "other_dogs": NUM_OTHERS,
     }
+    others = {photo_digest(path.read_bytes()) for folder in folders.values() for path in folder.rglob("*.png")}
+    validation = Predictions.load(run.path / "predictions-validation.parquet").digests
+    assert fitted_on(run) == {digest[:DIGEST_DIGITS] for digest in (*others, *validation)}
     assert len(DogProbe.from_text(calibration.dog_probe).weights) == 32
     assert calibration.unknown_breed_threshold is not None
     assert Predictor(run).predict(noise(99999)).verdict == "not_a_dog"
+
+
+def test_training_refuses_other_photos_that_are_too_few(photo_folder, tmp_path):
+    from dogbreeds.training.train import train
+
+    (tmp_path / "cats").mkdir()
+    for number in range(60):
+        (tmp_path / "cats" / f"{number}.jpg").write_bytes(b"no photo")
+    noise(1).save(tmp_path / "cats" / "cat.png")
+    config = tiny_config(photo_folder, tmp_path / "run", other_photos=tmp_path / "cats")
+    with pytest.raises(UserError, match=r"cats' holds 1 photos that can be read: .* at least 50"):
+        train(config)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("option", ["other_photos", "other_dogs"])

@@ -165,6 +165,12 @@ def test_figures_of_test_photos_are_not_called_those_of_fitting(texts, fitted, u
     assert untouched in said and fitted not in said and "77" in said
 
 
+def test_a_run_without_figures_says_nothing_of_how_right_it_is():
+    run = RunFolder.open(SHIPPED_RUNS[0])
+    run = replace(run, record=replace(run.record, figures={}))
+    assert cards.rates(run, "vit", ENGLISH) == cards.rates_in_short(run, ENGLISH) == ""
+
+
 @pytest.mark.parametrize(
     ("texts", "words"),
     [

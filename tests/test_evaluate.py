@@ -11,10 +11,10 @@ from conftest import make_photo
 
 from dogbreeds import cli, metrics
 from dogbreeds.answers import num_rated
+from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.errors import UserError
 from dogbreeds.research.evaluate import answer_milliseconds, evaluate, photos_of
 from dogbreeds.run_folder import CALIBRATION_PHOTOS
-from dogbreeds.serving.calibrate import DIGEST_DIGITS
 from dogbreeds.serving.predictor import Predictor
 
 

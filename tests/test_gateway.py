@@ -169,10 +169,10 @@ class Server:
         finally:
             connection.close()
 
-    def upload(self, name: bytes, content: bytes, field: bytes = b"files"):
+    def upload(self, name: bytes, content: bytes, field: bytes = b"files", query: str = ""):
         body = b'--B\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\n' % (field, name)
         headers = {"Content-Type": "multipart/form-data; boundary=B"}
-        return self.request("POST", "/gradio_api/upload", body + content + b"\r\n--B--\r\n", headers)
+        return self.request("POST", f"/gradio_api/upload{query}", body + content + b"\r\n--B--\r\n", headers)
 
     def post(self, path, value):
         status, _, content = self.request(
@@ -636,6 +636,16 @@ def test_a_body_that_comes_slowly_is_ended_and_leaves_nothing(server):
         ("queue/join", {"data": [], "fn_index": 10**30, "session_hash": "x"}, 404, "nothing here"),
         ("queue/join", {"data": [], "fn_index": -1, "session_hash": "x"}, 404, "nothing here"),
         ("queue/join", {"data": [7], "fn_index": 2, "session_hash": "x"}, 422, "files must be a list"),
+        (
+            "queue/join",
+            {
+                "data": [[{"path": f"uploads/{each * 32}/photo.webp"} for each in "aba"]],
+                "fn_index": 2,
+                "session_hash": "x",
+            },
+            422,
+            "files[2].path names the same upload as files[0]: name each once",
+        ),
         ("cancel", {"session_hash": "x"}, 422, "fn_index: field required"),
         ("cancel", {"session_hash": "x", "fn_index": 1, "event_id": "y"}, 200, "success"),
         ("reset", {"event_id": "x" * 1000}, 422, "event_id: string should match"),
@@ -679,6 +689,18 @@ def test_a_refusal_waits_for_no_more_than_the_body(tmp_path):
 )
 def test_names_of_sessions_are_short(server, path):
     assert server.request("GET", f"/gradio_api/{path}")[0] == 422
+
+
+def test_only_who_named_an_upload_hears_of_its_progress(server, tmp_path):
+    def progress(query: str) -> str:
+        return server.request("GET", f"/gradio_api/upload_progress{query}")[2].decode()
+
+    make_photo(2, 3).save(tmp_path / "dog.png")
+    assert server.upload(b"secret.png", (tmp_path / "dog.png").read_bytes())[0] == 200
+    for query in ("", "?upload_id=none", "?session_hash=none"):
+        assert progress(query) == 'data: {"msg": "done"}\n\n'
+    assert server.upload(b"mine.png", (tmp_path / "dog.png").read_bytes(), query="?upload_id=x1")[0] == 200
+    assert '"orig_name": "mine.png"' in progress("?upload_id=x1") and "mine.png" not in progress("")
 
 
 def test_programs_may_name_the_parameters_and_leave_the_model_out(server, photo):

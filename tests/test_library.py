@@ -495,6 +495,66 @@ def test_a_finished_table_takes_up_new_photos(tiny_run, photos, tmp_path, monkey
         assert indexed(tiny_run, photos, output) == [*first, added]
 
 
+@pytest.fixture
+def unreadable(photos, monkeypatch) -> Path:
+    """24 photos, a damaged one, and a folder with one that can't be listed while `folder/.closed` is there."""
+    (photos / "damaged.png").write_bytes(b"")
+    (photos / "folder").mkdir()
+    shutil.copy(photos / "03.png", photos / "folder" / "unseen.png")
+    (photos / "folder" / ".closed").touch()
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "folder" and (Path(path) / ".closed").exists():  # root may list every folder
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    return photos
+
+
+def mend(photos: Path) -> None:
+    shutil.copy(photos / "03.png", photos / "damaged.png")
+    (photos / "folder" / ".closed").unlink()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_could_not_be_read_is_tried_again_where_that_is_asked_for(tiny_run, unreadable, tmp_path, suffix, capsys):
+    output = tmp_path / f"breeds{suffix}"
+    first = indexed(tiny_run, unreadable, output)
+    assert {row["path"] for row in first if row["error"]} == {"damaged.png", "folder"}
+    mend(unreadable)
+    again = {row["path"]: row for row in indexed(tiny_run, unreadable, output)}
+    told = "continuing: 26 files are done; 2 could not be read: --retry-unreadable tries them again\n"
+    assert capsys.readouterr().err == told and again["damaged.png"]["error"] and again["folder"]["error"]
+    rows = indexed(tiny_run, unreadable, output, retry_unreadable=True)
+    told = "trying again 2 files that could not be read\ncontinuing: 25 files are done\n"
+    assert capsys.readouterr().err == told and not any(row["error"] for row in rows)
+    assert {row["path"] for row in rows} == again.keys() - {"folder"} and len(rows) == 26
+    assert indexed(tiny_run, unreadable, output, retry_unreadable=True) == rows
+
+
+def test_a_second_try_that_is_interrupted_loses_no_row(tiny_run, unreadable, tmp_path, monkeypatch):
+    output = tmp_path / "breeds.csv"
+    indexed(tiny_run, unreadable, output)
+    mend(unreadable)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            indexed(tiny_run, unreadable, output, retry_unreadable=True)
+    rows = indexed(tiny_run, unreadable, output)
+    assert not any(row["error"] for row in rows) and len(rows) == len({row["path"] for row in rows}) == 26
+
+
+def test_the_command_tries_again(tiny_run, unreadable, tmp_path, monkeypatch, capsys):
+    command = unreadable, "--output", tmp_path / "breeds.csv", "--run-dir", tiny_run
+    assert run_cli(monkeypatch, capsys, *command)[0] == 1
+    mend(unreadable)
+    assert run_cli(monkeypatch, capsys, *command)[0] == 1
+    status, out, _ = run_cli(monkeypatch, capsys, *command, "--retry-unreadable")
+    assert status == 0 and out.startswith("26 files: ") and UNREADABLE not in out
+
+
 def test_a_run_that_was_killed_before_its_table_had_its_name_knows_it(tiny_run, photos, tmp_path):
     output = tmp_path / "breeds.csv"
     rows = indexed(tiny_run, photos, output)

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from conftest import make_photo, run_cli
 
@@ -67,6 +68,19 @@ def test_predict_names_listed_breeds_only(tiny_run, monkeypatch, capsys, tmp_pat
     assert [each["breed"] for each in breeds] == ["Beagle", "Shih-Tzu"]
     assert sum(each["probability"] for each in breeds) == pytest.approx(1)
     assert run_cli(monkeypatch, capsys, *arguments[:-1], "Shi-Tzu")[0] == 2
+
+
+def test_how_many_are_right_is_not_told_of_listed_breeds(tiny_run, monkeypatch, capsys, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for label in range(4):
+        make_photo(label, 50).save(tmp_path / f"photos/{label}.png")
+    output = tmp_path / "table.parquet"
+    where = (tmp_path / "photos", "--output", output)
+    shard = ("index", *where, "--run-dir", tiny_run, "--only-breeds", "Chihuahua", "Shih-Tzu", "Beagle", "--shard")
+    for command in ((*shard, "1/2"), (*shard, "2/2"), ("index", "merge", *where)):
+        _, out, _ = run_cli(monkeypatch, capsys, *command)
+        assert "; how many breeds are right is not told with --only-breeds; the table is " in out
+    assert json.loads(pyarrow.parquet.read_schema(output).metadata[b"dogbreeds"])["probably_right"] is None
 
 
 def test_a_table_of_a_list_is_continued_with_the_same_list_only(tiny_run, tmp_path):

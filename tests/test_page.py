@@ -19,6 +19,7 @@ from conftest import ROOT, drawings_beside, make_photo
 from PIL import Image, ImageChops, ImageEnhance, ImageStat
 
 from dogbreeds.photos import photo_files
+from dogbreeds.run_folder import SHIPPED_RUNS
 from dogbreeds.training.datasets.sources import read_dataset
 from tests.served_page import served_page
 from tests.videos import encode, even
@@ -944,6 +945,12 @@ def test_endpoints_are_named_and_typed_and_no_others_are_described(server):
     assert {"answers", "agree", "error"} == set(returned["type"]["properties"])
 
 
+def test_programs_are_told_that_each_dog_is_answered(server):
+    with urllib.request.urlopen(f"{server}/gradio_api/info") as reply:
+        described = json.load(reply)["named_endpoints"]["/predict"]["description"]
+    assert "each of several" in described
+
+
 def test_the_page_can_be_installed(server):
     with urllib.request.urlopen(f"{server}/manifest.json") as reply:
         manifest = json.load(reply)
@@ -990,6 +997,19 @@ def test_a_port_in_use_is_one_line(server, tiny_run, refusal):
 def test_an_address_that_can_not_be_served_is_one_line(arguments, words, refusal):
     told = refusal(*arguments)
     assert words in told and told.count("\n") == 1
+
+
+def test_the_help_names_the_models_that_answer():
+    told = runpy.run_path(str(ROOT / "app.py"))["__doc__"]
+    assert all(run.name in told for run in SHIPPED_RUNS) and f"{SHIPPED_RUNS[0].name} answers" in told
+
+
+@pytest.mark.parametrize("key", ["", " \n"])
+def test_an_access_key_that_is_empty_is_one_line_and_opens_nothing(key, refusal, monkeypatch):
+    monkeypatch.setenv("DOGBREEDS_ACCESS_KEY", key)
+    monkeypatch.setattr("dogbreeds.serving.server.run", lambda *_: None)  # where it would serve
+    told = refusal()
+    assert told.startswith("error: DOGBREEDS_ACCESS_KEY is empty: set it to a key") and told.count("\n") == 1
 
 
 def test_a_missing_run_folder_is_one_line(tmp_path, refusal):

@@ -4,11 +4,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import make_photo
+from conftest import denied, make_photo
 
 from dogbreeds import machine
+from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
+from dogbreeds.photo_paths import open_paths
+from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photo, read_photos
 
 
 @pytest.fixture
@@ -47,6 +49,33 @@ def test_bytes_and_their_digest_come_from_one_read(paths):
     assert results[0] == (photo_digest(content), 40)
     assert isinstance(results[3], BadImage) and results[3].problem == "unreadable"
     assert str(results[3]) == "The file can't be read (No such file or directory)."
+
+
+def test_what_is_in_a_hidden_folder_is_no_photo(tmp_path):
+    folder = tmp_path / ".mine"  # the folder that is named may be hidden itself
+    names = ["b.png", "a/c.png", ".hidden.png", ".thumbnails/1.png", "a/.ipynb_checkpoints/c.png", "a/c.png.xmp"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    assert photo_files(folder) == [folder / "a/c.png", folder / "b.png"]
+    with open_paths(folder) as found:
+        assert sorted(found) == ["a/c.png", "b.png"], "as in index"
+
+
+def test_a_list_in_utf_16_names_files_that_can_not_be_read(tmp_path):
+    (tmp_path / "list.txt").write_bytes("photo.png\n".encode("utf-16"))
+    for path in photo_files(tmp_path / "list.txt"):
+        found = read_photo(path, read_bytes)
+        assert isinstance(found, BadImage) and str(found) == "The file can't be read (embedded null byte)."
+
+
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".parquet"])
+def test_a_list_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, ending):
+    path = tmp_path / f"list{ending}"
+    path.write_text("path\nphoto.png\n")
+    denied(monkeypatch, path)
+    with pytest.raises(UserError, match=r"list\.\w+' can't be read \(Permission denied\)"), open_paths(path):
+        pass
 
 
 def test_other_errors_are_raised(paths):

@@ -12,12 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
+import numpy as np
 import pytest
 from conftest import ROOT, make_photo, tiny_config
 from huggingface_hub import ModelCard, metadata_load
 from packaging.requirements import Requirement
 from stand_in_hub import TOKEN, StandInHub, use_hub
 
+from dogbreeds.dog_probe import DogProbe
 from dogbreeds.errors import UserError
 from dogbreeds.hub import HubId, announce
 from dogbreeds.run_folder import RunFolder, unique_names
@@ -77,7 +79,7 @@ def test_a_run_is_pushed_and_answers_from_the_hub(hub, tiny_run, tmp_path):
     settings = {"home": tmp_path / "home", "endpoint": hub.address}
     pushed = dogbreeds("publish", "model", tiny_run, "--repo-id", "me/there-and-back", **settings)
     assert (pushed.returncode, pushed.stdout) == (0, f"{hub.address}/me/there-and-back\n"), pushed.stderr
-    assert pushed.stderr == ""
+    assert pushed.stderr.startswith("note: who sees me/there-and-back sees ") and pushed.stderr.count("\n") == 1
     repository = hub.repositories["model", "me/there-and-back"]
     publish_model(tiny_run, repo_id="me/there-and-back", dry_run=tmp_path / "dry")
     assert repository.files == files_of(tmp_path / "dry")
@@ -122,6 +124,32 @@ def test_what_is_not_pushed_is_named(tiny_run, tmp_path, capsys):
         (run / name).write_bytes(b"")
     publish_model(run, repo_id="me/run", dry_run=tmp_path / "dry")
     assert capsys.readouterr().err == "not pushed: logs, state\n"
+
+
+def test_what_others_see_of_their_owner_is_named(here, tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["config"] = {name: value for name, value in record["config"].items() if not str(value).startswith("/")}
+    record["config"]["data"] = "photos"
+    record["command"] = "python train_vit.py --data s3://bucket/photos --output-dir runs/vit"
+    record["calibration"]["dog_probe"] = DogProbe(np.full(32, np.nextafter(1, 0, dtype=np.float32)), 0.5).to_text()
+    (run / "run.json").write_text(json.dumps(record))
+    names = "the names of photos in predictions-test.parquet, predictions-validation.parquet"
+    told = f"note: who sees me/run sees {names}: --private, or its settings, keep that to you\n"
+    publish_model(run, repo_id="me/run")
+    assert record["calibration"]["dog_probe"].startswith("/") and capsys.readouterr().err == told
+    record["calibration_command"] = "python -m dogbreeds calibrate run --data '/home/anna/my dogs'"
+    (run / "run.json").write_text(json.dumps(record))
+    publish_model(run, repo_id="me/run")
+    assert capsys.readouterr().err == told.replace(
+        "sees the", "sees paths of this machine in run.json (such as /home/anna/my) and the"
+    )
+    publish_space(run, repo_id="me/space")
+    told = "note: who sees me/space sees paths of this machine in run.json (such as /home/anna/my): --private, or"
+    assert capsys.readouterr().err.startswith(told)
+    publish_model(run, repo_id="me/secret", private=True)
+    publish_model(run, repo_id="me/run", dry_run=tmp_path / "dry")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_revision_is_answered_from_that_revision(here, tiny_run, tmp_path, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import BREED_FOLDERS, make_photo, run_cli, scene
 
+from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.errors import UserError
 from dogbreeds.files import read_json, write_json
 from dogbreeds.metrics import wilson_interval
@@ -17,7 +18,6 @@ from dogbreeds.research.corruptions import CORRUPTIONS, NUM_SEVERITIES, SIDE, co
 from dogbreeds.research.robustness import robustness
 from dogbreeds.research.significance import bootstrap_interval, sign_flip
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.serving.calibrate import DIGEST_DIGITS
 
 
 @pytest.fixture(scope="module")

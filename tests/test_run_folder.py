@@ -3,6 +3,7 @@ import re
 import shutil
 
 import pytest
+from conftest import denied
 
 from dogbreeds import run_folder
 from dogbreeds.errors import UserError
@@ -68,6 +69,12 @@ def test_a_damaged_file_is_named(copy_of_run, name):
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match=f"{name} is not the file"):
+        RunFolder.open(copy_of_run)
+
+
+def test_a_file_that_may_not_be_read_is_named(copy_of_run, monkeypatch):
+    denied(monkeypatch, copy_of_run / "onnx/model.onnx")
+    with pytest.raises(UserError, match=r"onnx/model\.onnx' can't be read \(Permission denied\): make it readable, or"):
         RunFolder.open(copy_of_run)
 
 

@@ -199,6 +199,52 @@ def test_folders_that_changed(tiny_run, listed, tmp_path, capsys):
     assert "1 photos of" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("inside", [".", "tables"])
+def test_tables_in_the_folder_of_the_photos_are_no_photos(tiny_run, listed, tmp_path, inside):
+    folder = tmp_path / "folder"
+    (folder / inside).mkdir(parents=True)
+    for path in tmp_path.glob("*.png"):
+        shutil.move(path, folder)
+    output = folder / inside / "breeds.csv"
+    for begun in ("breeds-00004-of-00004.parquet.partial", "breeds-00004-of-00004.parquet.tmp"):
+        output.with_name(begun).write_bytes(b"")  # of another machine, or killed
+    (folder / "breeds-1-of-4.parquet").write_bytes(b"")  # is no table of a shard
+    for number in range(1, NUM_SHARDS + 1):
+        index_shard(tiny_run, folder, output, number)
+    assert merge(folder, output).counts == merge(folder, output.with_suffix(".parquet")).counts
+    with output.open(newline="") as file:
+        paths = {row["path"] for row in csv.DictReader(file)}
+    assert paths == {f"{number:02}.png" for number in range(10)} | {"breeds-1-of-4.parquet"}
+    for number in range(1, NUM_SHARDS + 1):  # also when all is there
+        shard_of(output, number).with_suffix(".parquet").unlink()
+        index_shard(tiny_run, folder, output, number)
+    output.unlink()
+    assert merge(folder, output).counts.total() == 11
+
+
+def test_a_table_of_the_same_name_in_another_folder_is_no_table_of_this_run(tiny_run, listed, tmp_path):
+    (tmp_path / "earlier").mkdir()
+    shutil.copy(tmp_path / "00.png", tmp_path / "earlier" / "breeds.csv")
+    listed.unlink()
+    output = tmp_path / "breeds.csv"
+    for number in range(1, NUM_SHARDS + 1):
+        index_shard(tiny_run, tmp_path, output, number)
+    merge(tmp_path, output)
+    assert "earlier/breeds.csv" in output.read_text()
+
+
+def test_what_a_finished_shard_could_not_read_is_not_tried_again_silently(tiny_run, listed, tmp_path, capsys):
+    output = tmp_path / "breeds.parquet"
+    index_shard(tiny_run, listed, output, 2)
+    with pytest.raises(UserError, match=r"can't change the finished .*00002.*, in which \d+ files could not be read"):
+        index_shard(tiny_run, listed, output, 2, retry_unreadable=True)
+    listed.write_text("".join(f"{number:02}.png\n" for number in range(10)))
+    shard_of(output, 2).unlink()
+    for _ in range(2):
+        index_shard(tiny_run, listed, output, 2, retry_unreadable=True)
+    assert "shard 2/4 is done" in capsys.readouterr().err
+
+
 def test_a_shard_without_photos_is_a_table_without_rows(tiny_run, tmp_path, listed):
     listed.write_text("00.png\n")
     output = tmp_path / "breeds.parquet"

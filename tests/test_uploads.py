@@ -8,6 +8,7 @@ import tracemalloc
 import zlib
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, make_photo
@@ -166,6 +167,37 @@ def test_one_address_can_not_fill_the_folder_and_all_can_not_fill_the_disk(tmp_p
     assert folder.refusal("a") is None and list(tmp_path.iterdir()) == []
     monkeypatch.setattr(uploads, "MIN_FREE", 1 << 60)
     assert "as many photos as it can" in folder.refusal("a")
+
+
+def disk(monkeypatch, total: int, free: int) -> None:
+    """Let every folder lie on such a disk."""
+    monkeypatch.setattr(uploads.shutil, "disk_usage", lambda path: SimpleNamespace(total=total, free=free))
+
+
+@pytest.mark.parametrize("total", [256 << 20, 1 << 30, 64 << 30])
+def test_a_small_disk_takes_photos_too_and_a_part_of_it_stays_free(total, tmp_path, monkeypatch, capsys):
+    disk(monkeypatch, total, total)
+    folder = UploadFolder(tmp_path, copy_here)
+    assert folder.refusal("a") is None and not capsys.readouterr().err
+    stays_free = min(total // 4, 1 << 30)
+    disk(monkeypatch, total, stays_free)
+    assert folder.refusal("a") is None
+    disk(monkeypatch, total, stays_free - 1)
+    assert "as many photos as it can" in folder.refusal("a")
+    disk(monkeypatch, total, total)
+    folder._held.add("1", "a", stays_free)  # half of what all may
+    assert "Your address" in folder.refusal("a") and folder.refusal("b") is None
+    folder._held.add("2", "b", stays_free - 1)
+    assert folder.refusal("c") is None
+    folder._held.add("3", "c", 1)
+    assert "as many photos as it can" in folder.refusal("c")
+
+
+def test_a_disk_that_has_no_room_is_told_at_the_start(tmp_path, monkeypatch, capsys):
+    disk(monkeypatch, 1 << 30, 1000)
+    UploadFolder(tmp_path, copy_here)
+    told = capsys.readouterr().err
+    assert repr(str(tmp_path)) in told and "set GRADIO_TEMP_DIR" in told and told.count("\n") == 1
 
 
 HOLD = """

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from dogbreeds.calibration_photos import DIGEST_DIGITS, fitted_on, num_fitted_on
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.images import BadImage
 from dogbreeds.metrics import wilson_interval
@@ -22,7 +23,7 @@ from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
 from dogbreeds.research.evaluate import Evaluation, check_known, evaluate, latencies, photos_of
 from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import RunFolder, unique_names
-from dogbreeds.serving.calibrate import DIGEST_DIGITS, find_outputs, fitted_on, num_fitted_on, verdict_shares
+from dogbreeds.serving.calibrate import find_outputs, verdict_shares
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_trained_on
 from dogbreeds.training.datasets.checks import LeftOut, concatenated

@@ -17,6 +17,7 @@ from dogbreeds import metrics
 from dogbreeds.addresses import Place
 from dogbreeds.answers import answer_rates, num_rated
 from dogbreeds.calibration import Outputs, softmax
+from dogbreeds.calibration_photos import num_fitted_on
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import BadImage, PhotoSource, open_image
@@ -27,7 +28,6 @@ from dogbreeds.predictions import Predictions
 from dogbreeds.record import RunRecord
 from dogbreeds.research.significance import calibration_error_by_chance, figure_intervals
 from dogbreeds.run_folder import RunFolder, predictions_file
-from dogbreeds.serving.calibrate import num_fitted_on
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_splits, load_trained_on
 from dogbreeds.training.breed_metrics import compute_figures

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dogbreeds import metrics
 from dogbreeds.addresses import Place
 from dogbreeds.calibration import Verdict
+from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.images import BadImage, open_image
@@ -27,7 +28,6 @@ from dogbreeds.research.evaluate import check_known, missing_answers, training_r
 from dogbreeds.research.plots import top1_by_severity
 from dogbreeds.research.significance import bootstrap_interval, calibration_error, holm, sign_flip
 from dogbreeds.run_folder import RunFolder, unique_names
-from dogbreeds.serving.calibrate import DIGEST_DIGITS
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.datasets.checks import LeftOut, concatenated
 from dogbreeds.training.datasets.sources import Photos, read_dataset

@@ -148,7 +148,7 @@ def _make_8bit(run: RunFolder, partial: Path, data: str | None, *, must_be_faste
     calibration = run.calibration
     if calibration.fitted_on.keys() <= {"validation"}:  # what another one was fitted on is not at hand
         fitted = Calibration.fit(answers.outputs, answers.labels, fitted_on={"validation": len(answers.labels)})
-        calibration = replace(fitted, sure_margin=calibration.sure_margin)
+        calibration = replace(fitted, sure_margin=calibration.sure_margin, seen_score=calibration.seen_score)
     predictions = answers.predictions(replace(copy, record=replace(copy.record, calibration=calibration)))
     predictions.save(partial / predictions_file("validation"))
     return replace(

@@ -22,21 +22,31 @@ class AnswerQueue:
     it that the page was closed, or that somebody wants to keep the server busy. Nobody waits behind such a question.
     """
 
-    def __init__(self, num_at_once: int, *, num_for_address: int) -> None:
+    def __init__(
+        self,
+        num_at_once: int,
+        *,
+        num_for_address: int,
+        max_of_address: int | None = None,
+        beside: "AnswerQueue | None" = None,
+    ) -> None:
         """Begin with no question.
 
         Args:
             num_at_once: Questions that are answered at a time.
             num_for_address: How many of them may be of one address; with more, others would wait for all of these.
+            max_of_address: Questions of one address, answered or waiting; None for `MAX_WAITING_OF_ADDRESS`.
+            beside: Another queue of the same page: who listens for the answers of a session does so for both queues.
         """
         self._turns = Turns(num_at_once, num_for_address=num_for_address)
+        self._max_of_address = max_of_address
         self._waiting: dict[object, str] = {}
         """The session of each question that waits, the longest first; one that is given up waits no more."""
-        self._num_listening: Counter[str] = Counter()
+        self._num_listening: Counter[str] = beside._num_listening if beside else Counter()
 
     def has_place_for(self, address: str) -> bool:
         """Whether another question of an address may wait; if need be, in the place of one that nobody listens for."""
-        if self._turns.num_of(address) >= MAX_WAITING_OF_ADDRESS:
+        if self._turns.num_of(address) >= (self._max_of_address or MAX_WAITING_OF_ADDRESS):
             return False
         if len(self._waiting) < MAX_WAITING:
             return True

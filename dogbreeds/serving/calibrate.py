@@ -4,7 +4,7 @@ A part of the given photos, chosen by a hash of their content, fits nothing: the
 run.json are theirs.
 """
 
-import csv
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dogbreeds import metrics
+from dogbreeds.addresses import reason
 from dogbreeds.answers import answer_rates, num_rated
 from dogbreeds.breeds import label_name
 from dogbreeds.calibration import (
@@ -29,6 +30,7 @@ from dogbreeds.calibration import (
     Verdict,
     dog_score,
 )
+from dogbreeds.calibration_photos import read_uses, uses, write_uses
 from dogbreeds.errors import UserError, report
 from dogbreeds.files import atomic_write, write_json
 from dogbreeds.images import BadImage
@@ -44,8 +46,6 @@ CHECK_SHARE = 0.4
 BATCH_SIZE = 16
 OTHER_VERDICTS: tuple[Verdict, ...] = ("confident", "unknown_breed", "not_a_dog")
 """Verdicts on other photos and other dogs whose shares are figures."""
-DIGEST_DIGITS = 16
-"""Of the SHA-256 of a photo, those that calibration-photos.csv holds."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,12 @@ def calibrate(
     *,
     other_photos: Path | None = None,
     other_dogs: Path | None = None,
-    looks: bool = False,
+    looks: bool | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
     """Fit a run's calibration anew, check it, and write both to its run.json and card.
+
+    What the run can do and will not be able to do without other photos is named before the work begins.
 
     Args:
         run_dir: A local run folder.
@@ -93,7 +95,8 @@ def calibrate(
             on.
         other_photos: Photos without a dog, a folder or a list.
         other_dogs: Dogs of breeds that the run does not know, or of mixed breed, likewise.
-        looks: Let the run look closer where a first look is not sure; see `dogbreeds.looks`.
+        looks: Let the run look closer where a first look is not sure; see `dogbreeds.looks`. By default it does so if
+            it did before.
         progress: Show progress bars.
 
     Returns:
@@ -101,14 +104,18 @@ def calibrate(
 
     Raises:
         UserError: A folder is missing; has too few photos, breeds that the run does not know, or only one; the run is
-            damaged or on the Hub.
+            damaged, on the Hub, or can't be written.
     """
     if not run_dir.is_dir():
         raise UserError(f"there is no run folder {str(run_dir)!r}: calibrate changes a local one; copy it here first")
     run = RunFolder.open(run_dir)
+    _check_writable(run)
     files = _labelled_files(data, run)
     others = {"other photos": other_photos, "other dogs": other_dogs}
     other_files = {kind: photo_files(folder) for kind, folder in others.items() if folder is not None}
+    _say_what_is_lost(run, other_photos, other_dogs)
+    if looks is None:
+        looks = run.calibration.sure_margin is not None
     if looks:
         run = _with_looks(run, data, files, progress)
     else:
@@ -127,31 +134,6 @@ def calibrate(
     figures = _figures(calibration, found, run)
     _save(run, calibration, figures, found)
     return figures
-
-
-def fitted_on(run: RunFolder) -> set[str]:
-    """The first `DIGEST_DIGITS` of the digest of each photo that the calibration of a run was fitted on by `calibrate`.
-
-    Raises:
-        UserError: The run's list of them is damaged.
-    """
-    path = run.path / CALIBRATION_PHOTOS
-    if not path.is_file():
-        return set()
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {row["sha256"] for row in csv.DictReader(file) if row["use"] == "fit"}
-    except (KeyError, UnicodeDecodeError, csv.Error):
-        raise UserError(
-            f"{str(path)!r} is damaged: copy the run folder again, or remove this file and lose the warning about "
-            "photos that fitted the run's calibration"
-        ) from None
-
-
-def num_fitted_on(run: RunFolder, digests: Sequence[str]) -> int:
-    """How many photos of these digests, SHA-256 in hexadecimal, are `fitted_on`."""
-    fitted = fitted_on(run)
-    return sum(digest[:DIGEST_DIGITS] in fitted for digest in digests)
 
 
 def verdict_shares(outputs: Outputs, calibration: Calibration) -> dict[Verdict, float]:
@@ -184,6 +166,22 @@ def in_words(figures: dict[str, float]) -> str:
             ]
             lines.append(f"{num} {kind.replace('_', ' ')}: {', '.join(named)}")
     return "\n".join(lines)
+
+
+def _check_writable(run: RunFolder) -> None:
+    """Refuse a run that could not be saved, before any work is done."""
+    if not os.access(run.path, os.W_OK | os.X_OK):
+        raise UserError(f"can't write in the run folder {str(run.path)!r}: calibrate changes it; name a copy of it")
+    read_uses(run)
+
+
+def _say_what_is_lost(run: RunFolder, other_photos: Path | None, other_dogs: Path | None) -> None:
+    """Name what the run can do, and will not without photos to fit it on."""
+    before = run.calibration
+    if before.dog_probe is not None and other_photos is None:
+        report(f"note: {run.name!r} loses its dog probe, which finds photos without a dog: --other-photos keeps it")
+    if before.unknown_breed_threshold is not None and other_dogs is None:
+        report(f"note: {run.name!r} loses the answer unknown_breed, a dog of no breed of it: --other-dogs keeps it")
 
 
 def _labelled_files(data: Path, run: RunFolder) -> dict[Path, int]:
@@ -294,19 +292,34 @@ def _figures(calibration: Calibration, found: dict[str, Folder], run: RunFolder)
 
 
 def _save(run: RunFolder, calibration: Calibration, figures: dict[str, float], found: dict[str, Folder]) -> None:
-    """Write run.json, the card, and which photos were used for what."""
+    """Write run.json, the card, and which photos were used for what.
+
+    The list of photos is replaced before the calibration, and holds the photos of both until that is replaced too: if
+    this is stopped in between, no photo that fitted the run's calibration is missing for those who warn of it.
+    """
     record = replace(
         run.record,
         calibration=calibration,
         figures={**run.record.figures, "everyday": figures},
         calibration_command=shlex.join(["python", "-m", "dogbreeds", *sys.argv[1:]]),
     )
-    with atomic_write(run.path / CALIBRATION_PHOTOS) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["sha256", "kind", "use"])
-        for kind, folder in found.items():
-            for digest, checks in sorted(zip(folder.digests, folder.checks, strict=True)):
-                writer.writerow([digest[:DIGEST_DIGITS], kind, "check" if checks else "fit"])
-    with atomic_write(run.path / CARD) as temporary:
-        temporary.write_text(model_card(run.name, record, run.labels), encoding="utf-8")
-    write_json(run.path / RECORD, record.to_json())
+    text = model_card(run.name, record, run.labels)
+    used = [row for kind, folder in found.items() for row in uses(kind, folder.digests, folder.checks.tolist())]
+    of_both = dict.fromkeys([*used, *read_uses(run)])
+    try:
+        with (  # all is written before the first is replaced, and the last is replaced first
+            atomic_write(run.path / CARD) as card,
+            atomic_write(run.path / RECORD) as new_record,
+            atomic_write(run.path / CALIBRATION_PHOTOS) as photos,
+        ):
+            card.write_text(text, encoding="utf-8")
+            write_json(new_record, record.to_json())
+            write_uses(photos, of_both)
+        if len(of_both) > len(used):
+            with atomic_write(run.path / CALIBRATION_PHOTOS) as photos:
+                write_uses(photos, used)
+    except OSError as error:
+        raise UserError(
+            f"can't write in the run folder {str(run.path)!r} ({reason(error)}): solve that and give the same command "
+            "again"
+        ) from None

@@ -76,6 +76,7 @@ class Doors:
         """
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower().rstrip(".") for host in hosts)}
         self._any_host = "SPACE_ID" in os.environ  # is public anyway, and asked through the Hub alone
+        assert key is None or key.strip()  # `serve` refuses an empty one, with which everybody would come in
         self._key = key.encode() if key else None
 
     def refusal(self, headers: Headers) -> Response | None:
@@ -227,16 +228,16 @@ class Gateway:
         """
         path = scope["path"]
         query = parse_qs(scope["query_string"].decode("latin-1"))
-        session = (query.get("upload_id") or query.get("session_hash") or ["none"])[0]
-        if not _SESSION.fullmatch(session):
+        upload_id, session = (query.get(name, [""])[0] for name in ("upload_id", "session_hash"))
+        if not all(_SESSION.fullmatch(name) for name in (upload_id, session) if name):
             raise Refused(422, "upload_id and session_hash have at most 64 letters and digits.")
         if path == _UPLOAD:
             if self.is_draining:
                 raise Refused(503, "The page is about to restart: please try again in a few seconds.")
-            copies = await self._route.receive(headers.get("content-type", ""), address, session, receive)
+            copies = await self._route.receive(headers.get("content-type", ""), address, upload_id, receive)
             return JSONResponse([f"{PUBLIC_FOLDER}/{copy.parent.name}/{copy.name}" for copy in copies]), receive
         if path == _UPLOAD_PROGRESS:
-            events = _event_stream(self._route.progress(session))
+            events = _event_stream(self._route.progress(upload_id))
             return StreamingResponse(events, media_type="text/event-stream"), receive
         if scope["method"] == "POST":
             body = await self._question(scope, address, receive)

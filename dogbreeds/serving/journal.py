@@ -69,6 +69,11 @@ class Journal:
             for row in rows:  # a path is stored as bytes, for it may be no valid text
                 self._connection.execute(insert, (os.fsencode(row["path"]), *map(row.get, self._columns[1:])))
 
+    def forget_unreadable(self) -> int:
+        """Remove the rows of files that could not be read, as if they had not been tried; how many these were."""
+        with _transaction(self._connection):
+            return self._connection.execute("DELETE FROM rows WHERE verdict IS NULL").rowcount
+
     def has_written(self, sha256: str) -> bool:
         """Whether a table with this SHA-256 was made from these rows, or from the first of them."""
         return self._connection.execute("SELECT 1 FROM written WHERE sha256 = ?", (sha256,)).fetchone() is not None

@@ -19,15 +19,15 @@ from tqdm import tqdm
 
 from dogbreeds.addresses import Address, Place, place, reason
 from dogbreeds.errors import UserError
-from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, sha256, temporary_path
+from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, sha256
 from dogbreeds.machine import num_cores, on_all_cores, share_freed_memory
 from dogbreeds.photo_paths import PhotoPaths, Shard, open_paths
 from dogbreeds.photos import batches
 from dogbreeds.run_folder import RunFolder, serving_files
 from dogbreeds.serving.journal import Journal, journal_files, open_journal
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.rows import Row, Summary, classify, columns, write_table
-from dogbreeds.serving.shards import finished_summary, shard_table
+from dogbreeds.serving.rows import UNREADABLE, Row, Summary, classify, columns, write_table
+from dogbreeds.serving.shards import check_ending, finished_summary, shard_table, without_tables
 from dogbreeds.serving.sidecars import write_sidecars
 
 BATCH_SIZE = 8
@@ -65,6 +65,7 @@ def index_library(
     only_breeds: Sequence[str] = (),
     embeddings: bool = False,
     write_tags: bool = False,
+    retry_unreadable: bool = False,
     shard: Shard | None = None,
     engine: Engine = rows_on_all_cores,
     progress: bool = True,
@@ -90,6 +91,7 @@ def index_library(
         only_breeds: Those that come into question; empty for all.
         embeddings: Add the column `dogbreeds.serving.rows.FEATURES`; the table must be Parquet.
         write_tags: Write sidecars too; see `dogbreeds.serving.sidecars`. Not with `shard`.
+        retry_unreadable: Files that have a row with an error lose it, and those still there are tried again.
         shard: Make the table of this part of the photos only; see `dogbreeds.serving.shards`.
         engine: What classifies the photos.
         progress: Show a progress bar.
@@ -103,27 +105,21 @@ def index_library(
             damaged, or lacks one of the breeds or embeddings; a sidecar can't be written; an address can't be reached.
     """
     output = place(output)
-    _check(output, embeddings, shard)
-    table = shard_table(output, shard) if shard else output
-    with open_paths(photos) as paths:
-        if isinstance(table, Path):
-            table = table.parent.resolve() / table.name
-        _check_photos(paths, table, shard, write_tags)
+    table = _checked_table(output, embeddings, shard)
+    with open_paths(photos) as found:
+        paths = without_tables(found, output)
+        _check_photos(paths, shard, write_tags)
         run = RunFolder.open(run_dir).only(only_breeds)
         top_k = min(top_k, len(run.listed or run.labels))
         made_from = _made_from(run, paths, top_k, _num_features(run) if embeddings else None, shard)
         if shard and (summary := finished_summary(table, made_from)) is not None:
-            print(f"shard {shard} is done: {os.fspath(table)!r}", file=sys.stderr)
-            return summary
-        return _make_table(table, run, paths, shard, made_from, engine, write_tags, progress)
+            return _done(shard, table, summary, retry_unreadable)
+        return _make_table(table, run, paths, shard, made_from, engine, write_tags, retry_unreadable, progress)
 
 
-def _check(output: Place, embeddings: bool, shard: Shard | None) -> None:
-    """Refuse what can't succeed, before any work is done."""
-    if output.suffix.lower() not in (".csv", ".parquet"):
-        raise UserError(
-            f"{os.fspath(output)!r} ends in {output.suffix!r}: give an --output that ends in .csv or .parquet"
-        )
+def _checked_table(output: Place, embeddings: bool, shard: Shard | None) -> Place:
+    """Where the table is made; what can't succeed is refused before any work is done."""
+    check_ending(output)
     if embeddings and output.suffix.lower() == ".csv":
         raise UserError(f"--embeddings can't be kept in {os.fspath(output)!r}: give an --output that ends in .parquet")
     if output.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:  # serving works without it
@@ -136,11 +132,25 @@ def _check(output: Place, embeddings: bool, shard: Shard | None) -> None:
             raise UserError(f"can't write in the folder {str(output.parent)!r}: give another --output")
     if shard is None and not _has_rows(output):
         check_absent(output)
+    table = shard_table(output, shard) if shard else output
+    return table.parent.resolve() / table.name if isinstance(table, Path) else table
 
 
-def _check_photos(paths: PhotoPaths, table: Place, shard: Shard | None, write_tags: bool) -> None:
+def _done(shard: Shard, table: Place, summary: Summary, retry_unreadable: bool) -> Summary:
+    """What is in the table of a shard that is finished, whose rows can't be replaced any more."""
+    num_unreadable = summary.counts[UNREADABLE]
+    if retry_unreadable and num_unreadable:
+        raise UserError(
+            f"--retry-unreadable can't change the finished {os.fspath(table)!r}, in which {num_unreadable:,} files "
+            "could not be read: remove it to make the shard again"
+        )
+    print(f"shard {shard} is done: {os.fspath(table)!r}", file=sys.stderr)
+    return summary
+
+
+def _check_photos(paths: PhotoPaths, shard: Shard | None, write_tags: bool) -> None:
     """Refuse no photos, and sidecars where they can't be or where a shard that is done would lack them."""
-    if next(_chosen(paths, table, None), None) is None:
+    if next(iter(paths), None) is None:
         what = "names no photos" if paths.is_list else "holds no files"
         raise UserError(f"{paths.named!r} {what}: name the folder with the photos")
     if write_tags and (shard or isinstance(paths.root, Address)):
@@ -160,20 +170,6 @@ def index_of_embeddings(table: Path) -> Path:
 
 def _has_rows(table: Place) -> bool:
     return isinstance(table, Path) and (kept_rows(table).exists() or partial_path(table).exists())
-
-
-def _chosen(paths: PhotoPaths, table: Place, shard: Shard | None) -> Iterator[str]:
-    """The paths to classify; what a run writes among the photos of a folder is left out."""
-    own_files: set[Place] = set()
-    if not paths.is_list:
-        own_files = {table, *journal_files(partial_path(table))}
-        if isinstance(table, Path):
-            own_files |= {temporary_path(table), kept_rows(table), index_of_embeddings(table)}
-    return (
-        path
-        for path in paths
-        if (shard is None or path in shard) and not (own_files and paths.place(path) in own_files)
-    )
 
 
 def _num_features(run: RunFolder) -> int:
@@ -205,6 +201,7 @@ def _make_table(
     made_from: dict[str, Any],
     engine: Engine,
     write_tags: bool,
+    retry_unreadable: bool,
     progress: bool,
 ) -> Summary:
     """Classify what has no row yet, and write the table when all have one."""
@@ -222,13 +219,17 @@ def _make_table(
                 raise UserError(
                     f"{str(table)!r} was changed since index wrote it: move it away, or give another --output"
                 )
-            _add_missing_rows(journal, rows_of, paths, lambda: _chosen(paths, table, shard), progress)
+            if retry_unreadable and (num_forgotten := journal.forget_unreadable()):
+                print(f"trying again {num_forgotten:,} files that could not be read", file=sys.stderr)
+            _add_missing_rows(journal, rows_of, paths, shard, progress)
             if write_tags:
                 with closing(iter(journal)) as rows:
                     print(write_sidecars(rows, paths.place), file=sys.stderr)
-            summary = journal.summary(run.calibration.right_threshold)
+            # The threshold is for probabilities of all breeds, not for those that listed ones share.
+            threshold = None if run.listed else run.calibration.right_threshold
+            origin = {**made_from, **journal.summary(threshold).to_dict()}
             with closing(iter(journal)) as rows, atomic_write(table) as temporary:  # an open query blocks closing
-                write_table(temporary, rows, names, table.suffix.lower(), {**made_from, **summary.to_dict()})
+                write_table(temporary, rows, names, table.suffix.lower(), origin)
                 journal.add_written(sha256(temporary))
         if isinstance(table, Path) and isinstance(partial, Path) and shard is None:
             partial.rename(kept_rows(table))
@@ -239,20 +240,26 @@ def _make_table(
             f"can't write {os.fspath(table)!r} ({reason(error) if isinstance(error, OSError) else error}): solve that "
             f"and give the same command again; what is done is kept in {os.fspath(partial)!r}"
         ) from None
-    return summary
+    return Summary.from_dict(origin)
 
 
 def _add_missing_rows(
     journal: Journal,
     rows_of: Callable[[Iterable[tuple[str, Place]]], Iterator[list[Row]]],
     paths: PhotoPaths,
-    files: Callable[[], Iterator[str]],
+    shard: Shard | None,
     progress: bool,
 ) -> None:
     """Classify every file that has no row yet."""
     num_done = len(journal)
     if num_done:
-        print(f"continuing: {num_done:,} files are done", file=sys.stderr)
+        num_unreadable = journal.counts()[UNREADABLE]
+        again = f"; {num_unreadable:,} could not be read: --retry-unreadable tries them again" if num_unreadable else ""
+        print(f"continuing: {num_done:,} files are done{again}", file=sys.stderr)
+
+    def files() -> Iterator[str]:
+        return (path for path in paths if shard is None or path in shard)
+
     total = num_done + sum(1 for path in files() if path not in journal) if progress else None
     in_progress: set[str] = set()  # a list may name a photo again before it has its row
     num_again = 0

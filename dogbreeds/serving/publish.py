@@ -1,6 +1,7 @@
 """Push a run folder to the Hugging Face Hub, as a model, or as a Space that answers with it, on a server or without."""
 
 import json
+import re
 import shutil
 import sys
 from contextlib import AbstractContextManager
@@ -13,9 +14,10 @@ from typing import Any
 from tyro.conf import Positional
 
 from dogbreeds import hub
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, printable, report
 from dogbreeds.files import check_absent, whole_or_absent
 from dogbreeds.model_card import card_metadata, model_card
+from dogbreeds.record import RunRecord
 from dogbreeds.run_folder import CARD, DEFAULT_RUN, PRETRAINED, RECORD, RunFolder, serving_files
 
 PACKAGE = PRETRAINED.parent
@@ -29,7 +31,6 @@ NOT_SERVING = {
     "recipes",
     "research",
     "static_page",
-    "study.py",
     "training*",
     PRETRAINED.name,
     "__pycache__",
@@ -61,7 +62,12 @@ def publish_model(run: Positional[Path], *, repo_id: str, private: bool = False,
     with _folder(dry_run) as temporary:
         folder = Path(temporary)
         _write_model(opened, folder)
-        return str(dry_run or hub.upload(folder, repo_id, "model", private=private, mark=RECORD))
+        if dry_run:
+            return str(dry_run)
+        address = hub.upload(folder, repo_id, "model", private=private, mark=RECORD)
+        if not private:
+            _say_what_is_seen(opened.record, folder, repo_id)
+        return address
 
 
 def publish_space(
@@ -91,8 +97,13 @@ def publish_space(
     with _folder(dry_run) as temporary:
         folder = Path(temporary)
         _write_space(run, metadata, folder)
+        if dry_run:
+            return str(dry_run)
         mark, hardware = "dogbreeds/default_runs.py", metadata["suggested_hardware"]
-        return str(dry_run or hub.upload(folder, repo_id, "space", private=private, mark=mark, hardware=hardware))
+        address = hub.upload(folder, repo_id, "space", private=private, mark=mark, hardware=hardware)
+        if not (private or run.origin):
+            _say_what_is_seen(run.record, folder, repo_id)
+        return address
 
 
 def publish_static(
@@ -158,6 +169,18 @@ def _write_model(run: RunFolder, folder: Path) -> None:
     if not card.exists():
         card.write_text(model_card(run.name, run.record, run.labels), encoding="utf-8")
     metadata_save(card, {**(metadata_load(card) or {}), **card_metadata(run.name, run.record)})
+
+
+def _say_what_is_seen(record: RunRecord, folder: Path, repo_id: str) -> None:
+    """Name what the files say about their owner's machine and photos, which commands and predictions hold."""
+    seen = []
+    words = json.dumps({**record.to_json(), "calibration": None}, ensure_ascii=False)  # its dog probe may look like one
+    if path := re.search(r"(?<![\w.:/~-])/[^\s'\"]+", words):  # from the root on, and of no address
+        seen.append(f"paths of this machine in {RECORD} (such as {printable(path[0], 100)})")
+    if predictions := sorted(file.name for file in folder.glob("predictions-*.parquet")):
+        seen.append(f"the names of photos in {', '.join(predictions)}")
+    if seen:
+        report(f"note: who sees {repo_id} sees {' and '.join(seen)}: --private, or its settings, keep that to you")
 
 
 def _space_metadata(run: RunFolder) -> dict[str, Any]:

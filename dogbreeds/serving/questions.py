@@ -160,7 +160,13 @@ class Questions:
             return self._file(wanted.name, value)
         if not isinstance(value, list) or len(value) > _MAX_FILES:
             raise Refused(422, f"{wanted.name} must be a list of at most {_MAX_FILES} files.")
-        return [self._file(f"{wanted.name}[{number}]", each) for number, each in enumerate(value)]
+        files = [self._file(f"{wanted.name}[{number}]", each) for number, each in enumerate(value)]
+        first: dict[str, int] = {}
+        for number, file in enumerate(files):  # or one upload would be answered 500 times
+            if (same := first.setdefault(file["path"], number)) != number:
+                place = f"{wanted.name}[{number}].path"
+                raise Refused(422, f"{place} names the same upload as {wanted.name}[{same}]: name each once.")
+        return files
 
     def _file(self, name: str, value: Any) -> dict[str, Any]:
         file = _valid(_File, value, name)

@@ -54,7 +54,10 @@ class Summary:
     counts: Counter[str]
     """How many files got each verdict, and how many are `UNREADABLE`."""
     num_probably_right: int | None
-    """Of the breeds that are named, confident or not, about how many are right; None where the run does not tell."""
+    """Of the breeds that are named, confident or not, about how many are right; None where the run does not tell, and
+    of listed breeds."""
+    is_of_listed: bool = False
+    """Whether only listed breeds came into question. How many answers are right is fitted for all breeds alone."""
 
     def to_dict(self) -> dict[str, Any]:
         """For the metadata of the table; see `from_dict`."""
@@ -62,13 +65,14 @@ class Summary:
 
     @classmethod
     def from_dict(cls, origin: Mapping[str, Any]) -> "Summary":
-        """Read the metadata of a table; one of an older version has counts alone."""
-        return cls(Counter(origin["counts"]), origin.get("probably_right"))
+        """Read the metadata of a table. Older versions wrote counts alone, or an estimate for listed breeds too."""
+        is_of_listed = bool(origin.get("only_breeds"))
+        return cls(Counter(origin["counts"]), None if is_of_listed else origin.get("probably_right"), is_of_listed)
 
     def __add__(self, other: "Summary") -> "Summary":
         """That of both tables together."""
         known = [each.num_probably_right for each in (self, other) if each.num_probably_right is not None]
-        return Summary(self.counts + other.counts, sum(known) if len(known) == 2 else None)
+        return Summary(self.counts + other.counts, sum(known) if len(known) == 2 else None, self.is_of_listed)
 
 
 def columns(top_k: int, embeddings: bool = False) -> list[str]:

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -29,6 +30,38 @@ DIGEST_BYTES = 16
 def shard_table(output: Place, shard: Shard) -> Place:
     """Where the table of a shard is made, beside that which `merge` makes."""
     return output.with_name(f"{output.stem}-{shard.number:05}-of-{shard.count:05}.parquet")
+
+
+def check_ending(output: Place) -> None:
+    """Refuse a table in a format that `index` does not write.
+
+    Raises:
+        UserError: It ends in something else than ``.csv`` or ``.parquet``.
+    """
+    if output.suffix.lower() not in (".csv", ".parquet"):
+        raise UserError(
+            f"{os.fspath(output)!r} ends in {output.suffix!r}: give an --output that ends in .csv or .parquet"
+        )
+
+
+def without_tables(paths: PhotoPaths, output: Place) -> PhotoPaths:
+    """The same photos, without the files that `index` makes, where the output is in their folder.
+
+    These are the table, those of all shards, and what is made or kept beside each: other shards may be at work or done,
+    and each of them, `merge` and a run without shards must find the same photos. A list is as it is.
+    """
+    if paths.is_list:
+        return paths
+    stem, folder = re.escape(output.stem), output.parent.resolve() if isinstance(output, Path) else output.parent
+    table = rf"{stem}(\.csv|\.parquet|{re.escape(output.suffix)}|-\d{{5}}-of-\d{{5}}\.parquet)"
+    own = re.compile(table + r"(\.rows|\.faiss|\.partial(-wal|-journal)?)?(\.tmp)?")
+
+    def photos() -> Iterator[str]:
+        for path in paths:
+            if not (own.fullmatch(path.rpartition("/")[2]) and paths.place(path).parent == folder):
+                yield path
+
+    return replace(paths, paths=photos)
 
 
 def finished_summary(table: Place, made_from: Mapping[str, Any]) -> Summary | None:
@@ -65,10 +98,7 @@ def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Sum
             output exists or can't be written.
     """
     output = place(output)
-    if output.suffix.lower() not in (".csv", ".parquet"):
-        raise UserError(
-            f"{os.fspath(output)!r} ends in {output.suffix!r}: give an --output that ends in .csv or .parquet"
-        )
+    check_ending(output)
     check_absent(output)
     if isinstance(output, Path):
         check_parent(output)
@@ -79,7 +109,8 @@ def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Sum
         raise UserError(
             f"{os.fspath(output)!r} can't hold the embeddings of the shards: give one that ends in .parquet"
         )
-    with open_paths(photos) as paths:
+    with open_paths(photos) as found:
+        paths = without_tables(found, output)
         _check_photos(paths, common)
         _check_rows(paths, shards)
     summary = reduce(add, map(Summary.from_dict, origins))

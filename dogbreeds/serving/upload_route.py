@@ -89,7 +89,7 @@ class UploadRoute:
         Args:
             content_type: The request's header.
             address: Whose photos they are.
-            upload_id: By which the page asks for the progress.
+            upload_id: By which the page asks for the progress; empty where nobody does.
             receive: Gives the request's body.
 
         Returns:
@@ -171,14 +171,16 @@ class UploadRoute:
             raise Refused(408, "This video came too slowly.")
 
     def _begin_progress(self, upload_id: str) -> "_Progress":
-        progress = self._progress[upload_id] = _Progress()
+        progress = _Progress()
+        if upload_id:  # of those without one, anybody could ask for the names of others' photos
+            self._progress[upload_id] = progress
         if len(self._progress) > _MAX_PROGRESS:
             self._progress.popitem(last=False)
         return progress
 
     async def progress(self, upload_id: str) -> AsyncIterator[dict[str, Any]]:
         """What gradio's page shows of a request's progress: updates, and that it is done."""
-        for _ in range(30):  # the page asks before it sends
+        for _ in range(30 if upload_id else 0):  # the page asks before it sends
             if upload_id in self._progress:
                 break
             await asyncio.sleep(0.1)

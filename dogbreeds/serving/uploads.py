@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, report
 from dogbreeds.images import BadImage, PhotoSource, not_read, open_image
 from dogbreeds.serving.video import read_frames
 
@@ -31,6 +31,8 @@ MAX_STORED_OF_ADDRESS = 1 << 30
 """Bytes of one address's copies: a thousand photos or more."""
 MIN_FREE = 1 << 30
 """Bytes that stay free on the disk."""
+FULL_DISK = 4 << 30
+"""Bytes of the smallest disk for which these three limits hold as they are; for a smaller one they shrink with it."""
 
 _MAX_WEBP_SIDE = 4096
 """Longer copies are PNG files: WebP can't hold them, or takes more memory."""
@@ -167,14 +169,23 @@ class UploadFolder:
         """
         self.path, self._copy, self.takes_videos = path, copy, takes_videos
         self._held = _Held(path / ".held")
+        # A folder in memory may be of a few hundred MB, of which `MIN_FREE` alone would leave nothing.
+        self._share = min(1.0, shutil.disk_usage(path).total / FULL_DISK)
+        if self._is_full():
+            remedy = "free some, or set GRADIO_TEMP_DIR to a folder on another disk"
+            report(f"the disk of {str(path)!r} has too little free space, so no photo is taken: {remedy}")
 
     def refusal(self, address: str) -> str | None:
         """Why this address can't send a photo now, in a sentence; None if it can."""
-        if self._held.num_bytes_of(address) >= MAX_STORED_OF_ADDRESS:
+        if self._held.num_bytes_of(address) >= MAX_STORED_OF_ADDRESS * self._share:
             return "Your address has sent as many photos as it may: please try again in a few minutes."
-        if self._held.num_bytes >= MAX_STORED or shutil.disk_usage(self.path).free < MIN_FREE:
+        if self._is_full():
             return "The page holds as many photos as it can: please try again in a few minutes."
         return None
+
+    def _is_full(self) -> bool:
+        free = shutil.disk_usage(self.path).free
+        return self._held.num_bytes >= MAX_STORED * self._share or free < MIN_FREE * self._share
 
     def arrival(self) -> Path:
         """A file to write what arrives to; `add` deletes it."""

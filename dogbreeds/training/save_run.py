@@ -18,12 +18,13 @@ from torch import nn
 from dogbreeds import run_folder
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, Outputs, softmax
+from dogbreeds.calibration_photos import Use, uses, write_uses
 from dogbreeds.files import write_json
 from dogbreeds.hub import HubId
 from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.model_card import model_card
-from dogbreeds.photos import photo_files, read_photos
+from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
 from dogbreeds.predictions import Predictions
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import ONNX, RunRecord
@@ -194,16 +195,25 @@ def _calibrate(run: Run, logits: Logits) -> tuple[Calibration, dict[str, Outputs
     outputs = {split: Outputs(found) for split, (found, _) in logits.items()}
     folders = {"other_photos": data.other_photos, "other_dogs": data.other_dogs}
     files = {kind: photo_files(folder) for kind, folder in folders.items() if folder is not None}
-    others = {}
+    others: dict[str, Outputs] = {}
     with photo_errors_as_user_errors(), run.context.timed("calibration"):
         if files:
             outputs = {
                 split: replace(_outputs(run, splits[split].sources), logits=logits[split][0]) for split in logits
             }
             others = {kind: _outputs(run, paths) for kind, paths in files.items()}
+            rows = [row for kind, paths in files.items() for row in _uses(kind, paths)]
+            write_uses(run.partial / run_folder.CALIBRATION_PHOTOS, rows)
     counts = {kind: len(found) for kind, found in {"validation": outputs["validation"], **others}.items()}
     calibration = Calibration.fit(outputs["validation"], logits["validation"][1], **others, fitted_on=counts)
     return calibration, outputs
+
+
+def _uses(kind: str, paths: Sequence[Path]) -> list[Use]:
+    """Which photos of something else fit the calibration."""
+    found = read_photos(paths, lambda path: photo_digest(read_bytes(path)))
+    digests = [each for each in found if isinstance(each, str)]
+    return uses(kind.replace("_", " "), digests, [False] * len(digests))
 
 
 def _outputs(run: Run, photos: Sequence[PhotoSource]) -> Outputs:

@@ -19,12 +19,12 @@ from PIL import Image, ImageFilter, ImageOps
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from dogbreeds.calibration_photos import num_fitted_on
 from dogbreeds.errors import one_line_errors
 from dogbreeds.images import open_image
 from dogbreeds.metrics import share_with_interval
 from dogbreeds.photos import photo_digest, photo_files, read_bytes
 from dogbreeds.run_folder import RunFolder
-from dogbreeds.serving.calibrate import num_fitted_on
 from dogbreeds.serving.predictor import Predictor
 
 GRID = 14

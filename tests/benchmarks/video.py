@@ -20,13 +20,13 @@ from PIL import Image, ImageEnhance
 
 from dogbreeds.answers import Answer
 from dogbreeds.breeds import label_name
+from dogbreeds.calibration_photos import DIGEST_DIGITS, fitted_on
 from dogbreeds.errors import one_line_errors
 from dogbreeds.images import open_image
 from dogbreeds.metrics import share_with_interval
 from dogbreeds.photos import photo_digest, photo_files
 from dogbreeds.research.significance import bootstrap_interval
 from dogbreeds.run_folder import DEFAULT_RUN
-from dogbreeds.serving.calibrate import DIGEST_DIGITS, fitted_on
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.video import read_frames
 

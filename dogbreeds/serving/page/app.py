@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.staticfiles import StaticFiles
 from gradio.route_utils import get_root_url
 
-from dogbreeds.errors import UserError, report
+from dogbreeds.errors import UserError, first_line, report
 from dogbreeds.images import JPEG_SIDE
 from dogbreeds.machine import num_cores, share_freed_memory
 from dogbreeds.serving import server, zero_gpu
@@ -62,7 +62,7 @@ def build_page(models: ModelSet, answers: AnswerQueue, text: gr.I18n) -> gr.Bloc
         model = model_choice(models, text)
         only_breeds = breed_list.breed_list()
         one_photo_tab(models, answers, model, only_breeds, text)
-        many_photos_tab(models, model, only_breeds, text)
+        many_photos_tab(models, answers, model, only_breeds, text)
         with gr.Tab(text("breeds")):
             gr.HTML(text("breeds_html"), elem_id="breeds")
         with gr.Accordion(text("compare"), open=False, visible=len(models.names) > 1, elem_id="compare"):
@@ -138,7 +138,8 @@ def serve(
         takes_videos: Take short videos too, which needs PyAV.
 
     Raises:
-        UserError: A run folder is missing or damaged, the port is in use, uploads can't be stored, or PyAV is missing.
+        UserError: A run folder is missing or damaged, the access key is empty, the port is in use, uploads can't be
+            stored, or PyAV is missing.
     """
     if not run_dirs:
         raise UserError("--run-dir names no run folder")
@@ -146,6 +147,8 @@ def serve(
         raise UserError("--video needs the package PyAV: pip install av")
     share_freed_memory()
     access = access or Access()
+    if access.key is not None and not access.key.strip():
+        raise UserError("DOGBREEDS_ACCESS_KEY is empty: set it to a key, or unset it to let everybody in")
     proxies = Proxies(access.proxies)
     with server.listen(host, port) as listener:
         zero_gpu.declare()
@@ -179,7 +182,7 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies, *, 
     page = build_page(models, answers, text)
     # Read in gradio 6.31.0: what `launch` sets and `mount_gradio_app` does not. A page that runs keeps streams alive.
     page.state_session_capacity, page.is_running = MAX_SESSIONS, True
-    page.max_threads = page._queue.max_thread_count = 2 * MAX_WAITING  # all that wait, wait in `answers`
+    page.max_threads = page._queue.max_thread_count = 3 * MAX_WAITING  # all that wait, wait in our two queues
     sides = [predictor.run.preprocessing.decoded_side for predictor in models.predictors.values()]
     decoder = Decoder(max(JPEG_SIDE, *sides), takes_videos=takes_videos)
     uploads = UploadFolder(folder, decoder.copy, takes_videos=takes_videos)
@@ -220,11 +223,17 @@ def _with_own_head(page: str, request: Request) -> str:
 
 
 async def _sweep(uploads: UploadFolder, sessions: FinishedSessions) -> None:
-    """Delete what is old, again and again."""
+    """Delete what is old, again and again.
+
+    Whatever goes wrong with one, such as in a gradio whose inside is another, photos are still deleted.
+    """
     while True:
         await asyncio.sleep(min(_SWEEP_SECONDS, CACHE_SECONDS / 2))
-        sessions.forget()
+        try:
+            sessions.forget()
+        except Exception as error:
+            report(f"finished sessions could not be forgotten: {first_line(error)}")
         try:
             await uploads.delete_older(CACHE_SECONDS)
-        except OSError as error:  # the next time may go better
-            report(f"old uploads could not be deleted: {error}")
+        except Exception as error:  # the next time may go better
+            report(f"old uploads could not be deleted: {first_line(error)}")

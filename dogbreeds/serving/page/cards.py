@@ -245,8 +245,8 @@ def rates(run: RunFolder, name: str, texts: Texts) -> str:
 def _rated(run: RunFolder) -> tuple[str, Figures]:
     """The photos that are most like those of the page's visitors, among those of which there are figures."""
     figures = run.record.figures
-    split = next(split for split in ("everyday", "test", "validation") if split in figures)
-    return split, figures[split]
+    split = next((split for split in ("everyday", "test", "validation") if split in figures), "everyday")
+    return split, figures.get(split, {})
 
 
 def _photos_of(split: str, texts: Texts) -> str:

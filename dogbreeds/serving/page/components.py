@@ -120,6 +120,12 @@ def texts_of(request: gr.Request | Request) -> Texts:
     return texts_for(request.query_params.get("lang") or request.headers.get("accept-language"))
 
 
+def address_of(request: gr.Request) -> str:
+    """Whose question it is: the address that the gateway has found."""
+    assert request.client is not None
+    return request.client.host
+
+
 @asynccontextmanager
 async def turn(answers: AnswerQueue, request: gr.Request) -> AsyncIterator[None]:
     """Wait until it is a question's turn.
@@ -127,7 +133,6 @@ async def turn(answers: AnswerQueue, request: gr.Request) -> AsyncIterator[None]
     Raises:
         gradio.Error: Nobody waits for the answer any more.
     """
-    assert request.client is not None
     # Not documented (read in gradio 6.31.0): it forgets the questions of who went away only before they begin.
     page, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     assert page is not None
@@ -138,9 +143,8 @@ async def turn(answers: AnswerQueue, request: gr.Request) -> AsyncIterator[None]
     def is_forgotten() -> bool:
         return event.session_hash not in queue.pending_messages_per_session
 
-    address = request.client.host  # that the gateway found
     try:
-        async with answers.turn(address, event.session_hash, lambda: not event.alive or is_forgotten()):
+        async with answers.turn(address_of(request), event.session_hash, lambda: not event.alive or is_forgotten()):
             yield
     except NobodyListens:
         if is_forgotten():  # gradio keeps 2,000 sessions, and would log a traceback when it looks for another

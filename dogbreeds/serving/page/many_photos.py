@@ -1,17 +1,19 @@
 """The tab "Many photos": a card for each uploaded file, answered a few at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
 from dogbreeds.images import BadImage
 from dogbreeds.photos import batches, read_photos
+from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.model_set import ModelSet
 from dogbreeds.serving.page import breed_list, cards, review
-from dogbreeds.serving.page.components import BreedsInput, PhotoFiles, PhotoFolder, texts_of
+from dogbreeds.serving.page.components import BreedsInput, PhotoFiles, PhotoFolder, address_of, texts_of, turn
 from dogbreeds.serving.page.one_photo import ALL_MODELS
 from dogbreeds.serving.page.review import Review, Row
 from dogbreeds.serving.page.texts import Texts
@@ -23,14 +25,19 @@ MAX_FILES = 500
 BATCH_SIZE = 8
 """Photos that are answered between two updates of the page."""
 MAX_CONCURRENT = 2
-"""People whose many photos are answered at the same time; the others wait."""
+"""Addresses whose many photos are answered at the same time; the others wait."""
+MAX_OF_ADDRESS = 8
+"""Lists of photos of one address: one is answered, and the others wait."""
 
 
-def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput, text: gr.I18n) -> None:
+def many_photos_tab(
+    models: ModelSet, answers: AnswerQueue, model: gr.Radio, only_breeds: BreedsInput, text: gr.I18n
+) -> None:
     """Add the tab to the page.
 
     Args:
         models: What can answer.
+        answers: In which questions about one photo wait; those about many have a queue of their own beside it.
         model: Which of them does; the first where all shall.
         only_breeds: The breeds that come into question.
         text: The page's texts.
@@ -49,19 +56,25 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput,
         gr.HTML(text("too_many_html"), elem_id="too-many")
         status = gr.HTML(text("waiting_many_html"), elem_id="status")
         gr.HTML(text("review_html"), elem_id="review")
-        answers = Review()
+        shown = Review()
+    lists = AnswerQueue(MAX_CONCURRENT, num_for_address=1, max_of_address=MAX_OF_ADDRESS, beside=answers)
 
-    def show_many(
+    async def show_many(
         files: list[tuple[str, Path]], model: str, only_breeds: list[str], request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        visit = request.session_hash
-        name = models.names[0] if model == ALL_MODELS else model
-        stopped[visit] = False
-        texts = texts_of(request)
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        visit, texts = request.session_hash, texts_of(request)
         try:
-            yield from _updates(files, name, only_breeds, models, texts, lambda: stopped.get(visit, False))
+            if not lists.has_place_for(address_of(request)):
+                yield _refusal(texts.busy_many, texts)
+                return
+            stopped[visit] = False
+            updates = _updates(files, model, only_breeds, models, texts, lambda: stopped.get(visit, False))
+            async with turn(lists, request):
+                async for update in iterate_in_threadpool(updates):
+                    yield update
         finally:
             stopped.pop(visit, None)
+            await run_in_threadpool(_delete, files)  # a thread may still be at a batch, if gradio cancelled this
 
     def stop_many(request: gr.Request) -> None:
         if request.session_hash in stopped:
@@ -71,10 +84,9 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput,
         source.upload(
             show_many,
             [source, model, only_breeds],
-            [files, folder, stop, status, answers],
+            [files, folder, stop, status, shown],
             api_visibility="private",
-            concurrency_limit=MAX_CONCURRENT,
-            concurrency_id="many",
+            concurrency_limit=None,
             show_progress="hidden",
         )
     stop.click(stop_many, api_visibility="private", queue=False, show_progress="hidden")
@@ -82,7 +94,7 @@ def many_photos_tab(models: ModelSet, model: gr.Radio, only_breeds: BreedsInput,
 
 def _updates(
     files: list[tuple[str, Path]],
-    name: str,
+    model: str,
     only_breeds: list[str],
     models: ModelSet,
     texts: Texts,
@@ -91,13 +103,12 @@ def _updates(
     """What the tab shows while the files are answered: a value for each output of `show_many`."""
     if not files:
         return
+    name = models.names[0] if model == ALL_MODELS else model
     problem = breed_list.problem(models, [name], only_breeds, texts)
     if len(files) > MAX_FILES:
         problem = texts.too_many.format(MAX_FILES)
     if problem:
-        for _, path in files:
-            delete_copy(path)
-        yield *_ready(), cards.problem(problem, texts), None
+        yield _refusal(problem, texts)
         return
     predictor = models.predictors[name].only(only_breeds)
     rows: list[Row] = []
@@ -115,6 +126,11 @@ def _updates(
     num_unreadable = sum(isinstance(row.result, BadImage) for row in rows)
     end = review.shown(lines + review.END, batch)
     yield *_ready(), cards.waiting(sentence.format(len(rows), num_unreadable)), end
+
+
+def _refusal(problem: str, texts: Texts) -> tuple[Any, ...]:
+    """What the tab shows where the files are not answered."""
+    return *_ready(), cards.problem(problem, texts), None
 
 
 def _ready() -> tuple[Any, Any, Any]:
@@ -144,5 +160,9 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
                 for ((name, _), _), (thumbnail, _), result in zip(batch, photos, results, strict=True)
             ]
     finally:
-        for _, path in files:
-            delete_copy(path)
+        _delete(files)
+
+
+def _delete(files: Sequence[tuple[str, Path]]) -> None:
+    for _, path in files:
+        delete_copy(path)

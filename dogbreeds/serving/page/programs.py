@@ -59,10 +59,10 @@ def program_endpoints(models: ModelSet, answers: AnswerQueue) -> None:
         model: str = models.names[0],
         only_breeds: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Tell the breed of the dog on a photo, or in a video if the page takes videos.
+        """Tell the breed of the dog, and of each of several, on a photo, or in a video if the page takes videos.
 
         Args:
-            photo: The photo, or the video, in which the answer is to one dog.
+            photo: The photo, or the video.
             request: Whose question it is.
             model: The name of the model that shall answer.
             only_breeds: The breeds that come into question, two or more, in English or French; by default all.
@@ -70,7 +70,8 @@ def program_endpoints(models: ModelSet, answers: AnswerQueue) -> None:
         Returns:
             The verdict (confident, unsure, unknown_breed or not_a_dog), the five most probable breeds with their
             probabilities, the look-alikes and the breed group of an unsure answer, and the seconds it took; or why
-            there is no answer. A dog of an unknown breed has the breeds that it resembles, without probabilities.
+            there is no answer. A dog of an unknown breed has the breeds that it resembles, without probabilities. Of
+            several dogs, the answer to each is in `dogs`.
         """
         async with turn(answers, request):
             return await asyncio.to_thread(_predicted, photo, model, only_breeds or [], models)

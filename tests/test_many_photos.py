@@ -1,0 +1,104 @@
+"""Lists of many photos wait in a queue of their own, so that whoever sends them keeps nobody else waiting."""
+
+import asyncio
+import json
+import secrets
+import threading
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from httpx import ASGITransport, AsyncClient
+
+from dogbreeds.serving.clients import Proxies
+from dogbreeds.serving.gateway import Doors
+from dogbreeds.serving.model_set import ModelSet
+from dogbreeds.serving.page import many_photos
+from dogbreeds.serving.page.app import page_app
+from dogbreeds.serving.predictor import Predictor
+from dogbreeds.serving.uploads import private_upload_folder
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """The lists whose answers have begun, and what lets them end."""
+    begun, may_end = [], threading.Event()
+
+    def answer_many(predictor, files):
+        begun.append(files[0][0])
+        may_end.wait(30)
+        yield from ()
+
+    monkeypatch.setattr(many_photos, "answer_many", answer_many)
+    yield begun, may_end
+    may_end.set()
+
+
+class Visitors:
+    """Who asks a page that runs in this process, each from an address."""
+
+    def __init__(self, page, folder: Path, stack: AsyncExitStack) -> None:
+        self._page, self._folder, self._stack = page, folder, stack
+        events = page._questions._by_number.values()
+        self._number = next(event.number for event in events if event.inputs and event.inputs[0].kind == "photos")
+
+    async def at(self, address: str) -> AsyncClient:
+        transport = ASGITransport(self._page, client=(address, 1))
+        return await self._stack.enter_async_context(
+            AsyncClient(transport=transport, base_url="http://localhost/gradio_api")
+        )
+
+    async def send_many(self, address: str, session: str) -> int:
+        """The status of the reply to a list of two photos, which have the name of their address."""
+        places = [secrets.token_hex(16) for _ in range(2)]
+        for place in places:
+            (self._folder / place).mkdir()
+        files = [{"path": f"uploads/{place}/photo.webp", "orig_name": address} for place in places]
+        question = {"fn_index": self._number, "session_hash": session, "data": [files]}
+        return (await (await self.at(address)).post("/queue/join", json=question)).status_code
+
+    async def ask(self, address: str) -> str:
+        """What the page says to a program that asks about one photo."""
+        client = await self.at(address)
+        posted = await client.post("/call/predict", json={"data": [{"path": f"uploads/{'c' * 32}/photo.webp"}]})
+        assert posted.status_code == 200, posted.text
+        return (await client.get(f"/call/predict/{posted.json()['event_id']}")).text
+
+    async def hear(self, address: str, session: str) -> str:
+        """All that the page shows in a visit until its list is answered."""
+        return (await (await self.at(address)).get("/queue/data", params={"session_hash": session})).text
+
+
+def test_one_address_with_many_lists_keeps_nobody_else_waiting(answering, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    folder = private_upload_folder()
+    page = page_app(ModelSet([Predictor(tiny_run)]), folder, Doors(), Proxies())
+    begun, may_end = answering
+
+    async def until(is_so) -> None:
+        async with asyncio.timeout(20):
+            while not is_so():
+                await asyncio.sleep(0.01)
+
+    def num_kept() -> int:
+        return len(list(folder.iterdir())) - 1  # the lock
+
+    async def task() -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(page._app.router.lifespan_context(page._app))
+            visitors = Visitors(page, folder, stack)
+            for number in range(80):
+                assert await visitors.send_many("10.0.0.1", f"greedy{number}") == 200
+            await until(lambda: begun == ["10.0.0.1"])
+            assert "Many photos are being answered already" in await visitors.hear("10.0.0.1", "greedy79")
+            assert "no longer here" in await visitors.ask("10.0.0.3")
+            await until(lambda: num_kept() == 2 * many_photos.MAX_OF_ADDRESS)  # those of the others are deleted
+            assert await visitors.send_many("10.0.0.2", "other") == 200
+            await until(lambda: begun == ["10.0.0.1", "10.0.0.2"])  # beside the first list, before all that wait
+            may_end.set()
+            last = json.loads((await visitors.hear("10.0.0.2", "other")).split("data: ")[-2])
+            assert last["msg"] == "process_completed" and last["success"]
+            await until(lambda: num_kept() == 0)
+            assert begun.count("10.0.0.1") == many_photos.MAX_OF_ADDRESS
+
+    asyncio.run(task())
