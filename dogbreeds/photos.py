@@ -120,6 +120,11 @@ def read_photos(
     return on_all_cores(lambda source: read_photo(source, read), sources, num_ahead)
 
 
+def read_digests(sources: Iterable[Place | bytes]) -> Iterator[str | BadImage]:
+    """The `photo_digest` of each photo, or why it can't be read."""
+    return read_photos(sources, lambda source: photo_digest(read_bytes(source)))
+
+
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Lists of this many items; the last one may be shorter."""
     iterator = iter(items)

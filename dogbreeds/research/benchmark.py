@@ -19,7 +19,7 @@ from dogbreeds.errors import UserError, first_line
 from dogbreeds.images import BadImage
 from dogbreeds.metrics import wilson_interval
 from dogbreeds.model_card import EVERYDAY, FITTED_ON
-from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
+from dogbreeds.photos import photo_files, read_digests
 from dogbreeds.research.evaluate import Evaluation, check_known, evaluate, latencies, photos_of
 from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import RunFolder, unique_names
@@ -238,8 +238,7 @@ def known_photos(run: RunFolder) -> set[str]:
 def _choose(kind: str, photos: Photos, used: set[str], wanted: dict[str, set[str]] | None) -> Photos:
     """Of these photos, each once, those that are wanted, or that no run knew before."""
     index_of: dict[str, int] = {}
-    digests = read_photos(photos.sources, lambda source: photo_digest(read_bytes(source)))
-    for index, digest in enumerate(digests):
+    for index, digest in enumerate(read_digests(photos.sources)):
         # A file that can't be read stays, to be named with those that can't be decoded.
         index_of.setdefault(f"unreadable {index}" if isinstance(digest, BadImage) else digest, index)
     if wanted is None:

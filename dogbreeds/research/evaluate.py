@@ -23,7 +23,7 @@ from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.machine import processor
-from dogbreeds.photos import photo_digest, read_bytes, read_photo, read_photos
+from dogbreeds.photos import read_digests, read_photo
 from dogbreeds.predictions import Predictions
 from dogbreeds.record import RunRecord
 from dogbreeds.research.significance import calibration_error_by_chance, figure_intervals
@@ -458,7 +458,7 @@ def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]
     """
     photos = concatenated(list(read_dataset(data).values()))
     index_of: dict[tuple[str, str], int] = {}  # by digest and label
-    for index, digest in enumerate(read_photos(photos.sources, lambda source: photo_digest(read_bytes(source)))):
+    for index, digest in enumerate(read_digests(photos.sources)):
         if isinstance(digest, str):  # the file can be read
             index_of.setdefault((digest, photos.names[photos.labels[index]]), index)
     found = {}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.photos import batches, photo_digest, photo_files, read_bytes, read_photo, read_photos
+from dogbreeds.photos import batches, photo_files, read_digests, read_photo
 from dogbreeds.research import cka
 from dogbreeds.research.document import PICTURES, render
 from dogbreeds.research.plots import attention_distances, layer_alignments
@@ -209,7 +209,7 @@ def _drawn(photos: Path, num: int) -> tuple[list[Path], tuple[tuple[str, str], .
     files = photo_files(photos)
     by_digest: dict[str, Path] = {}
     unreadable: list[tuple[str, str]] = []
-    for file, digest in zip(files, read_photos(files, lambda file: photo_digest(read_bytes(file))), strict=True):
+    for file, digest in zip(files, read_digests(files), strict=True):
         if isinstance(digest, BadImage):
             unreadable.append((str(file), str(digest)))
         else:

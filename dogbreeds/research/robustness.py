@@ -14,13 +14,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds import metrics
-from dogbreeds.addresses import Place
 from dogbreeds.calibration import Verdict
 from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.photos import photo_digest, read_bytes, read_photos
+from dogbreeds.photos import read_digests
 from dogbreeds.research.benchmark import known_photos
 from dogbreeds.research.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupted, to_scale
 from dogbreeds.research.document import PICTURES, render
@@ -250,26 +249,22 @@ def _interval(right: np.ndarray) -> tuple[float, float]:
 
 def _drawn(photos: Photos, num: int, known: set[str]) -> tuple[list[tuple[str, str, Image.Image]], list[LeftOut], int]:
     """Photos with the smallest digests, each once: digest, breed and the photo to scale; and how many are known."""
-
-    def load(source: Place | bytes) -> tuple[str, Place | bytes]:
-        return photo_digest(read_bytes(source)), source
-
-    by_digest: dict[str, tuple[int, Place | bytes]] = {}
+    by_digest: dict[str, int] = {}
     unreadable = []
-    for index, read in enumerate(read_photos(photos.sources, load)):
-        if isinstance(read, BadImage):
-            unreadable.append(LeftOut(photos.ids[index], str(read)))
+    for index, digest in enumerate(read_digests(photos.sources)):
+        if isinstance(digest, BadImage):
+            unreadable.append(LeftOut(photos.ids[index], str(digest)))
         else:
-            by_digest.setdefault(read[0], (index, read[1]))
+            by_digest.setdefault(digest, index)
     num_known = sum(digest[:DIGEST_DIGITS] in known for digest in by_digest)
     chosen: list[tuple[str, str, Image.Image]] = []
-    for digest, (index, source) in sorted(by_digest.items()):
+    for digest, index in sorted(by_digest.items()):
         if digest[:DIGEST_DIGITS] in known:
             continue
         if len(chosen) == num:
             break
         try:
-            chosen.append((digest, photos.names[photos.labels[index]], to_scale(open_image(source))))
+            chosen.append((digest, photos.names[photos.labels[index]], to_scale(open_image(photos.sources[index]))))
         except BadImage as error:
             unreadable.append(LeftOut(photos.ids[index], str(error)))
     if not chosen:

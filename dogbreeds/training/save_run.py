@@ -24,7 +24,7 @@ from dogbreeds.hub import HubId
 from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.model_card import model_card
-from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
+from dogbreeds.photos import photo_files, read_digests, read_photos
 from dogbreeds.predictions import Predictions
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import ONNX, RunRecord
@@ -211,8 +211,7 @@ def _calibrate(run: Run, logits: Logits) -> tuple[Calibration, dict[str, Outputs
 
 def _uses(kind: str, paths: Sequence[Path]) -> list[Use]:
     """Which photos of something else fit the calibration."""
-    found = read_photos(paths, lambda path: photo_digest(read_bytes(path)))
-    digests = [each for each in found if isinstance(each, str)]
+    digests = [digest for digest in read_digests(paths) if isinstance(digest, str)]
     return uses(kind.replace("_", " "), digests, [False] * len(digests))
 
 
