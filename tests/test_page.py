@@ -277,6 +277,7 @@ def test_only_the_breeds_of_a_list_are_named(browser, server, tmp_path):
     with opened(browser, server, "fr") as page:
         send(page, tmp_path / "dog.png")
         page.get_by_role("button", name="Ces races").click()
+        page.locator("#only-breeds label").nth(119).wait_for()
         assert page.locator("#only-breeds label").count() == 120
         assert page.locator("#only-breeds label").first.bounding_box()["height"] >= 44
         assert page.evaluate(
