@@ -234,7 +234,9 @@ def test_the_faults_of_stanford_dogs_are_as_many_as_the_docs_say():
     assert f"{groups} groups of near duplicates, {kinds['alike_in_two_breeds']} of them in two breeds" in results
     assert f"names {kinds['suspect_label']} of the\n12,000 photos" in results
     in_two = kinds["cropped_in_two_breeds"]
-    assert f"names {kinds['cropped'] + in_two} pairs of photos" in results and f"{in_two} of them in two breeds" in results
+    assert (
+        f"names {kinds['cropped'] + in_two} pairs of photos" in results and f"{in_two} of them in two breeds" in results
+    )
 
 
 def test_nothing_names_a_folder_of_one_machine():
