@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from conftest import tiny_config
 from safetensors.torch import load_file, save_file
@@ -264,6 +265,16 @@ def test_decay_spares_biases_and_norms(name, tmp_path):
     }
     assert decayed == kernels
     assert all(name in norms or name.endswith(("bias", "cls_token", "position_embeddings")) for name in spared)
+
+
+def test_what_timm_spares_does_not_decay(tmp_path):
+    for name in ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"):
+        model = timm.create_model(name, img_size=32, depth=1)
+        groups = parameter_groups(model, config(tmp_path, "vit_nano", weight_decay=0.1).optim)
+        decaying = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+        spared = {name for name, parameter in model.named_parameters() if id(parameter) not in decaying}
+        assert model.no_weight_decay() & dict(model.named_parameters()).keys() <= spared
+        assert "pos_embed" in spared and "blocks.0.attn.qkv.weight" not in spared
 
 
 def test_a_frozen_backbone_leaves_the_classifier(checkpoints, tmp_path):

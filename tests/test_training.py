@@ -292,6 +292,12 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(photo_folder, tmp_path):
         train(tiny_config(photo_folder, tmp_path / "run", epochs=5, **options))
 
 
+def test_a_validation_loss_that_is_no_number_stops_too(photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Loop, "_validate", lambda loop: {"log_loss": float("nan"), "top1": 0.0, "top3": 0.0})
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 1, .*lower --learning-rate"):
+        train(tiny_config(photo_folder, tmp_path / "run"))
+
+
 def test_bfloat16_trains(photo_folder, tmp_path, tiny_runs_onnx):
     run = fitted(tiny_config(photo_folder, tmp_path / "run", mixed_precision="bf16", ema_decay=0.5))
     average = run.learner.average.model
