@@ -286,7 +286,7 @@ def calibrate(
         data,
         other_photos=other_photos,
         other_dogs=other_dogs,
-        looks=True if looks else False if one_look else None,
+        looks=False if one_look else looks or None,
         progress=sys.stderr.isatty(),
     )
     if json:

@@ -117,8 +117,7 @@ def _found_by(
             group = _group("cropped", photos)
             how = "the second is a part of the first"
             yield replace(group, detail=f"{group.detail}; {how}" if group.detail else how)
-    groups = join_groups(features.groups, *np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
-    for index, likely in find_suspects(replace(features, groups=groups)):
+    for index, likely in find_suspects(replace(features, groups=join_groups(features.groups, pairs))):
         yield Finding("suspect_label", (photo_of[index],), f"it looks like {likely}")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from dogbreeds import run_folder
+from dogbreeds.addresses import Place
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, Outputs, softmax
 from dogbreeds.calibration_photos import Use, uses, write_uses
@@ -24,7 +25,7 @@ from dogbreeds.hub import HubId
 from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
 from dogbreeds.model_card import model_card
-from dogbreeds.photos import photo_files, read_digests, read_photos
+from dogbreeds.photos import photo_digest, photo_files, read_bytes, read_photos
 from dogbreeds.predictions import Predictions
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.record import ONNX, RunRecord
@@ -196,40 +197,39 @@ def _calibrate(run: Run, logits: Logits) -> tuple[Calibration, dict[str, Outputs
     folders = {"other_photos": data.other_photos, "other_dogs": data.other_dogs}
     files = {kind: photo_files(folder) for kind, folder in folders.items() if folder is not None}
     others: dict[str, Outputs] = {}
+    used: list[Use] = []
     with photo_errors_as_user_errors(), run.context.timed("calibration"):
         if files:
             outputs = {
-                split: replace(_outputs(run, splits[split].sources), logits=logits[split][0]) for split in logits
+                split: replace(_outputs(run, splits[split].sources)[0], logits=logits[split][0]) for split in logits
             }
-            others = {kind: _outputs(run, paths) for kind, paths in files.items()}
-            rows = [row for kind, paths in files.items() for row in _uses(kind, paths)]
-            write_uses(run.partial / run_folder.CALIBRATION_PHOTOS, rows)
+            for kind, paths in files.items():
+                others[kind], digests = _outputs(run, paths)
+                used += uses(kind.replace("_", " "), digests, [False] * len(digests))
+            write_uses(run.partial / run_folder.CALIBRATION_PHOTOS, used)
     counts = {kind: len(found) for kind, found in {"validation": outputs["validation"], **others}.items()}
     calibration = Calibration.fit(outputs["validation"], logits["validation"][1], **others, fitted_on=counts)
     return calibration, outputs
 
 
-def _uses(kind: str, paths: Sequence[Path]) -> list[Use]:
-    """Which photos of something else fit the calibration."""
-    digests = [digest for digest in read_digests(paths) if isinstance(digest, str)]
-    return uses(kind.replace("_", " "), digests, [False] * len(digests))
-
-
-def _outputs(run: Run, photos: Sequence[PhotoSource]) -> Outputs:
-    """What the exported model finds in photos; those that can't be read are reported and left out."""
+def _outputs(run: Run, photos: Sequence[Place | bytes]) -> tuple[Outputs, list[str]]:
+    """What the exported model finds in photos, and their digests; what can't be read is reported and left out."""
     session = onnxruntime.InferenceSession(run.partial / ONNX, providers=["CPUExecutionProvider"])
     preprocessing = run.inputs.preprocessing
 
-    def load(photo: PhotoSource) -> np.ndarray:
-        return preprocessing(open_image(photo, at_least=preprocessing.decoded_side))[None]
+    def load(photo: Place | bytes) -> tuple[str, np.ndarray]:
+        content = read_bytes(photo)
+        return photo_digest(content), preprocessing(open_image(content, at_least=preprocessing.decoded_side))[None]
 
-    found = []
-    for photo, pixels in zip(photos, read_photos(photos, load), strict=True):
-        if isinstance(pixels, BadImage):
-            run.context.say(f"left out {photo if isinstance(photo, Path) else 'a photo'}: {pixels}")
+    found, digests = [], []
+    for photo, loaded in zip(photos, read_photos(photos, load), strict=True):
+        if isinstance(loaded, BadImage):
+            run.context.say(f"left out {photo if isinstance(photo, Path) else 'a photo'}: {loaded}")
         else:
+            digest, pixels = loaded
             found.append(Outputs(*session.run(["logits", "features"], {"pixel_values": pixels})))
-    return Outputs.concatenate(found)
+            digests.append(digest)
+    return Outputs.concatenate(found), digests
 
 
 def _save_predictions(

@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from dogbreeds.calibration_photos import num_fitted_on
+from dogbreeds.calibration_photos import DIGEST_DIGITS, fitted_on
 from dogbreeds.errors import one_line_errors
 from dogbreeds.images import open_image
 from dogbreeds.metrics import share_with_interval
@@ -99,9 +99,10 @@ def main(runs: Positional[tuple[Path, ...]], dogs: Path, other_photos: Path, num
     rng = np.random.default_rng(seed)
     files, others = photo_files(dogs), photo_files(other_photos)
     chosen: list[Path] = []
+    known = set().union(*map(fitted_on, opened))
     for index in rng.permutation(len(files)):
         digest = photo_digest(read_bytes(files[index]))
-        if len(chosen) < num and not any(num_fitted_on(run, [digest]) for run in opened):
+        if len(chosen) < num and digest[:DIGEST_DIGITS] not in known:
             chosen.append(files[index])
     behind = [others[index] for index in rng.integers(0, len(others), num)]
     print("| run | order | deletion: lower is better | insertion: higher is better | insertion less deletion |")

@@ -78,7 +78,7 @@ def check_photos(
     splits: dict[str, Photos],
     config: TrainConfig,
     *,
-    same_photos: Iterable[Sequence[tuple[str, str]]] = (),
+    same_photos: Sequence[Sequence[tuple[str, str]]] = (),
     max_unreadable: float = MAX_UNREADABLE,
     progress: bool = True,
 ) -> CheckedData:
@@ -129,8 +129,8 @@ def check_photos(
     used_sizes = np.array([sizes[digest] for digest in used], dtype=np.int64).reshape(-1, 2)
     selected, kept_digests = photos.select(kept), list(used)
     groups = _look_alikes(selected.sources, kept_digests, cache, config.data, progress)
-    named = [(present[split_of[index]], photos.ids[index]) for index in kept]
-    groups = _joined(groups, named, same_photos)
+    if same_photos:
+        groups = _joined(groups, [(present[split_of[index]], photos.ids[index]) for index in kept], same_photos)
     checked = CheckedPhotos(**vars(selected), digests=np.array(kept_digests), sizes=used_sizes, groups=groups)
     parts = {split: checked.select(np.flatnonzero(split_of[kept] == index)) for index, split in enumerate(present)}
     return CheckedData(parts, (*unreadable, *copies), stored, cache)
@@ -155,7 +155,7 @@ def _joined(groups: np.ndarray, names: Sequence[Hashable], same: Iterable[Sequen
     index_of = {name: index for index, name in enumerate(names)}
     present = [[index_of[name] for name in group if name in index_of] for group in same]
     pairs = [(first, other) for first, *others in filter(None, present) for other in others]
-    return join_groups(groups, *np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
+    return join_groups(groups, pairs)
 
 
 def stored_preprocessing(preprocessing: Preprocessing, random_views: bool, longest_side: int) -> Preprocessing:

@@ -85,7 +85,8 @@ def near_duplicates(sketches: np.ndarray, *, mirrored: bool = False) -> list[np.
             is_new = group[first] != group[second]
             first, second = first[is_new], second[is_new]
             is_close = np.abs(levels[first] - other_levels[second]).mean(axis=(1, 2)) <= _MAX_LEVELS
-            group = join_groups(group, first[is_close], second[is_close]) if is_close.any() else group
+            if is_close.any():
+                group = join_groups(group, np.stack([first, second], axis=1)[is_close])
     order = np.argsort(group, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     return [members for members in groups if len(members) > 1]
@@ -101,18 +102,17 @@ def _signs(levels: np.ndarray) -> np.ndarray:
     return np.where(bits, np.float32(1), np.float32(-1))
 
 
-def join_groups(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def join_groups(group: np.ndarray, pairs: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
     """Join the groups of photos that belong together.
 
     Args:
         group: `(N,)`: for each photo, the first one of its group.
-        first: `(P,)` indices of photos.
-        second: `(P,)`: for each of these, another one that belongs to it.
+        pairs: `(P, 2)`, the indices of each two photos that belong together; there may be none.
 
     Returns:
         As `group`, after the groups of each pair are joined.
     """
-    size = len(group)
+    size, (first, second) = len(group), np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     ends = np.concatenate([np.arange(size), first]), np.concatenate([group, second])
     _, labels = connected_components(coo_array((np.ones(len(ends[0]), np.int8), ends), (size, size)), directed=False)
     _, first_of_label = np.unique(labels, return_index=True)

@@ -218,7 +218,7 @@ def _read_paths(data: str) -> dict[str, _Labelled]:
 
 def _read_listed_folders(photos: PhotoPaths, data: str) -> dict[str, _Labelled]:
     """As `_read_folders`, from the paths of the files."""
-    parts = [parts for path in photos if _holds_photos((parts := path.split("/"))[0])]
+    parts = [folders for folders in (path.split("/") for path in photos) if _holds_photos(folders[0])]
     has_splits = _are_splits({folders[0] for folders in parts if len(folders) > 1}, data)
     found: dict[str, list[tuple[str, str]]] = {}
     for split, *inside in parts if has_splits else (["train", *folders] for folders in parts):
