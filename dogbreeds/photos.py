@@ -125,6 +125,18 @@ def read_digests(sources: Iterable[Place | bytes]) -> Iterator[str | BadImage]:
     return read_photos(sources, lambda source: photo_digest(read_bytes(source)))
 
 
+def places_by_digest(sources: Iterable[Place | bytes]) -> tuple[dict[str, int], dict[int, BadImage]]:
+    """Where each photo is among these, by its digest, of copies the first; and where those that can't be read are."""
+    place_of: dict[str, int] = {}
+    unreadable: dict[int, BadImage] = {}
+    for place, digest in enumerate(read_digests(sources)):
+        if isinstance(digest, BadImage):
+            unreadable[place] = digest
+        else:
+            place_of.setdefault(digest, place)
+    return place_of, unreadable
+
+
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Lists of this many items; the last one may be shorter."""
     iterator = iter(items)

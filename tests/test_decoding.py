@@ -123,6 +123,28 @@ def test_large_photos_come_one_after_the_other_and_small_ones_beside_them(tmp_pa
     assert max(most) == 1 and sorted(ended, key=ended.get).index("small") <= 1
 
 
+def test_closing_waits_for_a_process_that_another_has_killed(tmp_path):
+    """Or its end would be told to a loop that is closed, with a traceback in the log."""
+    decoder = Decoder(JPEG_SIDE, num_processes=1)
+    source = tmp_path / "a.part"
+    source.write_bytes(coded(Image.new("RGB", (4000, 3000))))
+
+    async def task():
+        await decoder.start()
+        process = await decoder._processes[0].start()
+        copying = asyncio.create_task(decoder.copy(source, tmp_path, "a"))
+        await asyncio.sleep(0.05)
+        copying.cancel()
+        for _ in range(8):  # until it has killed the process, whose end takes longer
+            await asyncio.sleep(0)
+        was_ended = process.returncode
+        await decoder.close()
+        return was_ended, process.returncode
+
+    was_ended, ended = asyncio.run(task())
+    assert was_ended is None and ended == -9
+
+
 def clip(path: Path, num_pictures: int = 30) -> bytes:
     """A video of 15 pictures a second."""
     return encode(path, [numbered(i) for i in range(num_pictures)], [i / 15 for i in range(num_pictures)]).read_bytes()

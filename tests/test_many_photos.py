@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 import threading
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from httpx import ASGITransport, AsyncClient
 from dogbreeds.serving.clients import Proxies
 from dogbreeds.serving.gateway import Doors
 from dogbreeds.serving.model_set import ModelSet
-from dogbreeds.serving.page import many_photos
+from dogbreeds.serving.page import app, many_photos, programs
 from dogbreeds.serving.page.app import page_app
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.serving.uploads import private_upload_folder
@@ -26,8 +27,8 @@ def answering(monkeypatch):
 
     def answer_many(predictor, files):
         begun.append(files[0][0])
-        may_end.wait(30)
-        yield from ()
+        while not may_end.wait(0.01):
+            yield []
 
     monkeypatch.setattr(many_photos, "answer_many", answer_many)
     yield begun, may_end
@@ -102,3 +103,39 @@ def test_one_address_with_many_lists_keeps_nobody_else_waiting(answering, tiny_r
             assert begun.count("10.0.0.1") == many_photos.MAX_OF_ADDRESS
 
     asyncio.run(task())
+
+
+def test_no_batch_of_a_list_runs_beside_a_question(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(app, "num_cores", lambda: app.CORES_FOR_ANSWER)
+    folder = private_upload_folder()
+    seen, predicted = [], programs._predicted
+
+    def answer_many(predictor, files):
+        for _ in range(200):
+            seen.append("batch begins")
+            time.sleep(0.01)
+            seen.append("batch ends")
+            yield []
+
+    def noted(*arguments):
+        seen.append("question begins")
+        time.sleep(0.05)
+        seen.append("question ends")
+        return predicted(*arguments)
+
+    monkeypatch.setattr(many_photos, "answer_many", answer_many)
+    monkeypatch.setattr(programs, "_predicted", noted)
+    page = page_app(ModelSet([Predictor(tiny_run)]), folder, Doors(), Proxies())
+
+    async def task() -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(page._app.router.lifespan_context(page._app))
+            visitors = Visitors(page, folder, stack)
+            await visitors.send_many("10.0.0.1", "list")
+            await visitors.ask("10.0.0.2")
+            await visitors.ask("10.0.0.3")
+
+    asyncio.run(task())
+    assert seen.count("question begins") == 2 and seen.count("batch begins") > 0
+    assert all(second == first.replace("begins", "ends") for first, second in zip(seen[::2], seen[1::2], strict=False))

@@ -16,10 +16,9 @@ import numpy as np
 
 from dogbreeds.calibration_photos import DIGEST_DIGITS, fitted_on, num_fitted_on
 from dogbreeds.errors import UserError, first_line
-from dogbreeds.images import BadImage
 from dogbreeds.metrics import wilson_interval
 from dogbreeds.model_card import EVERYDAY, FITTED_ON
-from dogbreeds.photos import photo_files, read_digests
+from dogbreeds.photos import photo_files, places_by_digest
 from dogbreeds.research.evaluate import Evaluation, check_known, evaluate, latencies, photos_of
 from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import RunFolder, unique_names
@@ -237,25 +236,24 @@ def known_photos(run: RunFolder) -> set[str]:
 
 def _choose(kind: str, photos: Photos, used: set[str], wanted: dict[str, set[str]] | None) -> Photos:
     """Of these photos, each once, those that are wanted, or that no run knew before."""
-    index_of: dict[str, int] = {}
-    for index, digest in enumerate(read_digests(photos.sources)):
-        # A file that can't be read stays, to be named with those that can't be decoded.
-        index_of.setdefault(f"unreadable {index}" if isinstance(digest, BadImage) else digest, index)
+    place_of, unreadable = places_by_digest(photos.sources)
     if wanted is None:
-        chosen = [index for digest, index in index_of.items() if digest[:DIGEST_DIGITS] not in used]
+        unknown = [place for digest, place in place_of.items() if digest[:DIGEST_DIGITS] not in used]
+        # A file that can't be read stays, to be named with those that can't be decoded.
+        chosen = sorted([*unknown, *unreadable])
         if not chosen:
             raise UserError(
                 f"all {len(photos):,} {WORDS[kind]} were used to train or to calibrate one of the runs: give others"
             )
         return photos.select(chosen)
-    if missing := wanted.get(kind, set()) - index_of.keys():
+    if missing := wanted.get(kind, set()) - place_of.keys():
         raise UserError(
             f"{len(missing):,} of the {len(wanted[kind]):,} {WORDS[kind]} of the manifest are not in the folder, such "
             f"as {min(missing)[:DIGEST_DIGITS]}...: give the folder of the earlier benchmark"
         )
     if kind not in wanted:
         raise UserError(f"the manifest has no {WORDS[kind]}: leave their folder out, or the manifest")
-    return photos.select(sorted(index_of[digest] for digest in wanted[kind]))
+    return photos.select(sorted(place_of[digest] for digest in wanted[kind]))
 
 
 def _held_out(predictor: Predictor, data: str | None) -> tuple[Literal["validation", "test"], Photos]:

@@ -8,7 +8,7 @@ it does not grow with the size of a layer, and can be a little below 0.
 
 import numpy as np
 
-from dogbreeds.research.significance import CONFIDENCE, NUM_DRAWS
+from dogbreeds.research.significance import ENDS, NUM_DRAWS
 
 MIN_BATCH = 4
 """Photos; with fewer, the unbiased estimate is not defined."""
@@ -65,6 +65,5 @@ def drawn_again(dependences: np.ndarray) -> np.ndarray:
 
 def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ends of the 95 % interval over the first axis of draws."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(draws, ENDS, axis=0)
     return low, high

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.photos import batches, photo_files, read_digests, read_photo
+from dogbreeds.photos import batches, photo_files, places_by_digest, read_photo
 from dogbreeds.research import cka
 from dogbreeds.research.document import PICTURES, render
 from dogbreeds.research.plots import attention_distances, layer_alignments
@@ -207,18 +207,14 @@ def compare_layers(
 def _drawn(photos: Path, num: int) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
     """Photos that can be read, each once, as many as fill batches; and those that can't be."""
     files = photo_files(photos)
-    by_digest: dict[str, Path] = {}
-    unreadable: list[tuple[str, str]] = []
-    for file, digest in zip(files, read_digests(files), strict=True):
-        if isinstance(digest, BadImage):
-            unreadable.append((str(file), str(digest)))
-        else:
-            by_digest.setdefault(digest, file)
+    place_of, not_read = places_by_digest(files)
+    unreadable = [(str(files[place]), str(error)) for place, error in not_read.items()]
     drawn: list[Path] = []
     wanted = num // BATCH_SIZE * BATCH_SIZE
-    for _, file in sorted(by_digest.items()):
+    for digest in sorted(place_of):
         if len(drawn) == wanted:
             break
+        file = files[place_of[digest]]
         opened = read_photo(file, open_image)
         if isinstance(opened, BadImage):
             unreadable.append((str(file), str(opened)))
@@ -227,9 +223,7 @@ def _drawn(photos: Path, num: int) -> tuple[list[Path], tuple[tuple[str, str], .
     drawn = drawn[: len(drawn) // BATCH_SIZE * BATCH_SIZE]
     if len(drawn) < MIN_BATCHES * BATCH_SIZE:
         least = MIN_BATCHES * BATCH_SIZE
-        raise UserError(
-            f"{min(num, len(by_digest))} photos of {str(photos)!r} are too few: at least {least} are needed"
-        )
+        raise UserError(f"{min(num, len(place_of))} photos of {str(photos)!r} are too few: at least {least} are needed")
     return drawn, tuple(unreadable)
 
 

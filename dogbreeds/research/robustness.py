@@ -19,7 +19,7 @@ from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.photos import read_digests
+from dogbreeds.photos import places_by_digest
 from dogbreeds.research.benchmark import known_photos
 from dogbreeds.research.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupted, to_scale
 from dogbreeds.research.document import PICTURES, render
@@ -249,20 +249,15 @@ def _interval(right: np.ndarray) -> tuple[float, float]:
 
 def _drawn(photos: Photos, num: int, known: set[str]) -> tuple[list[tuple[str, str, Image.Image]], list[LeftOut], int]:
     """Photos with the smallest digests, each once: digest, breed and the photo to scale; and how many are known."""
-    by_digest: dict[str, int] = {}
-    unreadable = []
-    for index, digest in enumerate(read_digests(photos.sources)):
-        if isinstance(digest, BadImage):
-            unreadable.append(LeftOut(photos.ids[index], str(digest)))
-        else:
-            by_digest.setdefault(digest, index)
-    num_known = sum(digest[:DIGEST_DIGITS] in known for digest in by_digest)
+    place_of, not_read = places_by_digest(photos.sources)
+    unreadable = [LeftOut(photos.ids[place], str(error)) for place, error in not_read.items()]
+    is_known = {digest: digest[:DIGEST_DIGITS] in known for digest in place_of}
+    num_known = sum(is_known.values())
     chosen: list[tuple[str, str, Image.Image]] = []
-    for digest, index in sorted(by_digest.items()):
-        if digest[:DIGEST_DIGITS] in known:
-            continue
+    for digest in sorted(digest for digest in place_of if not is_known[digest]):
         if len(chosen) == num:
             break
+        index = place_of[digest]
         try:
             chosen.append((digest, photos.names[photos.labels[index]], to_scale(open_image(photos.sources[index]))))
         except BadImage as error:

@@ -13,6 +13,8 @@ BATCH = 500
 NUM_DRAWS = 1_000
 """Of figures that take longer to compute than a mean."""
 CONFIDENCE = 0.95
+ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+"""The quantiles between which an interval lies."""
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> float:
@@ -142,9 +144,14 @@ def _multiplicities(rng: np.random.Generator, num: int) -> np.ndarray:
     return found
 
 
-def percentile_interval(draws: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of a figure, from its values in draws."""
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+def percentile_interval(draws: np.ndarray, around: float | None = None) -> tuple[float, float]:
+    """The 95 % interval of a figure, from its values in draws.
+
+    Args:
+        draws: `(draws,)`.
+        around: The figure itself, where the draws lie higher or lower than it: their spread is laid around it.
+    """
+    low, high = np.quantile(draws, ENDS) + (0 if around is None else around - draws.mean())
     return float(low), float(high)
 
 
@@ -182,9 +189,9 @@ def figure_intervals(
     intervals = {}
     for name, value in photos.figures(np.arange(num)).items():
         drawn = np.array([figures[name] for figures in draws])
-        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) - drawn.mean() + value
+        low, high = percentile_interval(drawn, around=value)
         most = 1.0 if name.startswith(("macro", "ece")) else np.inf
-        intervals[name] = (float(max(0.0, low)), float(min(most, high)))
+        intervals[name] = (max(0.0, low), min(most, high))
     return intervals
 
 

@@ -239,7 +239,7 @@ def _figure(of_seeds: Iterable[float], draws: np.ndarray, *, is_biased: bool = F
     """A figure with its interval; that of one whose draws lie higher is laid around the figure itself."""
     values = tuple(map(float, of_seeds))
     mean = float(np.mean(values))
-    low, high = percentile_interval(draws - draws.mean() + mean if is_biased else draws)
+    low, high = percentile_interval(draws, around=mean if is_biased else None)
     return Figure(values, mean, max(0.0, low), high)
 
 

@@ -151,12 +151,11 @@ class _DecodingProcess:
         return None
 
     async def stop(self) -> None:
-        """Kill it; the next job starts another."""
-        process, self._process = self._process, None
-        if process is not None:
+        """Kill it, and wait until it has ended, whoever killed it; the next job starts another."""
+        if self._process is not None:
             with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+                self._process.kill()
+            await self._process.wait()
 
 
 def serve_jobs(max_memory: int = MAX_MEMORY) -> None:

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from urllib.request import urlopen
 
 from PIL import Image
 
 UPLOAD_HEAD = (
-    b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+    b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    b"Content-Type: multipart/form-data; boundary=B\r\n"
 )
 FILE_HEAD = b'--B\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
 Attack = Callable[["Attacker"], None]
@@ -34,21 +36,46 @@ class Attacker:
 
     def send(self, *parts: bytes) -> bytes:
         """Send bytes and read the reply, as far as it comes."""
+        reply = b""
         with self.connect() as connection, suppress(OSError):
             for part in parts:
                 connection.sendall(part)
-            return connection.recv(4000)
-        return b""
+            while received := connection.recv(4000):
+                reply += received
+        return reply
 
     def upload(self, *parts: bytes) -> bytes:
         """Send the body of an upload."""
         length = b"Content-Length: %d\r\n\r\n" % sum(map(len, parts))
         return self.send(UPLOAD_HEAD, length, *parts)
 
+    def uploaded(self, photos: list[bytes]) -> list[str]:
+        """The paths of photos that the page took; none if it refused."""
+        reply = self.upload(*(FILE_HEAD + photo + b"\r\n" for photo in photos), b"--B--\r\n")
+        with suppress(ValueError, IndexError):
+            if isinstance(paths := json.loads(reply.split(b"\r\n\r\n", 1)[1]), list):
+                return paths
+        return []
+
     def question(self, path: str, body: bytes) -> bytes:
         """Post a question."""
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
         return self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
+@cache
+def function_of_lists(host: str) -> int:
+    """The number of the page's function that takes a list of photos."""
+    with urlopen(f"http://{host}/config") as reply:
+        return next(each["id"] for each in json.load(reply)["dependencies"] if each["api_name"] == "show_many")
+
+
+@cache
+def small_photo() -> bytes:
+    """A photo of noise."""
+    buffer = io.BytesIO()
+    Image.effect_noise((300, 200), 60).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @cache
@@ -118,14 +145,19 @@ def post_junk(attacker: Attacker) -> None:
 
 def ask_and_never_listen(attacker: Attacker) -> None:
     """Questions about one photo, as many as may be asked, whose answers nobody takes."""
-    small = io.BytesIO()
-    Image.effect_noise((300, 200), 60).save(small, "PNG")
-    reply = attacker.upload(FILE_HEAD + small.getvalue() + b"\r\n--B--\r\n")
-    with suppress(ValueError, IndexError):
-        (path,) = json.loads(reply.split(b"\r\n\r\n", 1)[1])
+    for path in attacker.uploaded([small_photo()]):
         body = json.dumps({"data": [{"path": path}]}).encode()
         for _ in range(50):
             attacker.question("/gradio_api/call/compare", body)
+
+
+def send_many_lists(attacker: Attacker) -> None:
+    """Lists of twenty photos, each of another visit, as many as are taken and more than are answered."""
+    number = function_of_lists(f"{attacker.host}:{attacker.port}")
+    for _ in range(20):
+        files = [{"path": path, "orig_name": "a.png"} for path in attacker.uploaded([small_photo()] * 20)]
+        question = {"fn_index": number, "session_hash": f"visit{attacker.rng.randrange(10**9)}", "data": [files]}
+        attacker.question("/gradio_api/queue/join", json.dumps(question).encode())
 
 
 ATTACKS: list[Attack] = [
@@ -136,6 +168,7 @@ ATTACKS: list[Attack] = [
     hold_slow_connections,
     post_junk,
     ask_and_never_listen,
+    send_many_lists,
 ]
 
 

@@ -37,7 +37,7 @@ def many_photos_tab(
 
     Args:
         models: What can answer.
-        answers: In which questions about one photo wait; those about many have a queue of their own beside it.
+        answers: In which questions about one photo and batches of many wait; whole lists have a queue beside it.
         model: Which of them does; the first where all shall.
         only_breeds: The breeds that come into question.
         text: The page's texts.
@@ -70,7 +70,7 @@ def many_photos_tab(
             stopped[visit] = False
             updates = _updates(files, model, only_breeds, models, texts, lambda: stopped.get(visit, False))
             async with turn(lists, request):
-                async for update in iterate_in_threadpool(updates):
+                async for update in _in_turns(updates, answers, request):
                     yield update
         finally:
             stopped.pop(visit, None)
@@ -90,6 +90,19 @@ def many_photos_tab(
             show_progress="hidden",
         )
     stop.click(stop_many, api_visibility="private", queue=False, show_progress="hidden")
+
+
+async def _in_turns(
+    updates: Iterator[tuple[Any, ...]], answers: AnswerQueue, request: gr.Request
+) -> AsyncIterator[tuple[Any, ...]]:
+    """Each update in a turn of its own, so that a question about one photo waits for a batch, not for the list."""
+    computed = iterate_in_threadpool(updates)
+    while True:
+        async with turn(answers, request):
+            update = await anext(computed, None)
+        if update is None:
+            return
+        yield update
 
 
 def _updates(
