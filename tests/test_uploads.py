@@ -305,7 +305,7 @@ def test_the_page_gets_each_picture_once_and_the_lines_from_the_first_on(tiny_ru
     files = sent(tmp_path, [(f"{number}.png", png(number % 4)) for number in range(20)])
     models = ModelSet([Predictor(tiny_run)])
     values = [update[-1] for update in _updates(files, models.names[0], [], models, ENGLISH, lambda: False)]
-    assert [len(value["pictures"]) for value in values] == [0, 8, 8, 4, 4]
+    assert [len(value["pictures"]) for value in values] == [0, 4, 4, 4, 4, 4, 4]
     assert values[-1]["pictures"] == values[-2]["pictures"], "nothing new, so that gradio sends nothing"
     assert all(later["lines"].startswith(value["lines"]) for value, later in pairwise(values))
     assert "data:image" not in values[-1]["lines"] and len(values[-1]["lines"].splitlines()) == 1 + 20 + 1
