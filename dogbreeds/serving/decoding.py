@@ -119,6 +119,7 @@ class _DecodingProcess:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._killed: asyncio.subprocess.Process | None = None
 
     async def start(self) -> asyncio.subprocess.Process:
         """The running process."""
@@ -155,7 +156,9 @@ class _DecodingProcess:
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
-            await self._process.wait()
+            self._killed, self._process = self._process, None
+        if self._killed is not None:
+            await self._killed.wait()
 
 
 def serve_jobs(max_memory: int = MAX_MEMORY) -> None:
