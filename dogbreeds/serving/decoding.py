@@ -120,6 +120,7 @@ class _DecodingProcess:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._killed: asyncio.subprocess.Process | None = None
+        """The one before: its end must be waited for, or the event loop is told of it after its own."""
 
     async def start(self) -> asyncio.subprocess.Process:
         """The running process."""

@@ -63,11 +63,10 @@ class Attacker:
         return self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
-@cache
-def function_of_lists(host: str) -> int:
-    """The number of the page's function that takes a list of photos."""
+def page_functions(host: str) -> dict[str, int]:
+    """The numbers of the page's functions, by name."""
     with urlopen(f"http://{host}/config") as reply:
-        return next(each["id"] for each in json.load(reply)["dependencies"] if each["api_name"] == "show_many")
+        return {each["api_name"]: each["id"] for each in json.load(reply)["dependencies"]}
 
 
 @cache
@@ -153,7 +152,7 @@ def ask_and_never_listen(attacker: Attacker) -> None:
 
 def send_many_lists(attacker: Attacker) -> None:
     """Lists of twenty photos, each of another visit, as many as are taken and more than are answered."""
-    number = function_of_lists(f"{attacker.host}:{attacker.port}")
+    number = page_functions(f"{attacker.host}:{attacker.port}")["show_many"]
     for _ in range(20):
         files = [{"path": path, "orig_name": "a.png"} for path in attacker.uploaded([small_photo()] * 20)]
         question = {"fn_index": number, "session_hash": f"visit{attacker.rng.randrange(10**9)}", "data": [files]}

@@ -38,7 +38,7 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.run_folder import SHIPPED_RUNS
 from dogbreeds.serving.model_set import TOP_K
 from dogbreeds.serving.predictor import Predictor
-from tests.benchmarks.attacks import attacked
+from tests.benchmarks.attacks import attacked, page_functions
 from tests.served_page import served_page
 
 ROOT = Path(__file__).parent.parent.parent
@@ -254,11 +254,6 @@ class Person:
             headers = {"Content-Type": "application/json"}
             return json.load(self._reply(connection, "POST", path, json.dumps(body).encode(), headers))
 
-    def get(self, path: str) -> dict:
-        """Get JSON."""
-        with self._connection() as connection:
-            return json.load(self._reply(connection, "GET", path))
-
     def upload(self, sample: Sample) -> str:
         """Send a file; where it lies on the server."""
         with self._connection() as connection:
@@ -343,10 +338,7 @@ def load(
         pid: The server's process.
         every: After how many answers the memory is read.
     """
-    functions = {
-        dependency["api_name"]: dependency["id"]
-        for dependency in Person(host, random.Random(0)).get("/config")["dependencies"]
-    }
+    functions = page_functions(host)
     report, changing, ended = Report(memory=[(0, resident(pid))]), threading.Lock(), threading.Event()
     photos, bad = [each for each in samples if not each.error], [each for each in samples if each.error]
     until = time.monotonic() + seconds

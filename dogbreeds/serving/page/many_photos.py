@@ -23,7 +23,7 @@ from dogbreeds.serving.uploads import delete_copy, open_copy
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
 BATCH_SIZE = 4
-"""Photos that are answered between two updates of the page."""
+"""Photos that are answered between two updates of the page; with more, questions about one photo wait longer."""
 MAX_CONCURRENT = 2
 """Addresses whose many photos are answered at the same time; the others wait."""
 MAX_OF_ADDRESS = 8
