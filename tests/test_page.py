@@ -860,6 +860,26 @@ def test_every_photo_has_a_picture_whatever_its_format_and_name(page, tmp_path):
             dialog.get_by_role("button", name="Next").click()
 
 
+@pytest.mark.slow
+def test_every_photo_has_a_picture_when_all_answers_arrive_at_once(page, tmp_path):
+    from pillow_heif import from_pillow
+
+    for number in range(10):
+        from_pillow(make_photo(number, 1, (400, 300))).save(tmp_path / f"{number}.heic")
+    streams = []
+
+    def at_once(route) -> None:  # as through a proxy that keeps the answers back
+        streams.append(route.fetch())
+        route.fulfill(response=streams[-1])
+
+    page.route("**/queue/data*", at_once)
+    review_many(page, False, sorted(tmp_path.iterdir()))
+    assert streams
+    page.wait_for_function(
+        "[...document.querySelectorAll('#review li img')].filter(picture => picture.naturalWidth === 320).length === 10"
+    )
+
+
 @pytest.mark.parametrize("language", ["en", "fr"])
 @pytest.mark.slow
 def test_the_review_and_its_dialog_can_be_used_by_everyone_and_by_finger(either_page, language, tmp_path):

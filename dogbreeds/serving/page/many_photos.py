@@ -126,7 +126,6 @@ def _updates(
     predictor = models.predictors[name].only(only_breeds)
     rows: list[Row] = []
     lines = review.begin(name)
-    batch: list[Row] = []
     running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
     yield *running, cards.progress(0, len(files), texts), review.shown(lines, [])
     for batch in answer_many(predictor, files):
@@ -137,7 +136,7 @@ def _updates(
         yield *running, cards.progress(len(rows), len(files), texts), review.shown(lines, batch)
     sentence = texts.done if len(rows) == len(files) else texts.stopped
     num_unreadable = sum(isinstance(row.result, BadImage) for row in rows)
-    end = review.shown(lines + review.END, batch)
+    end = review.shown(lines + review.END, rows)
     yield *_ready(), cards.waiting(sentence.format(len(rows), num_unreadable)), end
 
 

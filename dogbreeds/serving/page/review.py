@@ -73,12 +73,13 @@ def begin(model: str) -> str:
 def shown(lines: str, last: Sequence[Row]) -> dict[str, Any]:
     """What the browser gets.
 
-    gradio's page (6.31.0) goes through the whole of a value several times when a part of it changes. So each picture is
-    in one value alone; of a photo whose picture it should miss, the browser shows the file.
+    gradio's page (6.31.0) goes through the whole of a value several times when a part of it changes, and shows only the
+    last of values that follow each other closely. So each picture is sent with its line, and once more at the end. Up
+    to then the browser shows the file of a photo whose picture it missed, if it can.
 
     Args:
         lines: What `begin` and `lines` made up to now, and perhaps `END`.
-        last: The rows of the last of these lines, whose pictures are sent with them.
+        last: The rows of the last of these lines, whose pictures are sent with them; of all at the end.
     """
     return {"lines": lines, "pictures": [row.thumbnail for row in last]}
 

@@ -10,7 +10,8 @@ let numRead = 0; // characters
 let header = "";
 let cards = [];
 
-// The answers arrive as lines of JSON, of which the last ones are new, with the pictures of the last ones.
+// The answers arrive as lines of JSON, of which the last ones are new, with the pictures of the last ones. Of values that
+// follow each other closely only the last is read here: pictures that were missed come at the end, with all others.
 const read = () => {
   const { lines, pictures } = props.value || { lines: "", pictures: [] };
   if (!first || !lines.startsWith(first)) begin(lines.slice(0, lines.indexOf("\n") + 1));
@@ -18,8 +19,11 @@ const read = () => {
   const added = lines.slice(numRead).split("\n").slice(0, -1).map((line) => JSON.parse(line));
   numRead = lines.length;
   const newCards = added.filter((line) => line.file !== undefined).map(add);
+  const missed = cards.filter((card) => !card.picture);
   cards.slice(cards.length - pictures.length).forEach((card, place) => { card.picture = pictures[place]; });
-  for (const card of newCards) showFirst(card.element.querySelector("img"), card.picture, card.file);
+  for (const card of missed.filter((each) => each.picture || newCards.includes(each))) {
+    showFirst(card.element.querySelector("img"), card.picture, card.file);
+  }
   show();
   if (added.some((line) => line.ended)) find("a.download").hidden = !cards.length;
 };
