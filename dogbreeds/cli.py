@@ -502,8 +502,9 @@ def robustness(
 ) -> int:
     """Say how runs answer photos that are made worse: noise, blur, light, JPEG, small dogs, covered ones and others.
 
-    All runs get the same photos, each as it is and with every kind of damage in several strengths. The exit status is 1
-    if a photo could not be read; it is named and not in the figures.
+    All runs get the same photos, each as it is and with every kind of damage in several strengths. With --output, the
+    same command continues one that was stopped. The exit status is 1 if a photo could not be read; it is named and not
+    in the figures.
 
     Args:
         runs: Run folders of the same breeds, or USER/NAME[@REVISION] of some on the Hugging Face Hub.
@@ -518,11 +519,16 @@ def robustness(
 
     check_absent(output)
     check_parent(output)
-    found = answer_worse_photos(runs, data, num_photos=num_photos, severities=severities, progress=sys.stderr.isatty())
+    unfinished = output and output.with_name(output.name + ".answers")
+    progress = sys.stderr.isatty()
+    found = answer_worse_photos(
+        runs, data, num_photos=num_photos, severities=severities, unfinished=unfinished, progress=progress
+    )
     for photo in found.unreadable:
         print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
-    if output:
+    if output and unfinished:
         found.save(output)
+        unfinished.unlink()
     print(found, end="")
     return int(bool(found.unreadable))
 

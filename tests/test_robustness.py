@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import BREED_FOLDERS, make_photo, run_cli, scene
+from filelock import FileLock
 
 from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.errors import UserError
@@ -144,3 +145,54 @@ def test_signs_that_are_flipped():
     assert sign_flip(rng.normal(0.5, 1, 200)) < 0.001
     few = np.array([1.0, 1.0, 1.0])
     assert sign_flip(few) == pytest.approx(0.25)  # two of eight
+
+
+def test_an_ended_command_continues(tiny_run, new_photos, tmp_path, monkeypatch, capsys):
+    whole = robustness([tiny_run], str(new_photos), severities=[1], progress=False)
+    command = ["robustness", tiny_run, "--data", new_photos, "--output", tmp_path / "report", "--severities", 1]
+    unfinished = tmp_path / "report.answers"
+    answered = robustness_module._answered
+    num_answered = 0
+
+    def killed_at_the_third(*photo):
+        nonlocal num_answered
+        num_answered += 1
+        if num_answered == 3:
+            raise KeyboardInterrupt
+        return answered(*photo)
+
+    monkeypatch.setattr(robustness_module, "_answered", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        robustness([tiny_run], str(new_photos), severities=[1], unfinished=unfinished, progress=False)
+    with unfinished.open("ab") as file:
+        file.write(b'["cut sho')  # as by a kill
+    status, _, err = run_cli(monkeypatch, capsys, *command[:-1], 2)
+    assert status == 2 and "was begun with other runs or options: delete it" in err and err.count("\n") == 1
+    with FileLock(f"{unfinished}.lock"):
+        status, _, err = run_cli(monkeypatch, capsys, *command)
+    assert status == 2 and "another process is writing" in err and err.count("\n") == 1
+    num_answered = 10
+    status, printed, err = run_cli(monkeypatch, capsys, *command)
+    assert status == 0 and "continuing: 2 photos are answered" in err and num_answered == 10 + 4
+    assert not unfinished.exists()
+    text = str(whole)
+    assert text in printed
+    # Answers of what no file of answers is.
+    unfinished.write_text('{"a": 1}\n5\n')
+    shutil.rmtree(tmp_path / "report")
+    status, _, err = run_cli(monkeypatch, capsys, *command)
+    assert status == 2 and "holds no answers: move it away" in err and err.count("\n") == 1
+    assert unfinished.read_text() == '{"a": 1}\n5\n'
+
+
+def test_photos_that_are_drawn_and_cannot_be_read_make_room_for_others(tiny_run, new_photos, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(new_photos, mixed)
+    files = sorted(mixed.rglob("*.png"), key=lambda path: photo_digest(path.read_bytes()))
+    content = files[0].read_bytes()
+    # One that is cut short, with the smallest digest of all.
+    files[0].write_bytes(min((content[:-number] for number in range(20, 200)), key=photo_digest))
+    assert photo_digest(files[0].read_bytes()) < photo_digest(files[1].read_bytes())
+    found = robustness([tiny_run], str(mixed), severities=[1], num_photos=3, progress=False)
+    assert found.digests == tuple(photo_digest(path.read_bytes()) for path in files[1:4])
+    assert [photo.id.rpartition("/")[2] for photo in found.unreadable] == [files[0].name]

@@ -8,31 +8,35 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from dogbreeds import metrics
-from dogbreeds.calibration import Verdict
 from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.errors import UserError
 from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.photos import places_by_digest
+from dogbreeds.photos import places_by_digest, read_photos
 from dogbreeds.research.benchmark import known_photos
 from dogbreeds.research.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupted, to_scale
 from dogbreeds.research.document import PICTURES, render
 from dogbreeds.research.evaluate import check_known, missing_answers, training_remarks
+from dogbreeds.research.kept_answers import KeptAnswers, keep_answers
 from dogbreeds.research.plots import top1_by_severity
 from dogbreeds.research.significance import bootstrap_interval, calibration_error, holm, sign_flip
-from dogbreeds.run_folder import RunFolder, unique_names
+from dogbreeds.run_folder import RunFolder, serving_files, unique_names
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.datasets.checks import LeftOut, concatenated
 from dogbreeds.training.datasets.sources import Photos, read_dataset
 
 PLAIN = ("as it is", 0)
 """The photo itself, as corruption and severity."""
+
+NUM_AHEAD = 2
+"""Photos that are made worse while others are answered: each is about 8 MB."""
 
 _HEADER = ["run", "corruption", "severity", "sha256", "label", "breed", "probability", "verdict"]
 
@@ -185,6 +189,7 @@ def robustness(
     *,
     num_photos: int = 200,
     severities: Sequence[int] = (1, 3, 5),
+    unfinished: Path | None = None,
     progress: bool = True,
 ) -> Robustness:
     """Let runs answer photos as they are, and made worse, which none of them was trained or calibrated on.
@@ -194,11 +199,12 @@ def robustness(
         data: As for `dogbreeds.training.datasets.sources.read_dataset`.
         num_photos: How many are drawn, by a hash of their content.
         severities: Of each corruption, 1 to `NUM_SEVERITIES`.
+        unfinished: Where answers are kept (`keep_answers`), also for more photos; nowhere if None.
         progress: Show a progress bar.
 
     Raises:
         UserError: A run is missing or damaged, knows other breeds than the first or lacks one of the data; a severity
-            does not exist; no photo is left.
+            does not exist; no photo is left; answers can't be kept.
     """
     if wrong := [each for each in severities if not 1 <= each <= NUM_SEVERITIES]:
         raise UserError(f"--severities {wrong[0]}: must be from 1 to {NUM_SEVERITIES}")
@@ -207,31 +213,25 @@ def robustness(
         raise UserError(f"{other.name} knows other breeds than {runs[0].name}: compare runs of the same breeds")
     photos = concatenated(list(read_dataset(data).values()))
     check_known(runs[0], photos)
-    chosen, unreadable, num_known = _drawn(photos, num_photos, set().union(*map(known_photos, runs)))
     conditions = (PLAIN, *((name, severity) for name in CORRUPTIONS for severity in severities))
-    predictors = [Predictor(run) for run in runs]
-    answers: list[list[tuple[np.ndarray, list[Verdict]]]] = [[] for _ in runs]
-    bar = tqdm(chosen, "answering", unit="photo", disable=not progress)
-    for digest, _, photo in bar:
-        seed = int(digest[:8], 16)
-        worse = [photo, *(corrupted(photo, name, severity, seed) for name, severity in conditions[1:])]
-        for predictor, found in zip(predictors, answers, strict=True):
-            found.append(predictor.run.calibration.apply(predictor.outputs(worse)))
+    drawn = _Drawn(photos, set().union(*map(known_photos, runs)))
+    with keep_answers(unfinished, _made_from(runs, conditions)) as kept:
+        digests = drawn.answer([Predictor(run) for run in runs], conditions, num_photos, kept, progress)
+        answers = [kept[digest] for digest in digests]
     names = runs[0].labels
-    labels = np.array([names.index(breed) for _, breed, _ in chosen])
-    digests = tuple(digest for digest, _, _ in chosen)
+    labels = np.array([names.index(drawn.breed(digest)) for digest in digests])
     return Robustness(
         runs=tuple(
-            _answers_of(name, run, found, labels, digests)
-            for name, run, found in zip(unique_names(runs), runs, answers, strict=True)
+            _answers_of(name, run, [of_photo[index] for of_photo in answers], labels, digests)
+            for index, (name, run) in enumerate(zip(unique_names(runs), runs, strict=True))
         ),
         conditions=conditions,
         labels=labels,
         names=names,
         digests=digests,
         data=data,
-        unreadable=tuple(unreadable),
-        num_known=num_known,
+        unreadable=tuple(drawn.unreadable),
+        num_known=drawn.num_known,
     )
 
 
@@ -247,43 +247,84 @@ def _interval(right: np.ndarray) -> tuple[float, float]:
     return bootstrap_interval(of_photos)
 
 
-def _drawn(photos: Photos, num: int, known: set[str]) -> tuple[list[tuple[str, str, Image.Image]], list[LeftOut], int]:
-    """Photos with the smallest digests, each once: digest, breed and the photo to scale; and how many are known."""
-    place_of, not_read = places_by_digest(photos.sources)
-    unreadable = [LeftOut(photos.ids[place], str(error)) for place, error in not_read.items()]
-    is_known = {digest: digest[:DIGEST_DIGITS] in known for digest in place_of}
-    num_known = sum(is_known.values())
-    chosen: list[tuple[str, str, Image.Image]] = []
-    for digest in sorted(digest for digest in place_of if not is_known[digest]):
-        if len(chosen) == num:
-            break
-        index = place_of[digest]
-        try:
-            chosen.append((digest, photos.names[photos.labels[index]], to_scale(open_image(photos.sources[index]))))
-        except BadImage as error:
-            unreadable.append(LeftOut(photos.ids[index], str(error)))
-    if not chosen:
-        raise UserError(
-            f"none of the {len(photos):,} photos is left: {num_known:,} were used to train or to calibrate one of the "
-            f"runs, and {len(unreadable):,} can't be read"
-        )
-    return chosen, unreadable, num_known
+def _made_from(runs: Sequence[RunFolder], conditions: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """What determines the answers to a photo."""
+    files = [{name: run.record.sha256[name] for name in serving_files(run.record)} for run in runs]
+    worse = [[name, CORRUPTIONS[name][1][severity - 1]] for name, severity in conditions[1:]]
+    return {"runs": files, "calibrations": [vars(run.calibration) for run in runs], "made worse": worse}
+
+
+class _Drawn:
+    """Photos that no run knows, each once, those with the smallest digests first."""
+
+    def __init__(self, photos: Photos, known: set[str]) -> None:
+        self._photos = photos
+        self._place_of, not_read = places_by_digest(photos.sources)
+        self._digests = sorted(digest for digest in self._place_of if digest[:DIGEST_DIGITS] not in known)
+        self.num_known = len(self._place_of) - len(self._digests)
+        self.unreadable = [LeftOut(photos.ids[place], str(error)) for place, error in not_read.items()]
+
+    def breed(self, digest: str) -> str:
+        """The breed of a photo."""
+        return self._photos.names[self._photos.labels[self._place_of[digest]]]
+
+    def answer(
+        self,
+        predictors: Sequence[Predictor],
+        conditions: Sequence[tuple[str, int]],
+        num_photos: int,
+        kept: KeptAnswers,
+        progress: bool,
+    ) -> tuple[str, ...]:
+        """Complete the answers to this many photos that can be read: their digests."""
+
+        def make_worse(digest: str) -> list[Image.Image]:
+            if digest in kept:
+                return []
+            photo, seed = to_scale(open_image(self._photos.sources[self._place_of[digest]])), int(digest[:8], 16)
+            return [photo, *(corrupted(photo, name, severity, seed) for name, severity in conditions[1:])]
+
+        digests: list[str] = []
+        opened = zip(self._digests, read_photos(self._digests, make_worse, num_ahead=NUM_AHEAD), strict=True)
+        with tqdm(
+            total=min(num_photos, len(self._digests)), desc="answering", unit="photo", disable=not progress
+        ) as bar:
+            for digest, worse in opened:
+                if isinstance(worse, BadImage):
+                    self.unreadable.append(LeftOut(self._photos.ids[self._place_of[digest]], str(worse)))
+                    continue
+                if worse:
+                    kept[digest] = [_answered(predictor, worse) for predictor in predictors]
+                digests.append(digest)
+                bar.update()
+                if len(digests) == num_photos:
+                    break
+        if not digests:
+            raise UserError(
+                f"none of the {len(self._photos):,} photos is left: {self.num_known:,} were used to train or to "
+                f"calibrate one of the runs, and {len(self.unreadable):,} can't be read"
+            )
+        return tuple(digests)
+
+
+def _answered(predictor: Predictor, images: list[Image.Image]) -> dict[str, list[Any]]:
+    """What a run says of a photo under each condition, as values for JSON."""
+    probabilities, verdicts = predictor.run.calibration.apply(predictor.outputs(images))
+    best = {"predicted": probabilities.argmax(axis=1).tolist(), "confidence": probabilities.max(axis=1).tolist()}
+    return {**best, "verdicts": verdicts}
 
 
 def _answers_of(
-    name: str,
-    run: RunFolder,
-    found: list[tuple[np.ndarray, list[Verdict]]],
-    labels: np.ndarray,
-    digests: tuple[str, ...],
+    name: str, run: RunFolder, answers: list[dict[str, list[Any]]], labels: np.ndarray, digests: tuple[str, ...]
 ) -> Answers:
-    probabilities = np.stack([photo for photo, _ in found], axis=1)  # (conditions, photos, C)
-    predicted = probabilities.argmax(axis=2)
+    predicted, confidence, verdicts = (
+        np.array([photo[key] for photo in answers]).T for key in ("predicted", "confidence", "verdicts")
+    )
     return Answers(
         name=name,
         right=predicted == labels,
         predicted=predicted,
-        confidence=probabilities.max(axis=2),
-        verdicts=np.array([verdicts for _, verdicts in found]).T,
+        confidence=confidence,
+        verdicts=verdicts,
         remarks=(*training_remarks(run, digests), *missing_answers(run)),
     )
