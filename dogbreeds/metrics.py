@@ -154,7 +154,8 @@ def wilson_interval(num_right: int, num: int) -> tuple[float, float]:
     share = num_right / num
     centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
     half = z / (1 + z**2 / num) * np.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    # The share is always within the ends, though their rounding may put it beyond one by 1e-16.
+    return float(max(0.0, min(share, centre - half))), float(min(1.0, max(share, centre + half)))
 
 
 def share_with_interval(share: float, num: int) -> str:

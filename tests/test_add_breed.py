@@ -1,6 +1,7 @@
 """`dogbreeds add-breed`: one more class of a run from a few photos."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dogbreeds.serving.add_breed import add_breed, add_class
 from dogbreeds.serving.new_breed import NewLogit, left_out_margins, smaller_group
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_trained_on
+from tests.benchmarks.new_breed import over_breeds
 
 NUM_BREEDS = 30
 
@@ -60,6 +62,15 @@ def test_photos_of_one_breed_fit_each_other(others):
 def test_photos_of_two_new_breeds_are_told_apart(others):
     photos = np.concatenate([logits_of((3, 8), 7, 100), logits_of((20, 25), 3, 101)])
     assert smaller_group(photos, others).tolist() == [False] * 7 + [True] * 3
+
+
+def test_the_share_of_added_breeds_has_the_interval_of_breeds_not_of_photos():
+    shares = {str(breed): share for breed, share in enumerate([0.5] * 10 + [1.0] * 10)}
+    mean, low, high = map(float, re.fullmatch(r"([\d.]+)% \(([\d.]+)-([\d.]+)\)", over_breeds(shares)).groups())
+    # Breeds have a standard deviation of 25 points, their mean of 20 one of 5.6, however many photos a breed has.
+    assert mean == 75 and (low, high) == pytest.approx((75 - 1.96 * 5.6, 75 + 1.96 * 5.6), abs=1)
+    few = {"Havanese": 0.5, "Shiba Inu": 0.75}
+    assert over_breeds(few) == "62.5% (Havanese 50.0%, Shiba Inu 75.0%)"
 
 
 def mixture(seed: int) -> Image.Image:

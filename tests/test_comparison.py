@@ -24,6 +24,7 @@ from statsmodels.stats.proportion import proportion_confint
 from dogbreeds import cli, latency
 from dogbreeds.errors import UserError
 from dogbreeds.files import write_json
+from dogbreeds.metrics import wilson_interval
 from dogbreeds.predictions import Predictions
 from dogbreeds.research import compare as compare_module
 from dogbreeds.research import plots
@@ -274,6 +275,12 @@ def test_seeds_on_the_same_photos_are_paired_seed_by_seed(tiny_run, names, tmp_p
     assert [[entry.name for entry in group.entries] for group in groups] == [["vit0", "cnn0"], ["vit1", "cnn1"]]
     with pytest.raises(UserError, match="different numbers of seeds"):
         compare(runs[:3], show_photos=False)
+    runs.append(run_like(tiny_run, tmp_path / "cnn2", invented(names, 2, 2), seed=2, model="cnn"))
+    alone = r"'vit0' \(--split-seed 0 --seed 0\), 'cnn2' \(--split-seed 0 --seed 2\) .*name runs of the same seeds"
+    with pytest.raises(UserError, match=alone):
+        compare([*runs[:3], runs[4]], show_photos=False)
+    (group,) = compare([runs[0], runs[4]], show_photos=False, progress=False).groups
+    assert [entry.name for entry in group.entries] == ["vit1", "cnn2"]  # one of each may be of any seed
 
 
 def test_other_photos_are_refused_unless_the_common_ones_will_do(tiny_run, names, tmp_path):
@@ -287,7 +294,9 @@ def test_other_photos_are_refused_unless_the_common_ones_will_do(tiny_run, names
     assert len(comparison.main.predictions) == 100
     assert {int(id_.split("/")[1]) for id_ in comparison.main.predictions.ids} == set(range(100, 200))
     pair = comparison.main.pairs[0]
-    assert pair.same_answer == 1 and pair.p_value == 1 and pair.top1_interval == (0, 0)
+    assert pair.same_answer == 1 and pair.p_value == 1
+    most = wilson_interval(0, 100)[1]  # runs that agree on 100 photos need not on all
+    assert pair.top1_interval == (-most, most) and pair.log_loss_interval == (0, 0)
     stranger = run_like(tiny_run, tmp_path / "three", invented(names, 2, photos=9), model="c")
     with pytest.raises(UserError, match="no photo in common"):
         compare([one, stranger], show_photos=False, common=True)

@@ -63,6 +63,14 @@ def test_few_photos_of_a_class_are_enough_and_one_of_each_says_nothing():
     assert cross_validated(features, labels, np.arange(6))[np.arange(6), labels].min() > 0.5
 
 
+def test_many_photos_of_few_groups_can_be_learned_from():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 0, 1, 1], 5)
+    groups = np.repeat([0, 1, 2, 3], 5)
+    features = (rng.normal(0, 0.1, (20, 4)) + 5 * np.eye(4)[labels]).astype(np.float32)
+    assert cross_validated(features, labels, groups)[np.arange(20), labels].min() > 0.5
+
+
 @pytest.mark.parametrize(
     ("labels", "groups"),
     [

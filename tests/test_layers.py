@@ -98,6 +98,15 @@ def test_the_figures_can_be_computed_again_from_the_activations(found, photos):
     assert vit.distances[:, 0] == pytest.approx(mean_distance(attentions[1][0].numpy(), 32), abs=1e-4)
 
 
+def test_a_third_without_layers_has_no_alignment(found):
+    network = replace(found.networks[0], blocks=("first", "second"), distances=None, channel_shares=(0.1, 0.1))
+    two = replace(found, networks=(network,), dependences=found.dependences[:, :2, :2])
+    means = np.array(two.of_thirds(network, network))[..., 0]
+    assert np.isnan(means).tolist() == [[False, True, False], [True, True, True], [False, True, False]]
+    assert means[0, 0] == means[2, 2] == 1  # a layer with itself
+    assert str(two).count(" – |") == 5
+
+
 def test_the_report_has_the_figures_of_the_table(found, tmp_path):
     found.save(tmp_path / "layers")
     with (tmp_path / "layers" / "layers.csv").open() as file:

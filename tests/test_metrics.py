@@ -1,3 +1,4 @@
+import re
 import socket
 
 import numpy as np
@@ -17,6 +18,7 @@ from dogbreeds.calibration import (
 )
 from dogbreeds.research.significance import calibration_error_by_chance, figure_intervals
 from dogbreeds.training.breed_metrics import BreedMetrics
+from tests.benchmarks.dog_scores import share_found
 
 
 @pytest.fixture
@@ -46,6 +48,27 @@ def test_figures_agree_with_scikit_learn(logits_and_labels):
     assert figures["brier"] == pytest.approx(7 * reference.mean_squared_error(truth, probabilities))
     assert figures["brier_uncalibrated"] == pytest.approx(7 * reference.mean_squared_error(truth, uncalibrated))
     assert figures["ece"] != figures["ece_uncalibrated"]
+
+
+def test_a_share_is_within_its_interval():
+    for num in range(1, 300):
+        for right in (0, num // 2, num):
+            low, high = metrics.wilson_interval(right, num)
+            assert 0 <= low <= right / num <= high <= 1  # to the last bit: a bar of an error can't be negative
+
+
+def test_a_threshold_of_few_dogs_makes_the_share_found_less_sure():
+    rng = np.random.default_rng(0)
+    known, unknown = rng.normal(0, 1, (57, 1)), rng.normal(-1.5, 1, 60)
+
+    def ends(*given: np.ndarray) -> tuple[float, ...]:
+        by = np.zeros(len(unknown), dtype=int)
+        return tuple(map(float, re.findall(r"[\d.]+", share_found(*given, by))))
+
+    share, low, high = ends(known, unknown)
+    least, most = (100 * end for end in metrics.wilson_interval(round(0.6 * share), 60))
+    assert low < share < high and high - low > 1.3 * (most - least)
+    assert ends(known + 99, unknown)[0] == 100 and ends(known + 99, unknown)[1] == 94  # Wilson's, of 60 of 60
 
 
 def test_confusion_matrices(logits_and_labels):

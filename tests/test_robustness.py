@@ -95,7 +95,7 @@ def test_the_figures_come_from_the_answers_to_each_photo(tiny_run, new_photos, t
     assert top1["tiny"] == top1["hot"] and np.mean(list(map(float, sure["tiny"]))) > np.mean(
         list(map(float, sure["hot"]))
     )
-    assert "| tiny | hot | noise | +0.0 (+0.0 to +0.0) | p = 1.000 |" in report
+    assert "| tiny | hot | noise | +0.0 (-39.0 to +39.0) | p = 1.000 |" in report  # of six photos that agree
 
 
 def test_photos_that_a_run_knows_are_left_out(tiny_run, photo_folder, new_photos, tmp_path):
@@ -141,6 +141,7 @@ def test_signs_that_are_flipped():
     far = rng.normal(1, 1, 200)  # no draw is as far: the normal distribution tells
     assert 1e-40 < sign_flip(far) < 1e-15 and sign_flip(-far) == sign_flip(far)
     assert sign_flip(np.zeros(9)) == 1.0
+    assert sign_flip(np.array([0.5])) == 1.0  # either sign of one difference is as far from 0
     assert sign_flip(rng.normal(0, 1, 200)) > 0.05
     assert sign_flip(rng.normal(0.5, 1, 200)) < 0.001
     few = np.array([1.0, 1.0, 1.0])

@@ -18,10 +18,10 @@ from dogbreeds.errors import UserError
 from dogbreeds.photo_paths import Shard
 from dogbreeds.predictions import Predictions
 from dogbreeds.research import plots, study
-from dogbreeds.research.significance import CrossedDraws, holm, p_value_of_draws, percentile_interval
+from dogbreeds.research.significance import CrossedDraws, holm, interval_and_p_value, p_value_of_draws
 from dogbreeds.research.study import run_study
 from dogbreeds.research.study_plan import read_plan
-from dogbreeds.research.study_report import read_study, write_study_report
+from dogbreeds.research.study_report import _figure, read_study, write_study_report
 from dogbreeds.training import features
 from dogbreeds.training.resume import locked
 from dogbreeds.training.save_run import save_answers
@@ -156,7 +156,8 @@ def test_the_tables_can_be_computed_again_from_the_predictions(studied):
                     assert float(found["value"]) == pytest.approx(value, abs=1e-6)
                     assert float(found["low"]) <= value <= float(found["high"])
                     checked += 1
-                low, high = percentile_interval(draws_of(2, num).of_mean(right))
+                (low, high), _ = interval_and_p_value(right.mean(axis=1), draws_of(2, num).of_mean(right))
+                low, high = max(0, low), min(1, high)
                 assert f"{100 * right.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})" in text
     assert checked == 2 * 2 * 2 * 3
 
@@ -174,11 +175,11 @@ def test_the_differences_can_be_computed_again(studied):
                 for (mine, labels), (theirs, _) in zip(first, second, strict=True)
             ]
         )
-        draws = draws_of(*gaps.shape).of_mean(gaps)
+        interval, p_value = interval_and_p_value(gaps.mean(axis=1), draws_of(*gaps.shape).of_mean(gaps))
         assert float(row["top1_difference"]) == pytest.approx(gaps.mean())
-        assert (float(row["low"]), float(row["high"])) == pytest.approx(percentile_interval(draws))
+        assert (float(row["low"]), float(row["high"])) == pytest.approx(interval)
         assert row["start"] == "new rows against known rows"
-        p_values.append(p_value_of_draws(draws))
+        p_values.append(p_value)
     assert [float(row["p_holm"]) for row in rows] == pytest.approx(holm(p_values))
 
 
@@ -216,6 +217,58 @@ def test_crossed_draws_have_the_spread_of_seeds_and_of_photos():
     for distance in (1, 2, 3, 8):  # the last is beyond what draws can count
         p_value = p_value_of_draws(normal + distance * draws.std())
         assert p_value == pytest.approx(2 * stats.norm.sf(distance), rel=0.3 if distance == 3 else 0.1)
+
+
+def test_draws_are_exact():
+    draws = CrossedDraws(3, 1200)
+    assert (draws.of_mean(np.ones((3, 1200), dtype=bool)) == 1).all()
+    gaps = np.zeros((3, 1200))
+    gaps[:, 0], gaps[:, 1] = 1, -1  # as often right: many draws are exactly even
+    found = draws.of_mean(gaps)
+    np.testing.assert_array_equal(found * 3600, np.round(found * 3600))
+    half = np.full((3, 1200), 0.5)
+    assert (draws.of_calibration_error(half, half > 0) == 0.5).all()
+
+
+def test_the_figure_of_a_recipe_that_is_always_right_can_be_drawn():
+    figure = _figure([1.0] * 3, CrossedDraws(3, 1200).of_mean(np.ones((3, 1200))))
+    assert (figure.low, figure.value, figure.high) == (1, 1, 1)
+    nearly = _figure([1.0, 1.0, 0.99], CrossedDraws(3, 100).of_mean(np.arange(300).reshape(3, 100) > 0))
+    assert nearly.low < nearly.value < nearly.high == 1
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "of_seeds", "of_each", "most"),
+    [
+        (1, 0, 0, 0.08),
+        (3, 0, 0, 0.08),
+        (3, 0.01, 1, 0.08),
+        (3, 1, 0.5, 0.11),  # how much seeds differ is hard to tell from three: of the draws alone it is 0.27
+        (5, 1, 0.5, 0.08),  # 0.14
+    ],
+    ids=["one seed", "seeds are alike", "photos matter most", "three seeds differ", "five seeds differ"],
+)
+def test_no_difference_is_seldom_called_one(num_seeds, of_seeds, of_each, most):
+    rng, draws = np.random.default_rng(0), CrossedDraws(num_seeds, 100)
+    num, found = 400, 0
+    for _ in range(num):
+        gaps = rng.normal(0, of_seeds, (num_seeds, 1)) + rng.normal(size=100) if of_seeds else rng.normal(size=100)
+        gaps = gaps + rng.normal(0, of_each, (num_seeds, 100))
+        (low, high), p_value = interval_and_p_value(gaps.mean(axis=1), draws.of_mean(gaps))
+        found += p_value < 0.05
+        assert (p_value < 0.05) == (not low <= 0 <= high)
+    assert 0.02 <= found / num <= most  # 0.05, of 400 with a standard deviation of 0.011
+
+
+def test_a_recipe_without_a_common_seed_is_not_shown_to_be_worse(studied, tmp_path, places):
+    plan = read_plan(copy_of(studied, tmp_path, places))
+    for cell in plan.cells:
+        if cell.images_per_breed == 4 and cell.seed != (cell.recipe.model == "CNN"):
+            shutil.rmtree(cell.config.run.output_dir)
+    judged = read_study(plan).judged[0]
+    assert [pair.images_per_breed for pair in judged.pairs] == [2]
+    best, even = judged.leaders(4)
+    assert {best.recipe.name, *even} == {"ViT, new", "CNN, known"}
 
 
 def test_a_cell_is_the_run_that_the_training_script_makes(studied, tmp_path):

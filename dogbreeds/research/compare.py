@@ -39,6 +39,7 @@ from dogbreeds.research.significance import (
     calibration_error_by_chance,
     figure_intervals,
     holm,
+    interval_of_right,
     mcnemar,
 )
 from dogbreeds.research.what_differs import Difference, what_differs
@@ -408,10 +409,24 @@ def _grouped(
         of_recipe = [[index for index in members if recipes[index] == recipe] for recipe in dict.fromkeys(recipes)]
         if len({len(mine) for mine in of_recipe}) > 1:
             raise UserError(_why_not_grouped(members, names, predictions))
+        if len(of_recipe[0]) > 1:
+            _check_same_seeds(of_recipe, runs, names)
         for mine in of_recipe:
             mine.sort(key=lambda index: _seeds(runs[index]))
         groups += [list(group) for group in zip(*of_recipe, strict=True)]
     return sorted(groups, key=lambda group: _seeds(runs[group[0]]))
+
+
+def _check_same_seeds(of_recipe: Sequence[Sequence[int]], runs: Sequence[RunFolder], names: Sequence[str]) -> None:
+    """Several runs of each recipe must have the same seeds: a difference seed by seed is of runs of the same seed."""
+    common = set.intersection(*({_seeds(runs[index]) for index in mine} for mine in of_recipe))
+    alone = [index for mine in of_recipe for index in mine if _seeds(runs[index]) not in common]
+    if alone:
+        described = ["{!r} (--split-seed {} --seed {})".format(names[index], *_seeds(runs[index])) for index in alone]
+        raise UserError(
+            f"the runs {', '.join(described)} have seeds that not all recipes have on the same photos: "
+            "name runs of the same seeds of each recipe, or one run of each"
+        )
 
 
 def _why_not_grouped(members: Sequence[int], names: Sequence[str], predictions: Sequence[Predictions]) -> str:
@@ -548,7 +563,7 @@ def _pair(first: Entry, second: Entry, p_value: float, p_value_adjusted: float) 
         same_answer=float(same.mean()),
         kappa=1.0 if same.all() else float(cohen_kappa_score(one.predicted, other.predicted)),
         top1_difference=float(by_top1.mean()),
-        top1_interval=bootstrap_interval(by_top1),
+        top1_interval=interval_of_right(by_top1),
         log_loss_difference=float(by_loss.mean()),
         log_loss_interval=bootstrap_interval(by_loss),
         p_value=p_value,

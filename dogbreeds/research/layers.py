@@ -108,7 +108,7 @@ class Layers:
         return list(combinations_with_replacement(self.networks, 2))
 
     def of_thirds(self, one: Network, other: Network) -> list[list[Estimate]]:
-        """The mean alignment of the layers of each third of one network with each third of the other."""
+        """The mean alignment of the layers of each third of one network with each of the other, NaN of none."""
         values = self.alignments[self.rows_of(one), self.rows_of(other)]
         draws = self._draws[:, self.rows_of(one), self.rows_of(other)]
         counted = np.ones(values.shape, bool)
@@ -169,6 +169,8 @@ class Layers:
 
 
 def _mean(values: np.ndarray, draws: np.ndarray, counted: np.ndarray) -> Estimate:
+    if not counted.size:  # a third of no layer, as of a network of two
+        return np.nan, np.nan, np.nan
     if not counted.any():  # a third of one layer
         return 1.0, 1.0, 1.0
     low, high = cka.interval(draws[:, counted].mean(axis=1))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from dogbreeds import metrics
 from dogbreeds.research.document import render, write_table
-from dogbreeds.research.significance import bootstrap_interval, holm, mcnemar
+from dogbreeds.research.significance import holm, interval_of_right, mcnemar
 from dogbreeds.training.backbones import Backbone, compute_backbone, open_backbones
 from dogbreeds.training.base_run import find_base
 from dogbreeds.training.context import Context
@@ -110,7 +110,7 @@ class Lead:
     difference: float
     """In top-1, on the same photos."""
     interval: tuple[float, float]
-    """95 %, see `dogbreeds.research.significance.bootstrap_interval`."""
+    """95 %, see `dogbreeds.research.significance.interval_of_right`."""
     p_value: float
     """Of McNemar's exact test, after Holm's correction for all pairs of backbones, by all ways: the best is chosen on
     these photos too."""
@@ -139,7 +139,7 @@ class Probe:
             for first, second in combinations(best_first, 2):
                 gaps = right[first].astype(float) - right[second]
                 p_values.append(mcnemar(right[first], right[second]))
-                found.append(Lead(way.name, first, second, gaps.mean(), bootstrap_interval(gaps), p_values[-1]))
+                found.append(Lead(way.name, first, second, gaps.mean(), interval_of_right(gaps), p_values[-1]))
         adjusted = zip(found, holm(p_values), strict=True)
         best = {lead.way: lead.best for lead in reversed(found)}
         return [replace(lead, p_value=p_value) for lead, p_value in adjusted if lead.best == best[lead.way]]

@@ -26,7 +26,7 @@ from dogbreeds.research.document import PICTURES, render
 from dogbreeds.research.evaluate import check_known, missing_answers, training_remarks
 from dogbreeds.research.kept_answers import KeptAnswers, keep_answers
 from dogbreeds.research.plots import top1_by_severity
-from dogbreeds.research.significance import bootstrap_interval, calibration_error, holm, sign_flip
+from dogbreeds.research.significance import bootstrap_interval, calibration_error, holm, interval_of_right, sign_flip
 from dogbreeds.run_folder import RunFolder, serving_files, unique_names
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.datasets.checks import LeftOut, concatenated
@@ -131,7 +131,7 @@ class Robustness:
                 found[first.name, second.name, corruption] = less_lost
         p_values = holm([sign_flip(less_lost) for less_lost in found.values()])
         return [
-            Difference(*names, float(less_lost.mean()), bootstrap_interval(less_lost), p_value)
+            Difference(*names, float(less_lost.mean()), interval_of_right(less_lost), p_value)
             for (names, less_lost), p_value in zip(found.items(), p_values, strict=True)
         ]
 

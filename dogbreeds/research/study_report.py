@@ -24,7 +24,7 @@ from dogbreeds.research import plots
 from dogbreeds.research.compare import SIGNIFICANT
 from dogbreeds.research.document import PICTURES, render, to_html
 from dogbreeds.research.evaluate import training_seconds
-from dogbreeds.research.significance import CrossedDraws, holm, p_value_of_draws, percentile_interval
+from dogbreeds.research.significance import CrossedDraws, holm, interval_and_p_value
 from dogbreeds.research.study import SEEN, finished_cells
 from dogbreeds.research.study_plan import Cell, Plan, Recipe
 from dogbreeds.research.what_differs import Difference, what_differs
@@ -119,18 +119,18 @@ class Judged:
         return next(found, None)
 
     def leaders(self, images_per_breed: int) -> tuple[Point, list[str]] | None:
-        """The point with the best top-1, and the recipes that are not shown to be worse."""
+        """The point with the best top-1, and the recipes that no difference shows to be worse."""
         points = [point for point in self.points if point.images_per_breed == images_per_breed]
         if not points:
             return None
         best = max(points, key=lambda point: point.figures["top1"].value)
-        even = [
-            (pair.second if pair.first is best.recipe else pair.first).name
+        worse = {
+            pair.second if pair.difference > 0 else pair.first
             for pair in self.pairs
-            if pair.images_per_breed == images_per_breed
-            and best.recipe in (pair.first, pair.second)
-            and not pair.is_real
-        ]
+            if pair.images_per_breed == images_per_breed and best.recipe in (pair.first, pair.second) and pair.is_real
+        }
+        # Not only those that make a pair with the best: without a seed in common there is none.
+        even = [point.recipe.name for point in points if point is not best and point.recipe not in worse]
         return best, even
 
 
@@ -227,7 +227,7 @@ def _points(
         figures = {
             "top1": _figure(right.mean(axis=1), drawn.of_mean(right)),
             "ece": _figure(errors, drawn.of_calibration_error(confidence, right), is_biased=True),
-            "log_loss": _figure(losses.mean(axis=1), drawn.of_mean(losses)),
+            "log_loss": _figure(losses.mean(axis=1), drawn.of_mean(losses), most=np.inf),
         }
         seconds = tuple(training_seconds(records[cell]) for cell in cells)
         seeds = tuple(cell.seed for cell in cells)
@@ -235,12 +235,12 @@ def _points(
     return tuple(points)
 
 
-def _figure(of_seeds: Iterable[float], draws: np.ndarray, *, is_biased: bool = False) -> Figure:
-    """A figure with its interval; that of one whose draws lie higher is laid around the figure itself."""
+def _figure(of_seeds: Sequence[float], draws: np.ndarray, *, is_biased: bool = False, most: float = 1.0) -> Figure:
+    """A figure, at most `most`, with its interval, laid around the figure itself where its draws lie higher."""
     values = tuple(map(float, of_seeds))
     mean = float(np.mean(values))
-    low, high = percentile_interval(draws, around=mean if is_biased else None)
-    return Figure(values, mean, max(0.0, low), high)
+    (low, high), _ = interval_and_p_value(np.array(values), draws + (mean - draws.mean()) if is_biased else draws)
+    return Figure(values, mean, max(0.0, min(mean, low)), min(most, max(mean, high)))
 
 
 def _pairs(points: Sequence[Point], draws: Callable[[int, int], CrossedDraws]) -> tuple[Pair, ...]:
@@ -254,17 +254,18 @@ def _pairs(points: Sequence[Point], draws: Callable[[int, int], CrossedDraws]) -
         by_top1 = first.right[mine].astype(float) - second.right[theirs]
         by_loss = first.losses[mine] - second.losses[theirs]
         drawn = draws(*by_top1.shape)
-        top1, loss = drawn.of_mean(by_top1), drawn.of_mean(by_loss)
+        interval, p_value = interval_and_p_value(by_top1.mean(axis=1), drawn.of_mean(by_top1))
+        loss_interval, _ = interval_and_p_value(by_loss.mean(axis=1), drawn.of_mean(by_loss))
         found.append(
             Pair(
                 first=first.recipe,
                 second=second.recipe,
                 images_per_breed=first.images_per_breed,
                 difference=float(by_top1.mean()),
-                interval=percentile_interval(top1),
+                interval=interval,
                 log_loss_difference=float(by_loss.mean()),
-                log_loss_interval=percentile_interval(loss),
-                p_value=p_value_of_draws(top1),
+                log_loss_interval=loss_interval,
+                p_value=p_value,
                 p_value_adjusted=1.0,
             )
         )

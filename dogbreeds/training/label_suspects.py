@@ -44,7 +44,7 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
         `(N, C)`.
     """
     probabilities = np.zeros((len(labels), labels.max() + 1))
-    num_folds = min(NUM_FOLDS, np.bincount(labels).max())
+    num_folds = min(NUM_FOLDS, np.bincount(labels).max(), len(np.unique(groups)))
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
     for fitted, others in folds.split(features, labels, groups):
         if np.ptp(labels[fitted]) == 0:  # of few photos: there is nothing to tell apart

@@ -4,8 +4,9 @@
 
 Half of the photos of each folder, by their content, fit what a score has to learn; all figures are of the other half.
 The threshold of each score lets 97 % of the dogs pass (of known breeds, in the second table); "found" is the share of
-the others that do not. Of the dogs, those of `--other-dogs` and `--any-dogs` are dogs in the first table; the second
-takes `--dogs` and `--other-dogs` alone, which need a sub-folder for each breed.
+the others that do not, with its 95 % interval over dogs and others. Of the dogs, those of `--other-dogs` and
+`--any-dogs` are dogs in the first table; the second takes `--dogs` and `--other-dogs` alone, which need a sub-folder
+for each breed.
 
 Relative Mahalanobis distance (RMDS): Ren et al. 2021, https://arxiv.org/abs/2106.09022. Nearest neighbours: Sun et al.
 2022, https://arxiv.org/abs/2204.06507. Energy: Liu et al. 2020, https://arxiv.org/abs/2010.03759.
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 from PIL import Image
+from scipy.stats import bootstrap
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
@@ -25,8 +27,9 @@ from sklearn.neighbors import NearestNeighbors
 from dogbreeds.breeds import label_name
 from dogbreeds.calibration import Calibration, DogProbe, Outputs, dog_score, softmax
 from dogbreeds.images import open_image
-from dogbreeds.metrics import share_with_interval
+from dogbreeds.metrics import wilson_interval
 from dogbreeds.photos import batches, photo_digest, photo_files, read_bytes, read_photos
+from dogbreeds.research.significance import CONFIDENCE, NUM_DRAWS
 from dogbreeds.run_folder import DEFAULT_RUN
 from dogbreeds.serving.predictor import Predictor
 
@@ -147,17 +150,42 @@ def lower_of(scores: list[Score], dogs: Outputs) -> Score:
     return lowest
 
 
-def judged(score: Score, positive: Outputs, negative: Outputs) -> tuple[float, float]:
-    """AUROC, and the share of the negative that are found where `PASS_RATE` of the positive pass."""
+def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Of the values of a score, `(N,)` and `(M,)`."""
+    is_positive = np.arange(len(positive) + len(negative)) < len(positive)
+    return float(roc_auc_score(is_positive, np.append(positive, negative)))
+
+
+def share_found(positive: np.ndarray, negative: np.ndarray, by: np.ndarray) -> str:
+    """The share of the negative that are found where `PASS_RATE` of the positive pass, with its 95 % interval.
+
+    Both are drawn again (the bootstrap, as `dogbreeds.research.significance.bootstrap_interval`), and each draw has its
+    own threshold: a quantile of few values is not sure. As wide as Wilson's interval at least, for of draws in which
+    all are found there is no spread.
+
+    Args:
+        positive: `(N, S)`, their values by one score or several.
+        negative: `(M,)`, their values.
+        by: `(M,)`, by which of the scores.
+    """
+
+    def found(positives: np.ndarray, negatives: np.ndarray) -> float:
+        thresholds = np.quantile(positive[positives], 1 - PASS_RATE, axis=0)
+        return float((negative[negatives] < thresholds[by[negatives]]).mean())
+
+    drawn = np.arange(len(positive)), np.arange(len(negative))
+    share, rng = found(*drawn), np.random.default_rng(0)
+    given = {"n_resamples": NUM_DRAWS, "confidence_level": CONFIDENCE, "vectorized": False, "rng": rng}
+    ends = bootstrap(drawn, found, method="percentile", **given).confidence_interval
+    low, high = wilson_interval(round(share * len(negative)), len(negative))
+    return f"{share:.1%} ({100 * min(low, ends.low):.1f}-{100 * max(high, ends.high):.1f})"
+
+
+def judged(score: Score, positive: Outputs, negative: Outputs) -> str:
+    """AUROC, and the share found."""
     of_positive, of_negative = score(positive), score(negative)
-    auroc = roc_auc_score(np.arange(len(positive) + len(negative)) < len(positive), np.append(of_positive, of_negative))
-    return float(auroc), float((of_negative < np.quantile(of_positive, 1 - PASS_RATE)).mean())
-
-
-def print_row(name: str, values: list[tuple[float, float, int]]) -> None:
-    """One score; for each kind of others AUROC, share found, and their number."""
-    cells = [f"{auroc:.3f} | {share_with_interval(found, num)}" for auroc, found, num in values]
-    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    found = share_found(of_positive[:, None], of_negative, np.zeros(len(of_negative), dtype=int))
+    return f"{auroc(of_positive, of_negative):.3f} | {found}"
 
 
 def print_dog_table(dogs: dict[str, tuple[Part, Part]], others: dict[str, tuple[Part, Part]]) -> None:
@@ -178,8 +206,8 @@ def print_dog_table(dogs: dict[str, tuple[Part, Part]], others: dict[str, tuple[
     print(f"\n| is it a dog? {len(passing)} dogs | {' | '.join(f'{name}: AUROC | found' for name in others)} |")
     print("| --- |" + " --- |" * 2 * len(others))
     for name, score in scores.items():
-        rows = [(*judged(score, passing, judge.outputs), len(judge.outputs)) for _, judge in others.values()]
-        print_row(name, rows)
+        cells = [judged(score, passing, judge.outputs) for _, judge in others.values()]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def print_breed_table(dogs: tuple[Part, Part], labels: np.ndarray, other_dogs: tuple[Part, Part]) -> None:
@@ -195,22 +223,26 @@ def print_breed_table(dogs: tuple[Part, Part], labels: np.ndarray, other_dogs: t
         "nearest neighbours": nearest_neighbours(fit.outputs),
         "relative Mahalanobis distance (RMDS)": relative_mahalanobis(fit.outputs, labels),
     }
-    num = len(unknown.outputs)
-    print(f"\n| of a known breed? {len(known.outputs)} dogs | {num} of unknown breeds: AUROC | found |")
+    print(
+        f"\n| of a known breed? {len(known.outputs)} dogs | {len(unknown.outputs)} of unknown breeds: AUROC | found |"
+    )
     print("| --- | --- | --- |")
     for name, score in scores.items():
-        print_row(name, [(*judged(score, known.outputs, unknown.outputs), num)])
-    found = []
+        print(f"| {name} | {judged(score, known.outputs, unknown.outputs)} |", flush=True)
+    of_known, of_unknown = [], []
     for breed in np.unique(unknown.breeds):
         others = fit_other.breeds != breed
         if others.any():
             score = probe(fit.outputs, fit_other.outputs.select(others))
-            of_breed = unknown.outputs.select(unknown.breeds == breed)
-            found.append((*judged(score, known.outputs, of_breed), len(of_breed)))
-    if found:
-        aurocs, shares, nums = np.array(found).T
-        values = (np.average(aurocs, weights=nums), np.average(shares, weights=nums), int(nums.sum()))
-        print_row("linear probe, fitted on the other unknown breeds", [values])
+            of_known.append(score(known.outputs))
+            of_unknown.append(score(unknown.outputs.select(unknown.breeds == breed)))
+    if of_known:
+        nums = [len(values) for values in of_unknown]
+        mean = np.average([auroc(*values) for values in zip(of_known, of_unknown, strict=True)], weights=nums)
+        found = share_found(
+            np.stack(of_known, axis=1), np.concatenate(of_unknown), np.repeat(np.arange(len(nums)), nums)
+        )
+        print(f"| linear probe, fitted on the other unknown breeds | {mean:.3f} | {found} |", flush=True)
 
 
 def main(

@@ -5,6 +5,9 @@
 For each breed of the folder: its logit, if the run knows it, is taken from the run, and a new one is fitted, as
 `dogbreeds add-breed` does, on so many of its photos, chosen by chance, and the run's predictions for its validation
 photos. The other photos of the folder judge. A photo that the run sees no dog on fits nothing, as there.
+
+A share is the mean over the breeds, each of which counts as much, and its interval says what other breeds would change:
+the breeds are drawn again, for the photos of one breed are right or wrong together.
 """
 
 from pathlib import Path
@@ -16,13 +19,16 @@ from tyro.conf import Positional
 from dogbreeds.breeds import label_name
 from dogbreeds.calibration import NAMING, Calibration, Outputs
 from dogbreeds.errors import one_line_errors
-from dogbreeds.metrics import share_with_interval
 from dogbreeds.photos import photo_files
 from dogbreeds.predictions import Predictions
+from dogbreeds.research.significance import bootstrap_interval
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.calibrate import find_outputs
 from dogbreeds.serving.new_breed import NewLogit
 from dogbreeds.serving.predictor import Predictor
+
+MIN_BREEDS = 5
+"""Of fewer, no interval says what other breeds would be like."""
 
 
 def judged(
@@ -59,6 +65,15 @@ def judged(
     return right_new, right_new & named[of_breed], before[others_known], still[others_known]
 
 
+def over_breeds(shares: dict[str, float]) -> str:
+    """The mean of the breeds' shares in per cent, with its 95 % interval, or with each share where breeds are few."""
+    if len(shares) < MIN_BREEDS:
+        around = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    else:
+        around = "-".join(f"{100 * end:.1f}" for end in bootstrap_interval(np.array(list(shares.values()))))
+    return f"{np.mean(list(shares.values())):.1%} ({around})"
+
+
 def main(
     runs: Positional[tuple[Path, ...]], dogs: Path, num_photos: tuple[int, ...] = (10,), max_photos: int = 40
 ) -> None:
@@ -80,14 +95,15 @@ def main(
         found = find_outputs(Predictor(run), run.name, files, labels, progress=False)
         others = Predictions.load(run.path / predictions_file("validation"))
         for num in num_photos:
-            rows = [
-                judged(found.outputs, found.labels, others, breed, num, run.calibration)
+            rows = {
+                all_names[breed]: judged(found.outputs, found.labels, others, breed, num, run.calibration)
                 for breed in np.unique(found.labels)
-            ]
-            right, named, before, after = (np.concatenate(part) for part in zip(*rows, strict=True))
-            worst = min(row[0].mean() for row in rows)
-            loss = max(row[2].mean() - row[3].mean() if len(row[2]) else np.nan for row in rows)
-            cells = [share_with_interval(part.mean(), len(part)) for part in (right, named)]
+            }
+            right, named = ({name: row[part].mean() for name, row in rows.items()} for part in (0, 1))
+            before, after = (np.concatenate([row[part] for row in rows.values()]) for part in (2, 3))
+            worst = min(right.values())
+            loss = max(row[2].mean() - row[3].mean() if len(row[2]) else np.nan for row in rows.values())
+            cells = [over_breeds(shares) for shares in (right, named)]
             of_others = [f"{value:.1%}" for value in (before.mean(), after.mean(), loss)] if len(before) else ["-"] * 3
             print(f"| {run.name} | {num} | {' | '.join([*cells, f'{worst:.1%}', *of_others])} |", flush=True)
 
