@@ -84,10 +84,11 @@ class Proxy:
         connection.request(method, path, body, {"Host": NAME, "Origin": f"https://{NAME}", **(headers or {})})
         return connection.getresponse()
 
-    def upload(self, content: bytes) -> tuple[int, bytes]:
+    def upload(self, *photos: bytes) -> tuple[int, bytes]:
         head = b'--B\r\nContent-Disposition: form-data; name="files"; filename="dog.png"\r\n\r\n'
         headers = {"Content-Type": "multipart/form-data; boundary=B"}
-        return self.request("POST", "/gradio_api/upload", head + content + b"\r\n--B--\r\n", headers)
+        parts = b"".join(head + photo + b"\r\n" for photo in photos)
+        return self.request("POST", "/gradio_api/upload", parts + b"--B--\r\n", headers)
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("nginx", "caddy")])
@@ -173,8 +174,15 @@ def test_the_largest_photo_passes_and_no_more(proxy, tmp_path):
     photo = (tmp_path / "dog.png").read_bytes()
     form = 1000
     assert proxy.upload(photo + bytes(40_000_000 - form - len(photo)))[0] == 200
-    assert refused(lambda: proxy.upload(bytes(42 * 2**20)))
+    status, said = proxy.upload(bytes(42 * 2**20))
+    assert status == 413 and b"larger than 40 MB" in said
     assert refused(lambda: proxy.request("POST", "/gradio_api/queue/join", bytes(2 * 2**20)))
+
+
+def test_a_list_of_photos_passes_in_one_request(proxy, tmp_path):
+    make_photo(2, 3).save(tmp_path / "dog.png")
+    status, said = proxy.upload(*6 * [(tmp_path / "dog.png").read_bytes() + bytes(9_000_000)])
+    assert status == 200 and len(json.loads(said)) == 6
 
 
 def refused(ask: Callable[[], tuple[int, bytes]]) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from dogbreeds.serving.answer_queue import AnswerQueue
 from dogbreeds.serving.page import app
 from dogbreeds.serving.page.finished_sessions import FinishedSessions
 
@@ -31,6 +32,11 @@ def page():
         yield client, page, may_answer
 
 
+def nobody() -> AnswerQueue:
+    """A queue in which nobody is known to listen."""
+    return AnswerQueue(1, num_for_address=1)
+
+
 def ask(client, value, endpoint="echo") -> str:
     return client.post(f"/gradio_api/call/{endpoint}", json={"data": [value]}).json()["event_id"]
 
@@ -41,7 +47,7 @@ def answer(client, event, endpoint="echo") -> str:
 
 def test_of_what_is_answered_gradio_keeps_nothing(page):
     client, blocks, may_answer = page
-    queue, sessions = blocks._queue, FinishedSessions(blocks)
+    queue, sessions = blocks._queue, FinishedSessions(blocks, nobody())
     assert all(f'["{number}"]' in answer(client, ask(client, str(number))) for number in range(3))
     assert len(queue.pending_event_ids_session) == 3  # gradio keeps them: without that, this module can go
     for _ in range(2):
@@ -56,7 +62,7 @@ def test_of_what_is_answered_gradio_keeps_nothing(page):
 
 def test_a_client_that_does_not_come_for_its_answer_is_forgotten_too(page):
     client, blocks, may_answer = page
-    queue, sessions = blocks._queue, FinishedSessions(blocks)
+    queue, sessions = blocks._queue, FinishedSessions(blocks, nobody())
     may_answer.set()
     event = ask(client, "slow")
     while event in queue.event_ids_to_events:
@@ -67,13 +73,28 @@ def test_a_client_that_does_not_come_for_its_answer_is_forgotten_too(page):
     assert not queue.pending_event_ids_session and not queue.pending_messages_per_session
 
 
+def test_an_answer_that_is_being_sent_is_not_forgotten(page):
+    """The last message of a list is some MB, which may take minutes."""
+    client, blocks, may_answer = page
+    queue, answers = blocks._queue, nobody()
+    sessions = FinishedSessions(blocks, answers)
+    may_answer.set()
+    event = ask(client, "slow")
+    while event in queue.event_ids_to_events:
+        client.get("/gradio_api/startup-events")
+    with answers.listening(event):
+        for _ in range(3):
+            sessions.forget()
+    assert '["slow"]' in answer(client, event)
+
+
 def test_the_paths_of_uploads_are_forgotten(page):
     client, blocks, _ = page
     (path,) = client.post("/gradio_api/upload", files={"files": ("a.txt", b"text")}).json()
     question = {"path": path, "meta": {"_type": "gradio.FileData"}}
     assert "complete" in answer(client, ask(client, question, "path"), "path")
     assert any(blocks.temp_file_sets)  # gradio keeps them: without that, they need not be forgotten
-    FinishedSessions(blocks).forget()
+    FinishedSessions(blocks, nobody()).forget()
     assert not any(blocks.temp_file_sets)
 
 

@@ -41,7 +41,9 @@ class Visitors:
     def __init__(self, page, folder: Path, stack: AsyncExitStack) -> None:
         self._page, self._folder, self._stack = page, folder, stack
         events = page._questions._by_number.values()
-        self._number = next(event.number for event in events if event.inputs and event.inputs[0].kind == "photos")
+        asked = next(event for event in events if event.inputs and event.inputs[0].kind == "photos")
+        self._number, self._model = asked.number, asked.inputs[1].default
+        self._stop = next(event.number for event in events if event.number > self._number and not event.inputs)
 
     async def at(self, address: str) -> AsyncClient:
         transport = ASGITransport(self._page, client=(address, 1))
@@ -49,14 +51,20 @@ class Visitors:
             AsyncClient(transport=transport, base_url="http://localhost/gradio_api")
         )
 
-    async def send_many(self, address: str, session: str) -> int:
+    async def send_many(self, address: str, session: str, only_breeds: tuple[str, ...] = ()) -> int:
         """The status of the reply to a list of two photos, which have the name of their address."""
         places = [secrets.token_hex(16) for _ in range(2)]
         for place in places:
             (self._folder / place).mkdir()
         files = [{"path": f"uploads/{place}/photo.webp", "orig_name": address} for place in places]
-        question = {"fn_index": self._number, "session_hash": session, "data": [files]}
+        data = [files, self._model, list(only_breeds)]
+        question = {"fn_index": self._number, "session_hash": session, "data": data}
         return (await (await self.at(address)).post("/queue/join", json=question)).status_code
+
+    async def stop(self, address: str, session: str) -> None:
+        """Press the button Stop."""
+        question = {"fn_index": self._stop, "session_hash": session, "data": []}
+        assert (await (await self.at(address)).post("/run/stop", json=question)).status_code == 200
 
     async def ask(self, address: str) -> str:
         """What the page says to a program that asks about one photo."""
@@ -64,6 +72,10 @@ class Visitors:
         posted = await client.post("/call/predict", json={"data": [{"path": f"uploads/{'c' * 32}/photo.webp"}]})
         assert posted.status_code == 200, posted.text
         return (await client.get(f"/call/predict/{posted.json()['event_id']}")).text
+
+    def num_kept(self) -> int:
+        """Uploads that the page keeps."""
+        return len(list(self._folder.iterdir())) - 1  # the lock
 
     async def hear(self, address: str, session: str) -> str:
         """All that the page shows in a visit until its list is answered."""
@@ -81,9 +93,6 @@ def test_one_address_with_many_lists_keeps_nobody_else_waiting(answering, tiny_r
             while not is_so():
                 await asyncio.sleep(0.01)
 
-    def num_kept() -> int:
-        return len(list(folder.iterdir())) - 1  # the lock
-
     async def task() -> None:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(page._app.router.lifespan_context(page._app))
@@ -93,16 +102,74 @@ def test_one_address_with_many_lists_keeps_nobody_else_waiting(answering, tiny_r
             await until(lambda: begun == ["10.0.0.1"])
             assert "Many photos are being answered already" in await visitors.hear("10.0.0.1", "greedy79")
             assert "no longer here" in await visitors.ask("10.0.0.3")
-            await until(lambda: num_kept() == 2 * many_photos.MAX_OF_ADDRESS)  # those of the others are deleted
+            await until(
+                lambda: visitors.num_kept() == 2 * many_photos.MAX_OF_ADDRESS
+            )  # those of the others are deleted
             assert await visitors.send_many("10.0.0.2", "other") == 200
             await until(lambda: begun == ["10.0.0.1", "10.0.0.2"])  # beside the first list, before all that wait
             may_end.set()
             last = json.loads((await visitors.hear("10.0.0.2", "other")).split("data: ")[-2])
             assert last["msg"] == "process_completed" and last["success"]
-            await until(lambda: num_kept() == 0)
+            await until(lambda: visitors.num_kept() == 0)
             assert begun.count("10.0.0.1") == many_photos.MAX_OF_ADDRESS
 
     asyncio.run(task())
+
+
+def in_page(models, tmp_path, task) -> None:
+    """Run a task with the visitors of a page."""
+    folder = private_upload_folder()
+    page = page_app(ModelSet(models), folder, Doors(), Proxies())
+
+    async def whole() -> None:
+        async with AsyncExitStack() as stack, asyncio.timeout(30):
+            await stack.enter_async_context(page._app.router.lifespan_context(page._app))
+            await task(Visitors(page, folder, stack))
+
+    asyncio.run(whole())
+
+
+async def stopped(visitors, address: str, session: str) -> str:
+    """All that a visit is shown of a list that is stopped."""
+    hearing = asyncio.create_task(visitors.hear(address, session))
+    while not hearing.done():  # the first time, its list may not be known yet
+        await visitors.stop(address, session)
+        await asyncio.sleep(0.05)
+    return hearing.result()
+
+
+def test_a_list_that_waits_for_its_turn_is_shown_and_can_be_stopped(answering, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    begun, _ = answering
+
+    async def task(visitors) -> None:
+        assert await visitors.send_many("10.0.0.1", "first") == 200
+        while not begun:
+            await asyncio.sleep(0.01)
+        assert await visitors.send_many("10.0.0.1", "second") == 200
+        shown = await stopped(visitors, "10.0.0.1", "second")
+        assert "0 of 2 photos answered" in shown.partition("Stopped. Photos answered: 0;")[0]
+        assert "Stopped. Photos answered: 0;" in await stopped(visitors, "10.0.0.1", "first")
+        assert len(begun) == 1
+
+    in_page([Predictor(tiny_run)], tmp_path, task)
+
+
+def test_a_list_can_be_stopped_after_another_one_of_its_visit_has_ended(answering, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    begun, _ = answering
+
+    async def task(visitors) -> None:
+        assert await visitors.send_many("10.0.0.1", "visit") == 200
+        while not begun:
+            await asyncio.sleep(0.01)
+        assert await visitors.send_many("10.0.0.1", "visit", only_breeds=("Beagle",)) == 200
+        while visitors.num_kept() > 2:  # it is refused, and its photos are deleted
+            await asyncio.sleep(0.01)
+        shown = await stopped(visitors, "10.0.0.1", "visit")
+        assert "no choice" in shown and "Stopped. Photos answered: 0;" in shown
+
+    in_page([Predictor(tiny_run)], tmp_path, task)
 
 
 def test_no_batch_of_a_list_runs_beside_a_question(tiny_run, tmp_path, monkeypatch):

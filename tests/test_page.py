@@ -31,6 +31,7 @@ CHOOSE = "#photo input:not([capture])"
 FOLDER = "#choose-many input[webkitdirectory]"
 ANSWER = "#verdict .banner:visible, #picture img:visible, #details .how:visible"
 PROBLEM = "#photo .error:visible"
+UPLOAD, ANSWERS = re.compile(r"/gradio_api/upload($|\?)"), re.compile("/gradio_api/queue/data")
 UNTIL_NOTHING_IS_DRAWN = """() => new Promise(resolve => {
     let quiet = setTimeout(resolve, 1000);
     const watch = new MutationObserver(() => { clearTimeout(quiet); quiet = setTimeout(resolve, 1000); });
@@ -563,6 +564,46 @@ def test_the_old_answer_goes_as_soon_as_a_photo_is_sent(page, tmp_path):
     assert page.inner_text("#verdict .answer") == "Chihuahua"
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["is sent", "is refused"])
+@pytest.mark.slow
+def test_an_answer_that_comes_while_another_photo_is_sent_or_after_it_was_refused_is_not_shown(
+    browser, server, tmp_path, fails
+):
+    make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
+    make_photo(0, 1, (300, 260)).save(tmp_path / "other.png")
+    context = browser.new_context(locale="en-US")
+    page = context.new_page()
+    page.goto(server)
+    page.wait_for_selector("#sent > *", state="attached")
+    page.evaluate("document.addEventListener('answered', () => { document.body.dataset.heard = ''; })")
+    answer = held(page, ANSWERS, lambda: page.set_input_files(CHOOSE, tmp_path / "dog.png"))
+    upload = held(page, UPLOAD, lambda: page.set_input_files(CHOOSE, tmp_path / "other.png"))
+    if fails:
+        upload.fulfill(status=503, json={"detail": "no"})
+        page.wait_for_selector(PROBLEM)
+    answer.continue_()
+    page.wait_for_selector("body[data-heard]")
+    assert not page.locator(ANSWER).count()
+    if fails:
+        assert "busy" in page.inner_text(PROBLEM)
+    else:
+        assert page.get_by_text("Sending and looking").is_visible()
+        upload.continue_()
+        page.wait_for_selector("#verdict .banner:visible")
+        assert page.inner_text("#verdict .answer") == "Chihuahua"
+    context.close()
+
+
+def held(page, address, ask):
+    """The next request to an address, which somebody asks for, and which then waits."""
+    found = []
+    page.route(address, lambda route: route.continue_() if found else found.append(route))
+    ask()
+    while not found:
+        page.wait_for_timeout(20)
+    return found[0]
+
+
 @pytest.mark.slow
 def test_too_many_files_are_told_before_they_are_sent(either_page, language, tmp_path):
     page, sent = either_page, []
@@ -666,6 +707,18 @@ def shown(page, part: str, section: str = "") -> list[str]:
     """What a part of each card says that is shown, perhaps of one section alone."""
     cards = page.locator(f"#review section{section} li:visible .{part}")
     return cards.all_text_contents()  # also of those that are out of sight
+
+
+def widths_of_pictures(page) -> dict[str, int]:
+    """Of each card, by its file; 0 where it has no picture."""
+    return page.evaluate(
+        """async () => Object.fromEntries(await Promise.all([...document.querySelectorAll("#review li")].map(
+            async (card) => {
+                const picture = card.querySelector("img");
+                await picture.decode().catch(() => {});
+                return [card.querySelector(".file").textContent, picture.naturalWidth];
+            })))"""
+    )
 
 
 def review_many(page, french: bool, files: list[Path]) -> None:
@@ -823,6 +876,106 @@ def test_lists_of_a_folder_say_where_in_it_each_photo_is(page, tmp_path, how):
     assert sorted(row["path"] for each in saved for row in downloaded(page, each)) == names
 
 
+@pytest.mark.parametrize("where", ["#files", "h1"])
+@pytest.mark.parametrize(
+    ("chosen", "waits"),
+    [("files", UPLOAD), ("folder", UPLOAD), ("files", ANSWERS)],
+    ids=["sent", "sent as a folder", "answered"],
+)
+@pytest.mark.slow
+def test_what_is_dropped_while_other_photos_are_sent_or_answered_is_left(page, tmp_path, chosen, waits, where):
+    for number, name in enumerate(("photos", "others")):
+        (tmp_path / name).mkdir()
+        make_photo(number, 1, (400 + 100 * number, 300)).save(tmp_path / name / "dog.png")
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if UPLOAD.search(request.url) else None)
+    page.get_by_role("tab", name="Many photos").click()
+    photo = tmp_path / "photos/dog.png"
+    box = (FOLDER, photo.parent) if chosen == "folder" else ("#files input[type=file]", photo)
+    request = held(page, waits, lambda: page.set_input_files(*box))
+    file_event(page, tmp_path / "others/dog.png", to=where, kind="drop")
+    drop_files(page, where, tmp_path / "others")
+    request.continue_()
+    page.wait_for_selector("a.download")
+    assert len(sent) == page.locator("#review li").count() == 1
+    assert page.locator("body").get_attribute("data-photo") is None  # which would be of the other tab
+    page.locator("#review li .open").click()
+    picture = page.get_by_role("dialog").locator("img")
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 400
+
+
+@pytest.fixture
+def failing_page(browser, server, language):
+    """The page, where requests may fail."""
+    context = browser.new_context(locale={"en": "en-US", "fr": "fr-FR"}[language])
+    page = context.new_page()
+    page.goto(server)
+    page.wait_for_selector("#sent > *", state="attached")
+    yield page
+    context.close()
+
+
+def wait_until_failed(page, french: bool) -> None:
+    page.locator("#status").get_by_text("pas toutes été traitées" if french else "Not all of these photos").wait_for()
+    assert not page.locator("#stop").is_visible() and page.locator("#folder").is_enabled()
+    page.locator(".toast-body").wait_for(state="detached", timeout=5_000)  # in which gradio says something of its own
+
+
+@pytest.mark.slow
+def test_a_list_that_is_refused_is_told_and_not_sent_with_the_next_one(failing_page, language, tmp_path):
+    page, french = failing_page, language == "fr"
+    make_photo(2, 1).save(tmp_path / "dog.png")
+    make_photo(1, 1).save(tmp_path / "other.png")
+    page.get_by_role("tab", name="Plusieurs photos" if french else "Many photos").click()
+    page.route("**/queue/join**", lambda route: route.fulfill(status=503, json={"detail": "no"}))
+    page.set_input_files("#files input[type=file]", tmp_path / "dog.png")
+    wait_until_failed(page, french)
+    page.unroute_all()
+    page.set_input_files("#files :not(.icon-mode) > input", tmp_path / "other.png")
+    page.wait_for_selector("a.download")
+    assert shown(page, "file") == ["other.png"]
+
+
+@pytest.mark.slow
+def test_of_a_list_that_ends_in_an_error_what_was_answered_can_be_saved(failing_page, language, tmp_path):
+    page, french = failing_page, language == "fr"
+    for number in range(9):
+        make_photo(number % 4, number).save(tmp_path / f"{number}.png")
+
+    def cut_short(route) -> None:
+        """Without the last photo, and with an error in place of the end."""
+        reply = route.fetch()
+        messages = [json.loads(part.removeprefix("data: ")) for part in reply.text().split("\n\n") if part]
+        part = [each for each in messages if each["msg"] == "process_generating"][:3]
+        end = {"msg": "process_completed", "event_id": part[0]["event_id"], "output": {"error": None}, "success": False}
+        body = "".join(f"data: {json.dumps(each)}\n\n" for each in (*part, end, {"msg": "close_stream"}))
+        route.fulfill(response=reply, body=body)
+
+    page.route("**/queue/data*", cut_short)
+    page.get_by_role("tab", name="Plusieurs photos" if french else "Many photos").click()
+    page.set_input_files("#files input[type=file]", sorted(tmp_path.iterdir()))
+    wait_until_failed(page, french)
+    assert [row["file"] for row in downloaded(page)] == [f"{number}.png" for number in range(8)]
+    page.unroute_all()
+    page.set_input_files("#files :not(.icon-mode) > input", tmp_path / "8.png")
+    page.locator("#status").get_by_text("traitées : 1" if french else "answered: 1").wait_for()
+
+
+@pytest.mark.slow
+def test_a_check_that_is_taken_back_is_nothing_to_be_saved(page, tmp_path):
+    make_photo(2, 1).save(tmp_path / "dog.png")
+    review_many(page, False, [tmp_path / "dog.png"])
+    right = page.locator("#review li .right")
+    right.click()
+    right.click()
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    page.set_input_files("#files input[type=file]", [tmp_path / "dog.png"])
+    page.locator("#review li .right[aria-pressed=false]").wait_for()
+    page.wait_for_selector("a.download")
+    assert not asked
+
+
 @pytest.mark.slow
 def test_every_photo_has_a_picture_whatever_its_format_and_name(page, tmp_path):
     from pillow_heif import from_pillow
@@ -837,16 +990,8 @@ def test_every_photo_has_a_picture_whatever_its_format_and_name(page, tmp_path):
     (tmp_path / "m.jpg").write_text("Rex, 3 years")
     (tmp_path / "n.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-4000])
     review_many(page, False, sorted(tmp_path.iterdir()))
-    widths = page.evaluate(
-        """async () => Object.fromEntries(await Promise.all([...document.querySelectorAll("#review li")].map(
-            async (card) => {
-                const picture = card.querySelector("img");
-                await picture.decode().catch(() => {});
-                return [card.querySelector(".file").textContent, picture.naturalWidth];
-            })))"""
-    )
     # Of a photo that is cut short, the server has no picture, but the browser shows what there is.
-    assert widths == {**dict.fromkeys(names, 320), "m.jpg": 0, "n.jpg": 400}
+    assert widths_of_pictures(page) == {**dict.fromkeys(names, 320), "m.jpg": 0, "n.jpg": 400}
     assert [picture.is_visible() for picture in page.locator("#review [data-verdict=error] img").all()] == [False, True]
     page.locator("#review li .open").first.click()
     dialog = page.get_by_role("dialog")
@@ -860,24 +1005,51 @@ def test_every_photo_has_a_picture_whatever_its_format_and_name(page, tmp_path):
             dialog.get_by_role("button", name="Next").click()
 
 
+def held_back(page) -> list:
+    """The streams of answers, each of which arrives at once from now on, as through a proxy that keeps it back."""
+    streams = []
+
+    def at_once(route) -> None:
+        streams.append(route.fetch())
+        route.fulfill(response=streams[-1])
+
+    page.route("**/queue/data*", at_once)
+    return streams
+
+
 @pytest.mark.slow
 def test_every_photo_has_a_picture_when_all_answers_arrive_at_once(page, tmp_path):
     from pillow_heif import from_pillow
 
     for number in range(10):
         from_pillow(make_photo(number, 1, (400, 300))).save(tmp_path / f"{number}.heic")
-    streams = []
-
-    def at_once(route) -> None:  # as through a proxy that keeps the answers back
-        streams.append(route.fetch())
-        route.fulfill(response=streams[-1])
-
-    page.route("**/queue/data*", at_once)
+    streams = held_back(page)
     review_many(page, False, sorted(tmp_path.iterdir()))
     assert streams
     page.wait_for_function(
         "[...document.querySelectorAll('#review li img')].filter(picture => picture.naturalWidth === 320).length === 10"
     )
+
+
+@pytest.mark.slow
+def test_each_photo_has_its_own_picture_when_the_tab_is_hidden_and_shown_meanwhile(page, tmp_path):
+    from pillow_heif import from_pillow
+
+    widths = {f"{number}.heic": 200 + 10 * number for number in range(10)}
+    for number, (name, width) in enumerate(
+        widths.items()
+    ):  # which the browser can't show: the pictures are the server's
+        from_pillow(make_photo(number, 1, (width, 200))).save(tmp_path / name)
+    page.evaluate(  # as if the tab were hidden and shown between any two messages
+        """() => {
+            let hidden = false;
+            const get = () => (hidden = !hidden) ? "visible" : "hidden";
+            Object.defineProperty(Document.prototype, "visibilityState", { get });
+        }"""
+    )
+    streams = held_back(page)
+    review_many(page, False, sorted(tmp_path.iterdir()))
+    assert streams and widths_of_pictures(page) == widths
 
 
 @pytest.mark.parametrize("language", ["en", "fr"])

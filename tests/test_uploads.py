@@ -338,6 +338,30 @@ def test_what_is_old_is_deleted_with_its_folder_and_what_is_new_stays(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("keep_seconds", [0.0, 1e9], ids=["while they come", "when all are there"])
+def test_what_comes_first_of_a_request_that_takes_an_hour_is_as_new_as_its_end(keep_seconds, tmp_path, monkeypatch):
+    monkeypatch.setattr(upload_route, "KEEP_SECONDS", keep_seconds)
+    folder = UploadFolder(tmp_path, copy_here)
+    parts = [b'--B\r\nContent-Disposition: form-data; filename="a"\r\n\r\n' + png(label) + b"\r\n" for label in (1, 2)]
+    parts += [b"--B--", b"\r\n"]
+
+    async def receive():
+        places = [place for place in tmp_path.iterdir() if place.is_dir()]
+        if keep_seconds == 0:  # each part comes after they are kept
+            await folder.delete_older(60)
+        for place in places:
+            os.utime(place, (0, 0))  # as if that part had come late
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def task():
+        copies = await UploadRoute(folder).receive("multipart/form-data; boundary=B", "a", "a", receive)
+        await folder.delete_older(60)
+        return copies
+
+    copies = asyncio.run(task())
+    assert len(copies) == 2 and all(copy.exists() for copy in copies)
+
+
 def test_what_others_have_deleted_counts_no_more(tmp_path, monkeypatch):
     folder = UploadFolder(tmp_path, copy_here)
     copies = [added(folder, png(1), address) for address in "aab"]

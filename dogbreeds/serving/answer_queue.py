@@ -50,7 +50,7 @@ class AnswerQueue:
             return False
         if len(self._waiting) < MAX_WAITING:
             return True
-        unheard = next((each for each in self._waiting if self._waiting[each] not in self._num_listening), None)
+        unheard = next((each for each in self._waiting if not self.is_heard(self._waiting[each])), None)
         if unheard is None:
             return False
         del self._waiting[unheard]
@@ -66,6 +66,10 @@ class AnswerQueue:
             self._num_listening[session] -= 1
             if not self._num_listening[session]:
                 del self._num_listening[session]
+
+    def is_heard(self, session: str) -> bool:
+        """Whether somebody listens for the answers of a session, or of a single question."""
+        return session in self._num_listening
 
     @asynccontextmanager
     async def turn(self, address: str, session: str, has_left: Callable[[], bool]) -> AsyncIterator[None]:
@@ -87,7 +91,7 @@ class AnswerQueue:
 
         try:
             # What is given up comes first too, since it goes at once.
-            async with self._turns.turn(address, lambda: session in self._num_listening or is_given_up()):
+            async with self._turns.turn(address, lambda: self.is_heard(session) or is_given_up()):
                 if is_given_up():
                     raise NobodyListens
                 del self._waiting[question]

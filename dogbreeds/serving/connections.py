@@ -1,20 +1,25 @@
 """The connections of the server: how many there may be, in all and of one address, and how long they may idle."""
 
 import asyncio
+import fcntl
 import resource
+import struct
+import termios
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dogbreeds.serving.clients import Proxies
+from dogbreeds.serving.upload_route import MIN_BYTES_PER_SECOND
 
 MAX_CONNECTIONS_OF_ADDRESS = 200
 """A class of thirty behind one address has about 180: six a browser."""
 HEAD_SECONDS = 10.0
 """How long a request's first line and headers may take, from the connection or their first byte on."""
 SEND_SECONDS = 30.0
-"""How long a client may read nothing of what is sent to it."""
+"""How long a client may read less than `MIN_BYTES_PER_SECOND` of what is sent to it."""
 KEEP_ALIVE_SECONDS = 15
 """How long a connection may idle after a reply."""
 
@@ -131,9 +136,9 @@ class Connection(H11Protocol):
             self._crowd.is_silent(self)
 
     def pause_writing(self) -> None:
-        """Close the connection if it is paused for too long."""
+        """Close the connection if the client reads too little of what is sent; until it has, uvicorn sends no more."""
         super().pause_writing()
-        self._send_timer = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+        self._await_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -150,6 +155,27 @@ class Connection(H11Protocol):
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _await_reading(self) -> None:
+        num_before = self._num_unread()
+
+        def look() -> None:
+            if num_before - self._num_unread() < SEND_SECONDS * MIN_BYTES_PER_SECOND:
+                self.transport.abort()
+            else:
+                self._await_reading()
+
+        self._send_timer = self.loop.call_later(SEND_SECONDS, look)
+
+    def _num_unread(self) -> int:
+        """Bytes that are sent, and that the client has not taken.
+
+        The system holds some MB of them, and asks for more only when a third of these is gone.
+        """
+        in_system = bytes(4)
+        with suppress(OSError):  # a system that does not tell
+            in_system = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_system)
+        return self.transport.get_write_buffer_size() + struct.unpack("i", in_system)[0]
 
 
 def _stop(timer: asyncio.TimerHandle | None) -> None:

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,13 @@ def open_copy(path: Path) -> Image.Image:
 def delete_copy(path: Path) -> None:
     """Delete what `UploadFolder.add` returned, with its place."""
     shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def keep_copies(paths: Iterable[Path]) -> None:
+    """Let what `UploadFolder.add` returned, be it hours ago, count as new for `UploadFolder.delete_older`."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.utime(path.parent)
 
 
 class UploadFolder:

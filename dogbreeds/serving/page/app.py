@@ -190,7 +190,7 @@ def page_app(models: ModelSet, folder: Path, doors: Doors, proxies: Proxies, *, 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await decoder.start()
-        sweeping = asyncio.create_task(_sweep(uploads, FinishedSessions(page)))
+        sweeping = asyncio.create_task(_sweep(uploads, FinishedSessions(page, answers)))
         yield
         sweeping.cancel()
         await decoder.close()

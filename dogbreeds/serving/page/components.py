@@ -59,18 +59,17 @@ class PhotoFiles(gr.File):
 
     def preprocess(self, payload: Any) -> list[tuple[str, Path]]:  # type: ignore[override]
         """Name and path of each file; empty where there is none."""
-        return _named(payload)
+        # Read in gradio 6.31.0: several files come as a pydantic RootModel, ListFiles, whose `root` is the list.
+        files = getattr(payload, "root", payload) or []
+        named = [(file.orig_name or Path(file.path).name, uploaded(file.path)) for file in files]
+        return [(name, path) for name, path in named if not name.startswith(".")]  # as `index` leaves hidden files out
 
 
 @described_once
 class PhotoFolder(gr.UploadButton):
-    """A button to choose a folder; its files as in `PhotoFiles`."""
+    """A button to choose a folder; review_files.js gives its files to `PhotoFiles`, which sends them."""
 
     is_template = True
-
-    def preprocess(self, payload: Any) -> list[tuple[str, Path]]:  # type: ignore[override]
-        """Name and path of each file; empty where there is none."""
-        return _named(payload)
 
 
 @described_once
@@ -158,10 +157,3 @@ def uploaded(path: str) -> Path:
     # get_upload_folder is not documented (read in gradio 6.31.0): GRADIO_TEMP_DIR, which serve() sets, or the default.
     assert Path(get_upload_folder()).resolve() in resolved.parents
     return resolved
-
-
-def _named(payload: Any) -> list[tuple[str, Path]]:
-    # Read in gradio 6.31.0: several files come as a pydantic RootModel, ListFiles, whose `root` is the list.
-    files = getattr(payload, "root", payload) or []
-    named = [(file.orig_name or Path(file.path).name, uploaded(file.path)) for file in files]
-    return [(name, path) for name, path in named if not name.startswith(".")]  # as `index` leaves hidden files out

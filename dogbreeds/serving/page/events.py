@@ -4,7 +4,7 @@ import inspect
 
 import gradio as gr
 
-from dogbreeds.serving.page.components import BreedsInput, PhotoFiles, PhotoFolder, PhotoInput
+from dogbreeds.serving.page.components import BreedsInput, PhotoFiles, PhotoInput
 from dogbreeds.serving.page.photo_picker import SentPhoto
 from dogbreeds.serving.questions import Event, Input
 
@@ -33,7 +33,7 @@ def _parameters(function: gr.blocks.BlockFunction) -> list[str]:
 def _input(component: gr.blocks.Block, name: str) -> Input:
     if isinstance(component, PhotoInput | SentPhoto):
         return Input(name, "photo")
-    if isinstance(component, PhotoFiles | PhotoFolder):
+    if isinstance(component, PhotoFiles):
         return Input(name, "photos")
     if isinstance(component, BreedsInput):
         return Input(name, "breeds")

@@ -8,23 +8,26 @@ was asked about.
 
 import gradio as gr
 
+from dogbreeds.serving.answer_queue import AnswerQueue
+
 
 class FinishedSessions:
     """Forgets the sessions of a page that nobody listens to any more."""
 
-    def __init__(self, page: gr.Blocks) -> None:
+    def __init__(self, page: gr.Blocks, answers: AnswerQueue) -> None:
         """Begin with none.
 
         Args:
             page: Which deletes its uploads itself.
+            answers: In which its questions wait: it knows who listens.
         """
-        self._page, self._queue = page, page._queue
+        self._page, self._queue, self._answers = page, page._queue, answers
         self._finished: dict[str, frozenset[str]] = {}
 
     def forget(self) -> None:
         """Forget the sessions in which nothing has happened since the last call, and the paths of all uploads.
 
-        An answer that its program has not come for between two calls is lost.
+        An answer that its program has not come for between two calls is lost; one that is being sent is not.
         """
         for paths in self._page.temp_file_sets:
             paths.clear()
@@ -32,7 +35,7 @@ class FinishedSessions:
         finished = {
             session: frozenset(events)
             for session, events in waiting.items()
-            if not any(event in running for event in events)
+            if not self._answers.is_heard(session) and not any(event in running for event in events)
         }
         for session, events in finished.items():
             if self._finished.get(session) == events:

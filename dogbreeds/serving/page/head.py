@@ -1,4 +1,4 @@
-"""The head of the page's HTML: its language, and what other sites show of a link to it."""
+"""The head of the page's HTML: what runs before gradio does, and what other sites show of a link to the page."""
 
 import re
 from html import escape
@@ -10,7 +10,9 @@ PICTURES = Path(__file__).with_name("pictures")
 """Served under this name too. tests/drawings.py has drawn them: none shows a photo of somebody."""
 
 _HERE = Path(__file__).parent
-_LANGUAGE = f"<script>{(_HERE / 'language.js').read_text(encoding='utf-8')}</script>"
+_SCRIPTS = "".join(
+    f"<script>{(_HERE / name).read_text(encoding='utf-8')}</script>" for name in ("language.js", "in_order.js")
+)
 # Read in gradio 6.31.0: its head has two sets of these, of gradio itself, one of them with "{url}".
 _OF_GRADIO = re.compile(r'<meta\s[^<>]*\b(?:property="og:|name="twitter:)[^<>]*>\s*')
 
@@ -38,4 +40,4 @@ def with_own_head(page: str, address: str, texts: Texts) -> str:
     metas += "".join(f'<meta property="{name}" content="{escape(value)}">' for name, value in properties.items())
     head, end, body = page.partition("</head>")
     head = _OF_GRADIO.sub("", head).replace('lang="en"', f'lang="{texts.language}"', 1)
-    return head + metas + _LANGUAGE + end + body
+    return head + metas + _SCRIPTS + end + body

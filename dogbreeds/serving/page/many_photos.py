@@ -1,6 +1,8 @@
 """The tab "Many photos": a card for each uploaded file, answered a few at a time."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ MAX_CONCURRENT = 2
 """Addresses whose many photos are answered at the same time; the others wait."""
 MAX_OF_ADDRESS = 8
 """Lists of photos of one address: one is answered, and the others wait."""
+_FAILED = Path(__file__).with_name("many_photos_failed.js")
 
 
 def many_photos_tab(
@@ -42,9 +45,7 @@ def many_photos_tab(
         only_breeds: The breeds that come into question.
         text: The page's texts.
     """
-    stopped: dict[str | None, bool] = {}
-    """Of each visit whose photos are being answered, whether that shall end. If gradio cancelled it, a progress that is
-    on its way would arrive after the end."""
+    lists = _Lists(models, answers)
     with gr.Tab(text("many_photos")):
         with gr.Row(elem_id="choose-many"):
             files = PhotoFiles(
@@ -57,52 +58,105 @@ def many_photos_tab(
         status = gr.HTML(text("waiting_many_html"), elem_id="status")
         gr.HTML(text("review_html"), elem_id="review")
         shown = Review()
-    lists = AnswerQueue(MAX_CONCURRENT, num_for_address=1, max_of_address=MAX_OF_ADDRESS, beside=answers)
+    asked = files.upload(
+        lists.show,
+        [files, model, only_breeds],
+        [files, folder, stop, status, shown],
+        api_visibility="private",
+        concurrency_limit=None,
+        show_progress="hidden",
+    )
+    asked.failure(None, None, [files, folder, stop, status], js=_FAILED.read_text(encoding="utf-8"))
+    stop.click(lists.stop, api_visibility="private", queue=False, show_progress="hidden")
 
-    async def show_many(
-        files: list[tuple[str, Path]], model: str, only_breeds: list[str], request: gr.Request
+
+class _List:
+    """A list of photos that is answered, or waits for it.
+
+    If gradio cancelled one, a progress that is on its way would arrive after the end: so it is asked to end.
+    """
+
+    def __init__(self, visit: str | None) -> None:
+        self.visit = visit
+        self.is_stopped = False
+        self._waiting: asyncio.Timeout | None = None
+
+    async def wait_for(self, turn: Awaitable[None]) -> None:
+        """Wait until its turn comes, or it is stopped."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if self.is_stopped else None) as self._waiting:
+                await turn
+        self._waiting = None
+
+    def stop(self) -> None:
+        """Let it wait no more, and open no more photos."""
+        self.is_stopped = True
+        if self._waiting:
+            self._waiting.reschedule(0)
+
+
+class _Lists:
+    """The lists of photos that are answered, or wait for it."""
+
+    def __init__(self, models: ModelSet, answers: AnswerQueue) -> None:
+        self._models, self._answers = models, answers
+        self._queue = AnswerQueue(MAX_CONCURRENT, num_for_address=1, max_of_address=MAX_OF_ADDRESS, beside=answers)
+        self._lists: list[_List] = []
+
+    async def show(
+        self, files: list[tuple[str, Path]], model: str, only_breeds: list[str], request: gr.Request
     ) -> AsyncIterator[tuple[Any, ...]]:
-        visit, texts = request.session_hash, texts_of(request)
+        """What the tab shows of a list, from its arrival on: a value for each output."""
+        texts, own = texts_of(request), _List(request.session_hash)
+        name = self._models.names[0] if model == ALL_MODELS else model
+        self._lists.append(own)
         try:
-            if not lists.has_place_for(address_of(request)):
+            if not files:  # but hidden ones
+                yield *_ready(), gr.skip(), gr.skip()
+                return
+            if problem := _problem(files, name, only_breeds, self._models, texts):
+                yield _refusal(problem, texts)
+                return
+            updates = _updates(files, name, only_breeds, self._models, texts, lambda: own.is_stopped)
+            computed = iterate_in_threadpool(updates)
+            yield await anext(computed)
+            if not self._queue.has_place_for(address_of(request)):
                 yield _refusal(texts.busy_many, texts)
                 return
-            stopped[visit] = False
-            updates = _updates(files, model, only_breeds, models, texts, lambda: stopped.get(visit, False))
-            async with turn(lists, request):
-                async for update in _in_turns(updates, answers, request):
+            async with AsyncExitStack() as stack:
+                await own.wait_for(stack.enter_async_context(turn(self._queue, request)))
+                async for update in _in_turns(computed, self._answers, request):
                     yield update
         finally:
-            stopped.pop(visit, None)
+            self._lists.remove(own)
             await run_in_threadpool(_delete, files)  # a thread may still be at a batch, if gradio cancelled this
 
-    def stop_many(request: gr.Request) -> None:
-        if request.session_hash in stopped:
-            stopped[request.session_hash] = True
-
-    for source in (files, folder):
-        source.upload(
-            show_many,
-            [source, model, only_breeds],
-            [files, folder, stop, status, shown],
-            api_visibility="private",
-            concurrency_limit=None,
-            show_progress="hidden",
-        )
-    stop.click(stop_many, api_visibility="private", queue=False, show_progress="hidden")
+    async def stop(self, request: gr.Request) -> None:
+        """End what is answered for a visit, or waits."""
+        for each in self._lists:
+            if each.visit == request.session_hash:
+                each.stop()
 
 
 async def _in_turns(
-    updates: Iterator[tuple[Any, ...]], answers: AnswerQueue, request: gr.Request
+    computed: AsyncIterator[tuple[Any, ...]], answers: AnswerQueue, request: gr.Request
 ) -> AsyncIterator[tuple[Any, ...]]:
     """Each update in a turn of its own, so that a question about one photo waits for a batch, not for the list."""
-    computed = iterate_in_threadpool(updates)
     while True:
         async with turn(answers, request):
             update = await anext(computed, None)
         if update is None:
             return
         yield update
+
+
+def _problem(
+    files: list[tuple[str, Path]], model: str, only_breeds: list[str], models: ModelSet, texts: Texts
+) -> str | None:
+    """Why a list can't be answered, in a sentence; None if it can."""
+    if len(files) > MAX_FILES:
+        return texts.too_many.format(MAX_FILES)
+    return breed_list.problem(models, [model], only_breeds, texts)
 
 
 def _updates(
@@ -113,22 +167,13 @@ def _updates(
     texts: Texts,
     is_stopped: Callable[[], bool],
 ) -> Iterator[tuple[Any, ...]]:
-    """What the tab shows while the files are answered: a value for each output of `show_many`."""
-    if not files:
-        return
-    name = models.names[0] if model == ALL_MODELS else model
-    problem = breed_list.problem(models, [name], only_breeds, texts)
-    if len(files) > MAX_FILES:
-        problem = texts.too_many.format(MAX_FILES)
-    if problem:
-        yield _refusal(problem, texts)
-        return
-    predictor = models.predictors[name].only(only_breeds)
+    """What the tab shows while files are answered: at first that it begins, before any is opened."""
+    predictor = models.predictors[model].only(only_breeds)
     rows: list[Row] = []
-    lines = review.begin(name)
+    lines = review.begin(model)
     running = (gr.update(interactive=False), gr.update(interactive=False), gr.update(visible=True))
     yield *running, cards.progress(0, len(files), texts), review.shown(lines, [])
-    for batch in answer_many(predictor, files):
+    for batch in answer_many(predictor, files) if not is_stopped() else ():
         rows += batch
         lines += review.lines(batch, texts)
         if is_stopped():

@@ -1,6 +1,7 @@
 // The box to choose a photo in: it sends the photo and has it answered. Of the answer below, the page shows nothing
 // unless it is that to the last photo: page.css hides it in each other state.
 let sending = new AbortController();
+let awaited = null; // the photo whose answer is shown when it comes; none while another is sent, or could not be
 
 const show = (state, problem) => {
   document.body.dataset.photo = state;
@@ -20,12 +21,13 @@ const problemOf = (status) => ({ 413: "too_large", 429: "busy", 503: "busy" })[s
 const ask = (photo) => {
   show("sending");
   keep(photo);
-  props.value = photo;
+  awaited = props.value = photo;
   trigger("input");
 };
 
 async function send(file) {
   sending.abort();
+  awaited = null;
   const own = (sending = new AbortController());
   show("sending");
   const body = new FormData();
@@ -56,7 +58,7 @@ document.addEventListener("click", async ({ target }) => {
 });
 
 document.addEventListener("answered", ({ detail: verdict }) => {
-  if (!props.value || !verdict.includes(props.value.path.split("/")[1])) return; // the answer to an earlier photo
+  if (!awaited || !verdict.includes(awaited.path.split("/")[1])) return; // the answer to an earlier photo
   show("answered");
   keep(null);
   // Who ticks breeds stays there, though the answer above may take more or less room than the one before.
@@ -77,8 +79,10 @@ window.addEventListener("offline", () => {
 
 // A photo pasted or dropped anywhere on the page is taken; without this, a dropped one would replace the page.
 const take = (files) => {
-  const many = document.querySelector("#files input[type=file]");
-  if (!many?.closest("#files").offsetParent) return send(files[0]);
+  const box = document.querySelector("#files");
+  if (!box?.offsetParent) return send(files[0]);
+  const many = box.querySelector("input[type=file]");
+  if (!many) return; // others are sent or answered
   const chosen = new DataTransfer();
   [...files].forEach((file) => chosen.items.add(file));
   many.files = chosen.files;
@@ -95,6 +99,7 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   if (event.dataTransfer.items[0].webkitGetAsEntry?.()?.isDirectory) {
     sending.abort();
+    awaited = null;
     return show("failed", "folder");
   }
   take(event.dataTransfer.files);

@@ -156,7 +156,8 @@ def layout(models: ModelSet, texts: Texts) -> str:
     )
     filters = {"": texts.all_answers, **verdicts, "unchecked": texts.unchecked, "corrected": texts.corrected}
     return (
-        f'<div class="review" data-replace="{escape(texts.replace_checked)}" hidden>'
+        f'<div class="review" data-replace="{escape(texts.replace_checked)}" '
+        f'data-failed="{escape(cards.problem(texts.many_failed, texts))}" hidden>'
         f'<p class="model" data-text="{escape(texts.answers_of)}"></p>'
         f'<div class="find"><input type="search" aria-label="{escape(texts.filter)}" '
         f'placeholder="{escape(texts.filter)}">'

@@ -20,6 +20,7 @@ const setLabel = (card, label) => {
 const offerList = (link, checked) => {
   const { kind } = link.dataset;
   const own = checked.filter((card) => kindOf(card.label) === kind);
+  if (!own.length) unsaved.delete(kind);
   const rows = own.map((card) => record(pathOf(card), ...(kind ? [] : [card.label])));
   link.hidden = !own.length;
   offer(link, [record("path", ...(kind ? [] : ["label"])), ...rows].join(""), own.length);
