@@ -59,7 +59,7 @@ def many_photos_tab(
         gr.HTML(text("review_html"), elem_id="review")
         shown = Review()
     asked = files.upload(
-        lists.show,
+        lists.show_many,
         [files, model, only_breeds],
         [files, folder, stop, status, shown],
         api_visibility="private",
@@ -67,7 +67,7 @@ def many_photos_tab(
         show_progress="hidden",
     )
     asked.failure(None, None, [files, folder, stop, status], js=_FAILED.read_text(encoding="utf-8"))
-    stop.click(lists.stop, api_visibility="private", queue=False, show_progress="hidden")
+    stop.click(lists.stop_many, api_visibility="private", queue=False, show_progress="hidden")
 
 
 class _List:
@@ -103,7 +103,7 @@ class _Lists:
         self._queue = AnswerQueue(MAX_CONCURRENT, num_for_address=1, max_of_address=MAX_OF_ADDRESS, beside=answers)
         self._lists: list[_List] = []
 
-    async def show(
+    async def show_many(
         self, files: list[tuple[str, Path]], model: str, only_breeds: list[str], request: gr.Request
     ) -> AsyncIterator[tuple[Any, ...]]:
         """What the tab shows of a list, from its arrival on: a value for each output."""
@@ -131,7 +131,7 @@ class _Lists:
             self._lists.remove(own)
             await run_in_threadpool(_delete, files)  # a thread may still be at a batch, if gradio cancelled this
 
-    async def stop(self, request: gr.Request) -> None:
+    async def stop_many(self, request: gr.Request) -> None:
         """End what is answered for a visit, or waits."""
         for each in self._lists:
             if each.visit == request.session_hash:
