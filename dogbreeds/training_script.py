@@ -95,7 +95,7 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
         ]
     for each in configs:
         check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
-    from dogbreeds.training.resume import locked  # these take seconds, which a mistake need not wait
+    from dogbreeds.training.locks import locked  # these take seconds, which a mistake need not wait
     from dogbreeds.training.train import train
 
     for each in configs:  # nothing is trained if one of them can't be

@@ -102,7 +102,7 @@ def start(num_processes: int, data: Path, output_dir: Path, model: str, result: 
         port = listener.getsockname()[1]
 
     def train(rank: int) -> None:
-        from dogbreeds.training.resume import locked
+        from dogbreeds.training.locks import locked
 
         os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
         if num_processes > 1:  # what torchrun sets

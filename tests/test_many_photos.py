@@ -61,6 +61,12 @@ class Visitors:
         question = {"fn_index": self._number, "session_hash": session, "data": data}
         return (await (await self.at(address)).post("/queue/join", json=question)).status_code
 
+    async def send_first(self, address: str, session: str, begun: list[str]) -> None:
+        """Send a list, and wait until its answers have begun."""
+        assert await self.send_many(address, session) == 200
+        while not begun:
+            await asyncio.sleep(0.01)
+
     async def stop(self, address: str, session: str) -> None:
         """Press the button Stop."""
         question = {"fn_index": self._stop, "session_hash": session, "data": []}
@@ -143,9 +149,7 @@ def test_a_list_that_waits_for_its_turn_is_shown_and_can_be_stopped(answering, t
     begun, _ = answering
 
     async def task(visitors) -> None:
-        assert await visitors.send_many("10.0.0.1", "first") == 200
-        while not begun:
-            await asyncio.sleep(0.01)
+        await visitors.send_first("10.0.0.1", "first", begun)
         assert await visitors.send_many("10.0.0.1", "second") == 200
         shown = await stopped(visitors, "10.0.0.1", "second")
         assert "0 of 2 photos answered" in shown.partition("Stopped. Photos answered: 0;")[0]
@@ -160,9 +164,7 @@ def test_a_list_can_be_stopped_after_another_one_of_its_visit_has_ended(answerin
     begun, _ = answering
 
     async def task(visitors) -> None:
-        assert await visitors.send_many("10.0.0.1", "visit") == 200
-        while not begun:
-            await asyncio.sleep(0.01)
+        await visitors.send_first("10.0.0.1", "visit", begun)
         assert await visitors.send_many("10.0.0.1", "visit", only_breeds=("Beagle",)) == 200
         while visitors.num_kept() > 2:  # it is refused, and its photos are deleted
             await asyncio.sleep(0.01)

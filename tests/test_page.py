@@ -501,6 +501,17 @@ def test_before_a_photo_the_page_says_what_it_does_and_offers_drawings(either_pa
     assert not page.get_by_role("button", name="chat" if french else "cat").is_visible()
 
 
+@pytest.fixture
+def failing_page(browser, server, language):
+    """The page, where requests may fail."""
+    context = browser.new_context(locale={"en": "en-US", "fr": "fr-FR"}[language])
+    page = context.new_page()
+    page.goto(server)
+    page.wait_for_selector("#sent > *", state="attached")
+    yield page
+    context.close()
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
@@ -510,13 +521,11 @@ def test_before_a_photo_the_page_says_what_it_does_and_offers_drawings(either_pa
         pytest.param(500, "could not be sent", marks=pytest.mark.slow),
     ],
 )
-def test_no_old_answer_stays_when_a_photo_gets_none(browser, server, tmp_path, status, words):
+@pytest.mark.parametrize("language", ["en"])
+def test_no_old_answer_stays_when_a_photo_gets_none(failing_page, tmp_path, status, words):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     make_photo(0, 1, (300, 260)).save(tmp_path / "other.png")
-    context = browser.new_context(locale="en-US")
-    page = context.new_page()
-    page.goto(server)
-    page.wait_for_selector("#sent > *", state="attached")
+    page = failing_page
     send(page, tmp_path / "dog.png")
 
     def answer(route) -> None:
@@ -530,23 +539,19 @@ def test_no_old_answer_stays_when_a_photo_gets_none(browser, server, tmp_path, s
     page.unroute_all()
     send(page, tmp_path / "other.png")
     assert page.inner_text("#verdict .answer") == "Chihuahua" and not page.locator(PROBLEM).count()
-    context.close()
 
 
 @pytest.mark.slow
-def test_a_question_that_is_lost_is_told_and_asked_again(browser, server, tmp_path):
+@pytest.mark.parametrize("language", ["en"])
+def test_a_question_that_is_lost_is_told_and_asked_again(failing_page, tmp_path):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
-    context = browser.new_context(locale="en-US")
-    page = context.new_page()
-    page.goto(server)
-    page.wait_for_selector("#sent > *", state="attached")
+    page = failing_page
     page.route("**/gradio_api/queue/join**", lambda route: route.abort())
     page.set_input_files(CHOOSE, tmp_path / "dog.png")
     page.wait_for_selector(PROBLEM)
     assert "busy" in page.inner_text(PROBLEM)
     page.unroute_all()
     page.wait_for_selector("#verdict .confident")  # without a hand
-    context.close()
 
 
 @pytest.mark.slow
@@ -566,15 +571,13 @@ def test_the_old_answer_goes_as_soon_as_a_photo_is_sent(page, tmp_path):
 
 @pytest.mark.parametrize("fails", [False, True], ids=["is sent", "is refused"])
 @pytest.mark.slow
+@pytest.mark.parametrize("language", ["en"])
 def test_an_answer_that_comes_while_another_photo_is_sent_or_after_it_was_refused_is_not_shown(
-    browser, server, tmp_path, fails
+    failing_page, tmp_path, fails
 ):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     make_photo(0, 1, (300, 260)).save(tmp_path / "other.png")
-    context = browser.new_context(locale="en-US")
-    page = context.new_page()
-    page.goto(server)
-    page.wait_for_selector("#sent > *", state="attached")
+    page = failing_page
     page.evaluate("document.addEventListener('answered', () => { document.body.dataset.heard = ''; })")
     answer = held(page, ANSWERS, lambda: page.set_input_files(CHOOSE, tmp_path / "dog.png"))
     upload = held(page, UPLOAD, lambda: page.set_input_files(CHOOSE, tmp_path / "other.png"))
@@ -591,7 +594,6 @@ def test_an_answer_that_comes_while_another_photo_is_sent_or_after_it_was_refuse
         upload.continue_()
         page.wait_for_selector("#verdict .banner:visible")
         assert page.inner_text("#verdict .answer") == "Chihuahua"
-    context.close()
 
 
 def held(page, address, ask):
@@ -902,17 +904,6 @@ def test_what_is_dropped_while_other_photos_are_sent_or_answered_is_left(page, t
     page.locator("#review li .open").click()
     picture = page.get_by_role("dialog").locator("img")
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 400
-
-
-@pytest.fixture
-def failing_page(browser, server, language):
-    """The page, where requests may fail."""
-    context = browser.new_context(locale={"en": "en-US", "fr": "fr-FR"}[language])
-    page = context.new_page()
-    page.goto(server)
-    page.wait_for_selector("#sent > *", state="attached")
-    yield page
-    context.close()
 
 
 def wait_until_failed(page, french: bool) -> None:

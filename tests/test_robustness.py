@@ -175,7 +175,7 @@ def test_an_ended_command_continues(tiny_run, new_photos, tmp_path, monkeypatch,
     num_answered = 10
     status, printed, err = run_cli(monkeypatch, capsys, *command)
     assert status == 0 and "continuing: 2 photos are answered" in err and num_answered == 10 + 4
-    assert not unfinished.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]  # nor are the kept answers or their lock
     text = str(whole)
     assert text in printed
     # Answers of what no file of answers is.

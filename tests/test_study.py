@@ -23,7 +23,7 @@ from dogbreeds.research.study import run_study
 from dogbreeds.research.study_plan import read_plan
 from dogbreeds.research.study_report import _figure, read_study, write_study_report
 from dogbreeds.training import features
-from dogbreeds.training.resume import locked
+from dogbreeds.training.locks import locked
 from dogbreeds.training.save_run import save_answers
 from dogbreeds.training.train import finish, fit, set_up
 

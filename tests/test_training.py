@@ -30,12 +30,12 @@ from dogbreeds.training import save_run as save_run_module
 from dogbreeds.training import saved_states as saved_states_module
 from dogbreeds.training.evaluation import predict_logits
 from dogbreeds.training.loaders import EpochSampler, PixelDataset, data_loader
+from dogbreeds.training.locks import locked
 from dogbreeds.training.loop import Loop
 from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.presets import VIT
 from dogbreeds.training.profiling import PHASES, PhaseClock, bottleneck, peak_flops
-from dogbreeds.training.resume import locked
 from dogbreeds.training.saved_states import SavedStates
 from dogbreeds.training.train import finish, fit, set_up, train
 from dogbreeds.training_script import run_training_script

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from dogbreeds.addresses import reason
 from dogbreeds.errors import UserError
+from dogbreeds.training.locks import locked
 
 
 class KeptAnswers(dict[str, Any]):
@@ -44,13 +43,11 @@ def keep_answers(path: Path | None, made_from: dict[str, Any]) -> Iterator[KeptA
         yield KeptAnswers({}, None)
         return
     try:
-        with FileLock(path.with_name(path.name + ".lock"), blocking=False), path.open("a+b") as file:
+        with locked(path, doing="writing", option="--output"), path.open("a+b") as file:
             known = _read(path, file, made_from)
             if known:
                 print(f"continuing: {len(known):,} photos are answered", file=sys.stderr)
             yield KeptAnswers(known, file)
-    except Timeout:
-        raise UserError(f"another process is writing {str(path)!r}: wait for it, or give another --output") from None
     except OSError as error:
         raise UserError(f"can't keep the answers in {str(path)!r} ({reason(error)}): give another --output") from None
 

@@ -31,11 +31,11 @@ from dogbreeds.training.base_run import find_base
 from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits, load_data, with_training_photos_of
 from dogbreeds.training.feature_file import FeatureFile
+from dogbreeds.training.locks import BeingMade, locked
 from dogbreeds.training.loop import Diverged
 from dogbreeds.training.models.build import build_model
 from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
-from dogbreeds.training.resume import BeingMade, locked
 from dogbreeds.training.save_run import save_answers
 from dogbreeds.training.train import finish, fit, set_up
 

@@ -1,14 +1,10 @@
-"""The folder of an unfinished run: one process at a time makes it, and a resumed run is the same run."""
+"""The folder of an unfinished run; a resumed run is the same run."""
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 
 from dogbreeds import run_folder
 from dogbreeds.errors import UserError
@@ -16,45 +12,6 @@ from dogbreeds.files import partial_path, read_json, write_json
 from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
-
-
-class BeingMade(UserError):
-    """Another process makes the run."""
-
-
-@contextmanager
-def locked(output_dir: Path) -> Iterator[None]:
-    """Keep every other process from making this run; where several train together, the main one does so for all.
-
-    The lock is a file beside the run folder, which is removed at the end. A process that is killed holds it no more.
-
-    Raises:
-        BeingMade: Another process makes this run.
-        UserError: The lock can't be written.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    lock = FileLock(output_dir.with_name(output_dir.name + ".lock"))
-    try:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-        while not Path(lock.lock_file).exists():  # removed by the process before, after it was opened here
-            lock.release()
-            lock.acquire(blocking=False)
-    except Timeout:
-        raise BeingMade(
-            f"another process is making the run {str(output_dir)!r}: wait for it, or give another --output-dir"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"can't lock {lock.lock_file!r} ({reason}): give another --output-dir") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows keeps a file that is open
-            Path(lock.lock_file).unlink()
-        lock.release()
 
 
 def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:

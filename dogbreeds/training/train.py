@@ -22,6 +22,7 @@ from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits, load_data
 from dogbreeds.training.inputs import Features, Inputs
 from dogbreeds.training.learner import Learner
+from dogbreeds.training.locks import locked
 from dogbreeds.training.loop import Loop, Row
 from dogbreeds.training.models.adapt import merge_lora
 from dogbreeds.training.models.build import build_model, model_preprocessing
@@ -29,7 +30,7 @@ from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import measured_peak, time_in_words
-from dogbreeds.training.resume import begin_run, locked
+from dogbreeds.training.resume import begin_run
 from dogbreeds.training.run import Run
 from dogbreeds.training.save_run import Logits, judge, save_run
 from dogbreeds.training.saved_states import SavedStates
