@@ -7,7 +7,7 @@ like. Some protocols need a package of their own, as s3:// needs s3fs.
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -18,6 +18,8 @@ FIRST_BYTES = 16_000_000
 is needed to see that it is no photo."""
 
 _ABOUT_KEYS = ("ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed")
+_ABOUT_ONE_FILE = (403, 410)
+"""What HTTP says of a file that may not be read or is gone; of one that is missing, fsspec tells."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -49,6 +51,10 @@ class Address(str):
     def parent(self) -> "Address":
         """The folder that this is in."""
         return Address(self.rstrip("/").rpartition("/")[0])
+
+    def resolve(self) -> "Address":
+        """The same place without "/" at its end, as which it is compared with others."""
+        return Address(re.sub(r"(?<![:/])/+$", "", self))
 
     def with_name(self, name: str) -> "Address":
         """Another place in the same folder."""
@@ -173,8 +179,9 @@ def _not_read(system: Any, address: Address, path: str, error: Exception) -> byt
     """Why a file could not be read; an empty one has no first bytes in S3."""
     try:
         with _reached(address):
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and system.size(path) == 0:
-                return b""
+            with suppress(FileNotFoundError):  # so HTTP speaks of the size where no server answers
+                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and system.size(path) == 0:
+                    return b""
             raise error
     except OSError as of_this_file:
         return of_this_file
@@ -205,6 +212,8 @@ def _reached(address: Address) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"{str(address)!r} needs another package: {first_line(error)}") from None
     except Exception as error:  # the package of each protocol raises errors of its own
+        if (status := getattr(error, "status", None)) in _ABOUT_ONE_FILE:
+            raise PermissionError(f"HTTP status {status}") from None
         raise UserError(f"{str(address)!r} can't be reached ({first_line(error)})") from None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
-from dogbreeds.addresses import Address, Place
+from dogbreeds.addresses import Address, Place, reason
 from dogbreeds.errors import UserError, first_line
 
 MAX_JSON_BYTES = 16 * 2**20
@@ -111,6 +111,18 @@ def make_folder(path: Path) -> None:
         raise UserError(f"can't make the folder {str(path)!r}: {error.strerror}") from None
 
 
+def exists(path: Place) -> bool:
+    """Whether a file or folder is there.
+
+    Raises:
+        UserError: It can't be told: the name is too long, or the place may not be looked into.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UserError(f"{os.fspath(path)!r} can't be read ({reason(error)})") from None
+
+
 def check_absent(path: Place | None, *, option: str = "--output") -> None:
     """Refuse an output path that exists, before any work is done.
 
@@ -119,9 +131,9 @@ def check_absent(path: Place | None, *, option: str = "--output") -> None:
         option: The option that named it.
 
     Raises:
-        UserError: It exists already.
+        UserError: It exists already, or that can't be told.
     """
-    if path and path.exists():
+    if path and exists(path):
         raise UserError(f"{str(path)!r} exists already: give another {option}, or remove it")
 
 
@@ -131,7 +143,7 @@ def check_parent(path: Path | None) -> None:
     Raises:
         UserError: There is no such folder.
     """
-    if path and not path.parent.is_dir():
+    if path and not (exists(path.parent) and path.parent.is_dir()):
         raise UserError(f"there is no folder {str(path.parent)!r} for the --output: make it, or give another")
 
 

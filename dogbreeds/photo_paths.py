@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +116,11 @@ def path_digest(path: str) -> bytes:
     return hashlib.blake2b(path.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
+def valid_text(path: str) -> str:
+    """A path as text that can be written: the bytes of a file's name that are no UTF-8 are escaped."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def shard_number(digest: bytes, count: int) -> int:
     """Which of this many shards the path of this digest is in, from 1."""
     return int.from_bytes(digest[:8], "big") % count + 1
@@ -130,23 +136,26 @@ def open_paths(named: str | os.PathLike[str]) -> Iterator[PhotoPaths]:
     Raises:
         UserError: There is no such folder or list, or it can't be read.
     """
+    if not os.fspath(named):  # as of a shell's variable that is not set; it would be the current folder
+        raise UserError("the name of the folder is empty: name the folder with the photos")
     where = place(named)
     shown = os.fspath(where)
     try:
-        if where.is_dir():
-            root = where.resolve() if isinstance(where, Path) else where
-            yield PhotoPaths(shown, root, False, {"folder": os.fspath(root)}, lambda: _walk(root))
-            return
-        exists = where.exists()
+        is_folder = where.is_dir()
+        exists = is_folder or where.exists()
     except OSError as error:
         raise UserError(f"{shown!r} can't be read ({reason(error)})") from None
+    if is_folder:
+        root = where.resolve()
+        yield PhotoPaths(shown, root, False, {"folder": os.fspath(root)}, lambda: walk(root))
+        return
     if where.suffix.lower() not in LISTS:
         hint = "it is a file; predict answers single photos" if exists else "name the folder with the photos"
         raise UserError(f"there is no folder {shown!r}: {hint}")
     if not exists:
         raise UserError(f"there is no list {shown!r}: name a text, CSV or Parquet file of paths")
     with _on_this_machine(where) as path:
-        parent = where.parent.resolve() if isinstance(where, Path) else where.parent
+        parent = where.parent.resolve()
         try:
             identity = {"list_sha256": sha256(path)}
         except OSError as error:
@@ -180,8 +189,9 @@ def _columns(path: Path, ending: str, shown: str) -> dict[str, Callable[[], Iter
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text list that are not empty."""
+    """The lines of a text list that are not empty; some editors begin it with a byte order mark."""
     with path.open("rb") as file:
+        file.seek(len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0)
         for line in file:
             if name := line.rstrip(b"\r\n"):
                 yield os.fsdecode(name)
@@ -210,7 +220,11 @@ def _csv_columns(path: Path, shown: str) -> dict[str, Callable[[], Iterator[str]
 
 
 def _text_columns(path: Path, shown: str) -> dict[str, Callable[[], Iterator[str]]]:
-    """The columns of a Parquet file that hold text, each to be read row by row."""
+    """The columns of a Parquet file that hold text, each to be read row by row.
+
+    Raises:
+        UserError: The file can't be read, or its labels are no text: the photos' folders must not stand in for them.
+    """
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -227,31 +241,41 @@ def _text_columns(path: Path, shown: str) -> dict[str, Callable[[], Iterator[str
 
     try:
         with ParquetFile(path) as file:
-            names = [field.name for field in file.schema_arrow if str(field.type) in _TEXT_TYPES]
+            types = {field.name: field.type for field in file.schema_arrow}
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"the list {shown!r} can't be read ({first_line(error)})") from None
-    return {name: partial(column, name) for name in names}
+    # A categorical column of pandas is a dictionary of its texts.
+    kinds = {name: str(getattr(kind, "value_type", kind)) for name, kind in types.items()}
+    if kinds.get("label", "string") not in _TEXT_TYPES:
+        raise UserError(f"the labels in the list {shown!r} are no text but {kinds['label']}: write the breeds' names")
+    return {name: partial(column, name) for name, kind in kinds.items() if kind in _TEXT_TYPES}
 
 
-def _walk(folder: Place, inside: str = "") -> Iterator[str]:
+def walk(folder: Place) -> Iterator[str]:
     """The path of every file relative to the folder, with "/", sorted by name within each folder.
+
+    A sub-folder that can't be listed is among them: opening it fails for the same reason.
 
     Args:
         folder: Where to start.
-        inside: The sub-folder to list, empty or ending in "/".
+
+    Raises:
+        UserError: The folder can't be listed.
     """
-    try:
-        names = sorted(_names(folder, inside))
-    except OSError as error:
-        if not inside:
-            raise UserError(f"the folder {os.fspath(folder)!r} can't be read ({reason(error)})") from None
-        yield inside.rstrip("/")  # opening it fails for the same reason, so its row has the error
-        return
-    for name in names:
-        if name.endswith("/"):
-            yield from _walk(folder, inside + name)
+    left = [""]  # the next one last; "" and what ends in "/" are folders
+    while left:
+        path = left.pop()
+        if path and not path.endswith("/"):
+            yield path
+            continue
+        try:
+            names = sorted(_names(folder, path), reverse=True)
+        except OSError as error:
+            if not path:
+                raise UserError(f"the folder {os.fspath(folder)!r} can't be read ({reason(error)})") from None
+            yield path.rstrip("/")
         else:
-            yield inside + name
+            left += [path + name for name in names]
 
 
 def _names(folder: Place, inside: str) -> list[str]:

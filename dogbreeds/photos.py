@@ -10,7 +10,7 @@ from dogbreeds.addresses import FIRST_BYTES, Address, Place, read_beginnings, re
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, not_read, open_file
 from dogbreeds.machine import on_all_cores
-from dogbreeds.photo_paths import LISTS, is_left_out, open_paths
+from dogbreeds.photo_paths import LISTS, open_paths, walk
 
 NUM_AHEAD = 64
 """Photos that are opened ahead of the one in use."""
@@ -69,6 +69,8 @@ def is_list(named: Path) -> bool:
 def photo_files(folder: Path) -> list[Path]:
     """Every file in a folder and its sub-folders, sorted, but for what `photo_paths.is_left_out` names, as in `index`.
 
+    Links that lead nowhere and sub-folders that can't be listed are among them, so that nothing is missing in silence.
+
     Args:
         folder: The folder, or a list of paths of this machine, which are all returned.
 
@@ -78,8 +80,7 @@ def photo_files(folder: Path) -> list[Path]:
     if is_list(folder):
         with open_paths(folder) as listed:
             return [listed.file(path) for path in listed]
-    inside = (path for path in folder.rglob("*") if not any(map(is_left_out, path.relative_to(folder).parts)))
-    files = sorted(path for path in inside if path.is_file())
+    files = sorted(folder / path for path in walk(folder)) if folder.is_dir() else []
     if not files:
         fault = "holds no photos" if folder.is_dir() else "is no folder"
         raise UserError(f"{str(folder)!r} {fault}: name the folder with the photos")

@@ -89,13 +89,15 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
     if seeds and config.run.resume:  # a series is continued where it was interrupted
         done = [each for each in configs if (each.run.output_dir / RECORD).is_file()]
         for each in done:
+            _check_has_these_options(each)
             print(f"the run {str(each.run.output_dir)!r} is complete")
         configs = [
             each.replace(resume=partial_path(each.run.output_dir).is_dir()) for each in configs if each not in done
         ]
     for each in configs:
         check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
-    from dogbreeds.training.locks import locked  # these take seconds, which a mistake need not wait
+    from dogbreeds.training.context import part_processes  # these take seconds, which a mistake need not wait
+    from dogbreeds.training.locks import locked
     from dogbreeds.training.train import train
 
     for each in configs:  # nothing is trained if one of them can't be
@@ -103,6 +105,24 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
             check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
     for each in configs:
         train(each)
+    part_processes()
+
+
+def _check_has_these_options(config: "TrainConfig") -> None:
+    """Refuse a complete run of a series whose options were others than those of the runs to come."""
+    from dogbreeds.files import read_json
+    from dogbreeds.record import RunRecord
+    from dogbreeds.run_folder import RECORD
+    from dogbreeds.training.options import FREE_OPTIONS, recorded_options
+
+    folder = config.run.output_dir
+    then = recorded_options(RunRecord.from_json(read_json(folder / RECORD), folder).config)
+    for name, now in config.to_dict().items():
+        if name not in FREE_OPTIONS and then[name] != now:
+            raise UserError(
+                f"the complete run {str(folder)!r} has another {name}: it was {then[name]!r}, now it is {now!r}; give "
+                "it as it was, or another --output-dir"
+            )
 
 
 def _check_inputs(config: "TrainConfig") -> None:
@@ -149,7 +169,7 @@ def one_for_each_seed(config: "TrainConfig", seeds: tuple[str, ...]) -> list["Tr
         UserError: A seed is no whole number from 0 on, or is named twice.
     """
     listed = [text.strip() for entry in seeds for text in entry.split(",") if text.strip()]
-    if not all(text.isdecimal() for text in listed):
+    if not all(text.isdecimal() for text in listed) or (seeds and not listed):
         raise UserError(f"--seeds {','.join(listed)}: must be whole numbers separated by commas, such as 0,1,2")
     numbers = [int(text) for text in listed]
     if len(set(numbers)) < len(numbers):

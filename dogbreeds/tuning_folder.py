@@ -7,11 +7,12 @@
 While tuning runs, there are also ``study.lock`` and a lock for each trial that runs.
 """
 
+import os
 from pathlib import Path
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 JOURNAL = "journal.log"
@@ -37,5 +38,20 @@ def tuning_folder(output_dir: Path) -> Path:
 def open_study(folder: Path) -> optuna.Study:
     """Open the study in an existing folder, or create it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    journal = JournalFileBackend(str(folder / JOURNAL))
+    _cut_torn_line(folder / JOURNAL)
+    storage = JournalStorage(journal)
     return optuna.create_study(storage=storage, study_name="study", direction="minimize", load_if_exists=True)
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Cut off a last line that a full disk left unfinished: Optuna would write on behind it, and read it no more."""
+    lock = JournalFileSymlinkLock(str(journal))  # that of whoever appends
+    lock.acquire()
+    try:
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(journal, whole)
+    finally:
+        lock.release()

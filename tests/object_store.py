@@ -40,10 +40,18 @@ class ObjectStore:
 
     def read_only_keys(self) -> dict[str, str]:
         """The environment of a person who may read and not write; from here on, keys are checked."""
-        self.iam.create_user(UserName="reader")
-        policy = json.dumps({"Version": "2012-10-17", "Statement": [READ_ONLY]})
-        self.iam.put_user_policy(UserName="reader", PolicyName="read", PolicyDocument=policy)
-        key = self.iam.create_access_key(UserName="reader")["AccessKey"]
+        return self._keys_of("reader", [READ_ONLY])
+
+    def no_keys(self) -> dict[str, str]:
+        """The environment of a person who may neither read nor write; from here on, keys are checked."""
+        return self._keys_of("stranger", [])
+
+    def _keys_of(self, name: str, allowed: list[dict[str, object]]) -> dict[str, str]:
+        self.iam.create_user(UserName=name)
+        if allowed:
+            policy = json.dumps({"Version": "2012-10-17", "Statement": allowed})
+            self.iam.put_user_policy(UserName=name, PolicyName="allowed", PolicyDocument=policy)
+        key = self.iam.create_access_key(UserName=name)["AccessKey"]
         self.check_keys(True)
         return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
 

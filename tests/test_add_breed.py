@@ -67,8 +67,10 @@ def test_photos_of_two_new_breeds_are_told_apart(others):
 def test_the_share_of_added_breeds_has_the_interval_of_breeds_not_of_photos():
     shares = {str(breed): share for breed, share in enumerate([0.5] * 10 + [1.0] * 10)}
     mean, low, high = map(float, re.fullmatch(r"([\d.]+)% \(([\d.]+)-([\d.]+)\)", over_breeds(shares)).groups())
-    # Breeds have a standard deviation of 25 points, their mean of 20 one of 5.6, however many photos a breed has.
-    assert mean == 75 and (low, high) == pytest.approx((75 - 1.96 * 5.6, 75 + 1.96 * 5.6), abs=1)
+    # Breeds have a standard deviation of 25.6 points, their mean of 20 one of 5.74, however many photos a breed has.
+    # 2.09 is the 97.5 % quantile of Student's t with 19 degrees of freedom.
+    assert mean == 75 and (low, high) == pytest.approx((75 - 2.09 * 5.74, 75 + 2.09 * 5.74), abs=0.1)
+    assert over_breeds({str(breed): share for breed, share in enumerate([1.0] * 9 + [0.9])}).endswith("-100.0)")
     few = {"Havanese": 0.5, "Shiba Inu": 0.75}
     assert over_breeds(few) == "62.5% (Havanese 50.0%, Shiba Inu 75.0%)"
 

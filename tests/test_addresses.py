@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -21,7 +23,7 @@ from dogbreeds import photos as photos_module
 from dogbreeds.addresses import Address, place, read_beginnings
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
-from dogbreeds.photo_paths import open_paths
+from dogbreeds.photo_paths import Shard, open_paths
 from dogbreeds.photos import read_bytes
 from dogbreeds.serving import journal as journal_module
 from dogbreeds.serving import library
@@ -218,6 +220,73 @@ def test_a_bucket_that_refuses_is_one_line(tiny_run, library_folder, store, tmp_
     assert list(tmp_path.glob("b.csv*")) == [] and store.keys("breeds.csv") == ["breeds.csv"]
 
 
+def test_a_bucket_that_may_not_be_looked_into_is_one_line(tiny_run, photo_folder, store, tmp_path, monkeypatch, capsys):
+    listed = write_list(tmp_path / "list.txt", [str(next(photo_folder.rglob("*.png")))])
+    nowhere = f"s3://{BUCKET}/nowhere/breeds.csv"
+    status, _, err = run_cli(monkeypatch, capsys, "index", "merge", listed, "--output", nowhere)
+    assert status == 2 and "the folder 's3://dogs/nowhere' can't be read" in err and err.count("\n") == 1
+    for name, value in store.no_keys().items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    table, run_dir = f"s3://{BUCKET}/breeds.csv", ("--run-dir", tiny_run)
+    for arguments, shown in (
+        (("index", photo_folder, "--output", table, *run_dir), table),
+        (("index", listed, "--output", table, *run_dir), table),
+        (("index", photo_folder, "--output", table, "--shard", "1/2", *run_dir), "breeds-00001-of-00002.parquet"),
+        (("index", listed, "--output", table, "--shard", "1/2", *run_dir), "breeds-00001-of-00002.parquet"),
+        (("index", "merge", listed, "--output", table), table),
+        (("evaluate", "--data", photo_folder, "--output", f"s3://{BUCKET}/figures", *run_dir), "figures"),
+    ):
+        status, out, err = run_cli(monkeypatch, capsys, *arguments)
+        assert status == 2 and not out and f"{shown}' can't be read (Forbidden)" in err and err.count("\n") == 1, err
+
+
+def test_a_folder_is_the_same_with_and_without_a_slash_at_its_end(tiny_run, photo_folder, store, tmp_path):
+    store.put_folder(photo_folder / BREED_FOLDERS[0], "photos")
+    for end in ("", "/", "//"):
+        indexed(tiny_run, f"s3://{BUCKET}/photos{end}", f"s3://{BUCKET}/photos/breeds.csv", shard=Shard(1, 2))
+        indexed(tiny_run, f"s3://{BUCKET}/photos{end}", tmp_path / "breeds.csv")
+    assert len(rows_of_csv((tmp_path / "breeds.csv").read_bytes())) == 11  # a shard of another table is a file, too
+
+
+@pytest.fixture
+def web(photo_folder):
+    """A web server that has the same photo at /1 and /2, and other replies at the paths of their status."""
+    photo = next(photo_folder.rglob("*.png")).read_bytes()
+
+    class Replies(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status = int(self.path[1:]) if len(self.path) == 4 else 200
+            self.send_response(status)
+            self.end_headers()
+            if status == 200:
+                self.wfile.write(photo)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Replies) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_photos_on_the_web_that_may_not_be_read_have_a_row_and_a_server_that_fails_stops_it(web, tiny_run, tmp_path):
+    host = f"http://127.0.0.1:{web.server_port}"
+    listed = write_list(tmp_path / "a.txt", [f"{host}/{path}" for path in (1, 403, 404, 410, 2)])
+    indexed(tiny_run, listed, tmp_path / "a.csv")
+    rows = {row["path"].rpartition("/")[2]: row for row in rows_of_csv((tmp_path / "a.csv").read_bytes())}
+    assert rows["1"]["verdict"] == rows["2"]["verdict"] != "" and "There is no file" in rows["404"]["error"]
+    assert "can't be read (HTTP status 403)" in rows["403"]["error"] and "410" in rows["410"]["error"]
+    nobody = "http://127.0.0.1:9"  # nothing listens there
+    for number, address in enumerate((f"{host}/401", f"{host}/503", f"{nobody}/1")):
+        listed = write_list(tmp_path / f"{number}.txt", [f"{host}/1", address])
+        with pytest.raises(UserError, match=f"'{address}' can't be reached"):
+            indexed(tiny_run, listed, tmp_path / f"{number}.csv")
+
+
 def test_a_network_that_fails_stops_the_run_and_costs_no_row(tiny_run, library_folder, store, tmp_path, monkeypatch):
     """A photo that can't be fetched for now must not get a row, which would be kept."""
     store.put_folder(library_folder, "photos")
@@ -283,6 +352,12 @@ def test_a_bad_list_is_one_line(name, content, words, tiny_run, tmp_path, monkey
     arguments = ("index", tmp_path / name, "--output", tmp_path / "breeds.csv", "--run-dir", tiny_run)
     status, out, err = run_cli(monkeypatch, capsys, *arguments)
     assert status == 2 and not out and words in err and name in err and err.count("\n") == 1
+
+
+def test_a_text_list_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "list.txt").write_text("Hündin.png\nb.png\n", encoding="utf-8-sig")
+    with open_paths(tmp_path / "list.txt") as paths:
+        assert list(paths) == list(paths) == ["Hündin.png", "b.png"]
 
 
 def test_lists_keep_names_that_are_no_valid_text(tmp_path):

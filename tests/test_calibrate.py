@@ -1,6 +1,7 @@
 """A run calibrated on photos of one's own: by `dogbreeds calibrate`, and by training with other photos."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -403,6 +404,9 @@ def test_training_refuses_other_photos_that_are_too_few(photo_folder, tmp_path):
     (tmp_path / "cats").mkdir()
     for number in range(60):
         (tmp_path / "cats" / f"{number}.jpg").write_bytes(b"no photo")
+        whole = io.BytesIO()
+        noise(number).save(whole, "JPEG")
+        (tmp_path / "cats" / f"short{number}.jpg").write_bytes(whole.getvalue()[:-500])
     noise(1).save(tmp_path / "cats" / "cat.png")
     config = tiny_config(photo_folder, tmp_path / "run", other_photos=tmp_path / "cats")
     with pytest.raises(UserError, match=r"cats' holds 1 photos that can be read: .* at least 50"):

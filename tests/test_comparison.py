@@ -690,7 +690,8 @@ def test_seeds_are_trained_one_after_the_other(photo_folder, tmp_path, monkeypat
     runs = [RunFolder.open(tmp_path / f"vit-seed{seed}") for seed in (3, 5)]
     assert [run.record.config["seed"] for run in runs] == [3, 5]
     assert runs[0].record.data.split_hash == runs[1].record.data.split_hash, "on the same photos"
-    for argument, words in (("3,x", "whole numbers"), ("3,3", "twice"), ("7,3", "exists already")):
+    mistakes = {"3,x": "whole numbers", "": "whole numbers", "3,3": "twice", "7,3": "exists already"}
+    for argument, words in mistakes.items():
         monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", argument])
         with pytest.raises(SystemExit) as stop:
             run_training_script(preset, None)

@@ -1,7 +1,9 @@
+import os
 import shutil
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 from conftest import BREED_FOLDERS, make_photo, make_photo_folder, scene, tiny_config
 from PIL import Image, ImageOps
@@ -190,6 +192,66 @@ def test_files_of_the_system_are_no_photos(tmp_path):
     splits = splits_of(folder, tmp_path)  # 3 of 43 would be more than may be unreadable
     assert not splits.left_out and len(splits.train) == 24
     assert len(photo_files(folder)) == 40
+
+
+def test_what_is_in_a_hidden_folder_of_a_breed_is_no_photo(tmp_path):
+    folder = make_photo_folder(tmp_path / "data")
+    hidden = folder / BREED_FOLDERS[0] / ".ipynb_checkpoints"
+    hidden.mkdir()
+    make_photo(0, 99).save(hidden / "copy.png")
+    deeper = folder / BREED_FOLDERS[0] / "more"
+    deeper.mkdir()
+    make_photo(0, 98).save(deeper / "photo.png")
+    (photos,) = read_dataset(str(folder)).values()
+    assert len(photos) == 41 and f"{BREED_FOLDERS[0]}/more/photo.png" in photos.ids
+    shutil.move(folder / BREED_FOLDERS[0], tmp_path / "elsewhere")
+    (folder / BREED_FOLDERS[0]).symlink_to(tmp_path / "elsewhere")
+    assert read_dataset(str(folder))["train"].ids == photos.ids
+
+
+def test_a_broken_link_is_left_out_by_name(tmp_path):
+    folder = make_photo_folder(tmp_path / "data", num_photos=30)
+    (folder / BREED_FOLDERS[0] / "gone.png").symlink_to(tmp_path / "an unmounted disk")
+    (left_out,) = splits_of(folder, tmp_path).left_out
+    assert left_out.id == f"{BREED_FOLDERS[0]}/gone.png"
+
+
+def test_names_that_are_no_utf_8_are_escaped_and_those_of_breeds_refused(tmp_path):
+    folder = make_photo_folder(tmp_path / "data")
+    first, second = (folder / BREED_FOLDERS[0] / os.fsdecode(name) for name in (b"caf\xe8.png", b"caf\xe9.png"))
+    make_photo(0, 99).save(first)
+    shutil.copy(first, second)
+    examine(str(folder)).save(tmp_path / "faults.json")
+    splits = splits_of(folder, tmp_path, faults=tmp_path / "faults.json")
+    (left_out,) = splits.left_out
+    assert left_out.id == f"{BREED_FOLDERS[0]}/caf\\udce9.png"
+    assert left_out.reason == f"the same photo as {BREED_FOLDERS[0]}/caf\\udce8.png"
+    (folder / BREED_FOLDERS[1]).rename(folder / os.fsdecode(b"\xc9pagneul"))
+    with pytest.raises(UserError, match=r"has a breed '\\udcc9pagneul', which is no UTF-8: rename its folder"):
+        read_dataset(str(folder))
+
+
+def test_a_breed_in_the_test_split_alone_is_not_dropped_in_silence(tmp_path):
+    make_photo_folder(tmp_path / "data" / "train", num_photos=8, num_breeds=3)
+    for label, name in enumerate(BREED_FOLDERS):
+        (tmp_path / "data" / "test" / name).mkdir(parents=True)
+        for seed in (91, 92, 93):
+            make_photo(label, seed).save(tmp_path / "data" / "test" / name / f"{seed}.png")
+    with pytest.raises(UserError, match="too few photos of 'Golden retriever': none is left to train on; add some"):
+        splits_of(tmp_path / "data", tmp_path)
+    shutil.rmtree(tmp_path / "data" / "test" / BREED_FOLDERS[3])
+    assert len(splits_of(tmp_path / "data", tmp_path).test) == 9
+
+
+def test_the_labels_of_a_parquet_list_are_used_or_refused(tmp_path, photo_folder):
+    paths = sorted(map(str, photo_folder.rglob("*.png")))
+    labels = pyarrow.array(["pug", "boxer"] * 20)
+    for name, column in (("text", labels), ("categories", labels.dictionary_encode())):
+        pyarrow.parquet.write_table(pyarrow.table({"path": paths, "label": column}), tmp_path / f"{name}.parquet")
+        assert read_dataset(str(tmp_path / f"{name}.parquet"))["train"].names == ("Boxer", "Pug")
+    pyarrow.parquet.write_table(pyarrow.table({"path": paths, "label": [0, 1] * 20}), tmp_path / "numbers.parquet")
+    with pytest.raises(UserError, match=r"the labels in the list .* are no text but int64: write the breeds' names"):
+        read_dataset(str(tmp_path / "numbers.parquet"))
 
 
 def test_copies_stay_on_one_side(tmp_path):

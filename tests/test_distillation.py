@@ -23,7 +23,7 @@ from dogbreeds.training.models.build import build_model
 from dogbreeds.training.models.inspection import layers_above
 from dogbreeds.training.models.registry import ARCHITECTURES
 from dogbreeds.training.optim import parameter_groups
-from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.options import ModelOptions, TrainConfig
 from dogbreeds.training.teacher import Teacher
 from dogbreeds.training.train import fit, set_up
 
@@ -174,6 +174,16 @@ def test_layers_are_counted_through_the_stages_of_timm():
     names = [f"timm_model.{name}" for name in (*names, "blocks.1.1.bn2.weight", "conv_head.weight", "classifier.bias")]
     assert layers_above(names) == [4, 3, 2, 1, 1, 0, 0]
     assert layers_above(["convolution.weight", "classifier.weight"]) == [0, 0]
+
+
+def test_layers_are_the_same_with_lora(tmp_path):
+    start = ModelOptions(model=cnn_start(tmp_path / "start", BREEDS))
+    layer_of = []
+    for options in (start, replace(start, adapt="lora")):
+        names = [name for name, _ in build_model(options, 32, BREEDS).named_parameters()]
+        weights = [name.replace(".parametrizations.weight.0.up", ".weight") for name in names]
+        layer_of.append(dict(zip(weights, layers_above(names), strict=True)))
+    assert {name: layer_of[1][name] for name in layer_of[0] if name in layer_of[1]} == layer_of[0]
 
 
 def test_the_saved_weights_are_averaged_with_the_start(photo_folder, tmp_path):

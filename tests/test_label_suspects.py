@@ -5,6 +5,7 @@ import pytest
 from conftest import BREED_FOLDERS, make_photo, make_photo_folder, run_cli
 
 from dogbreeds.files import read_json
+from dogbreeds.training.doctor import examine
 from dogbreeds.training.label_suspects import cross_validated, find_suspects, suspects
 from dogbreeds.training.labelled_features import LabelledFeatures
 
@@ -111,3 +112,15 @@ def test_the_doctor_names_them(tmp_path, monkeypatch, capsys):
     assert suspected[0]["detail"] == "it looks like Shih-Tzu"
     status, _, err = run_cli(monkeypatch, capsys, *arguments[:-1], "vit_tini")
     assert status == 2 and "the model 'vit_tini' is no folder here" in err
+
+
+@pytest.mark.parametrize("content", ["copies", "no photos"])
+def test_a_split_that_has_no_photo_of_its_own_is_no_traceback(content, tmp_path):
+    for split in ("train", "test"):
+        make_photo_folder(tmp_path / "data" / split, num_photos=2, num_breeds=2)
+    if content == "no photos":
+        for path in (tmp_path / "data").rglob("*.png"):
+            path.write_bytes(b"no photo")
+    found = examine(str(tmp_path / "data"), image_size=32, labels_by="vit_nano")
+    kinds = {finding.kind for finding in found.findings}
+    assert {"copies": "same_in_two_splits", "no photos": "unreadable"}[content] in kinds

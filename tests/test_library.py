@@ -292,6 +292,30 @@ def test_a_run_killed_at_any_moment_loses_no_row(tiny_run):
     assert told.returncode == 0 and ": rows lost 0, twice 0, different 0" in told.stdout, told.stdout + told.stderr
 
 
+@pytest.mark.parametrize("is_empty", [False, True], ids=["gone", "empty"])
+def test_a_folder_that_is_gone_stops_the_run_and_costs_no_row(tiny_run, photos, tmp_path, monkeypatch, is_empty):
+    """As a disk that is pulled out, or a network that fails: its photos must not get rows, which would be kept."""
+    monkeypatch.setattr(library, "BATCH_SIZE", 2)
+    monkeypatch.setattr(library, "on_all_cores", lambda function, items, num_ahead: map(function, items))
+    outputs, elsewhere = Predictor.outputs, tmp_path / "elsewhere"
+
+    def pulled_out(self, images):
+        if not elsewhere.exists():
+            photos.rename(elsewhere)
+            if is_empty:
+                photos.mkdir()
+        return outputs(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "outputs", pulled_out)
+        with pytest.raises(UserError, match=r"photos' is gone \((it is empty|No such file or directory)\)"):
+            indexed(tiny_run, photos, tmp_path / "breeds.csv")
+    assert len(paths_in(partial_of(tmp_path / "breeds.csv"))) == 2
+    elsewhere.rename(photos)
+    rows = indexed(tiny_run, photos, tmp_path / "breeds.csv")
+    assert len(rows) == 24 and not any(row["error"] for row in rows)
+
+
 @pytest.mark.parametrize("is_deleted", [False, True])
 def test_files_of_a_killed_run_among_the_photos_are_left_out(tiny_run, photos, is_deleted):
     expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}
@@ -408,6 +432,26 @@ def test_a_full_disk_costs_no_rows(tiny_run, photos, tmp_path, small_batches, su
     assert list(tmp_path.glob("breeds*")) == [partial_of(output)]
     assert 6 <= len(paths_in(partial_of(output))) <= 24
     assert len(indexed(tiny_run, photos, output)) == 24
+
+
+def test_a_disk_that_is_full_once_the_table_is_written_costs_no_rows(tiny_run, photos, tmp_path):
+    """What SQLite then writes last is most of the rows that are kept for the next photos."""
+    output, add_written = tmp_path / "breeds.csv", Journal.add_written
+
+    with pytest.MonkeyPatch.context() as patch, full_disk(resource.RLIM_INFINITY):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def last(*arguments):
+            add_written(*arguments)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+
+        patch.setattr(Journal, "add_written", last)
+        with pytest.raises(UserError, match=r"can't write .* is kept in") as error:
+            indexed(tiny_run, photos, output)
+    assert "\n" not in str(error.value) and len(paths_in(partial_of(output))) == 24
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 1)  # no photo is looked at again
+        assert len(indexed(tiny_run, photos, output)) == len(paths_in(library.kept_rows(output))) == 24
 
 
 def test_few_photos_are_in_memory_whatever_their_number(tiny_run, photos, tmp_path, small_batches, monkeypatch):
@@ -588,6 +632,9 @@ def test_a_table_that_somebody_has_changed_is_kept(tiny_run, photos, tmp_path):
         (["nowhere", "--output", "table.csv"], "there is no folder 'nowhere'"),
         (["photos/03.png", "--output", "table.csv"], "it is a file"),
         (["empty", "--output", "table.csv"], "holds no files"),
+        (["", "--output", "table.csv"], "the name of the folder is empty"),
+        (["photos", "--output", f"{'x' * 300}.csv"], "File name too long"),
+        (["photos", "--output", f"{'x' * 300}/table.csv"], "File name too long"),
     ],
 )
 def test_mistakes_are_one_line_before_any_work(arguments, words, photos, tmp_path, monkeypatch, capsys):

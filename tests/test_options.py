@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dogbreeds.errors import UserError
+from dogbreeds.files import read_json, write_json
 from dogbreeds.training.config_file import read_config_file
 from dogbreeds.training.options import GROUPS, OPTIONS, TrainConfig, recorded_options, resolve
 from dogbreeds.training.presets import CNN, VIT
@@ -58,6 +59,8 @@ def test_the_seed_of_older_versions_decided_the_split_too(tmp_path):
         ({"output_dir": ".."}, "--output-dir ..: must be the name of a folder to make"),
         ({"schedule": "steps"}, "--schedule steps: must be one of cosine, constant, plateau"),
         ({"test_fraction": 0.5, "validation_fraction": 0.5}, "--test-fraction 0.5: must be small enough"),
+        ({"validation_fraction": 0.95}, "--validation-fraction 0.95 --test-fraction 0.1: must be small enough"),
+        ({"output_dir": "runs/\udce9"}, "must be a name in UTF-8"),
         ({"epoch": 1}, "unknown option 'epoch': did you mean epochs?"),
     ],
 )
@@ -93,27 +96,37 @@ def test_the_presets_differ_in_model_and_frozen_backbone_alone():
     assert {name for name in vit if vit[name] != cnn[name]} == {"output_dir", "model", "freeze_backbone"}
 
 
-def series(monkeypatch, tmp_path, *arguments):
+def series(monkeypatch, preset, *arguments):
     trained = []
     monkeypatch.setattr("dogbreeds.training.train.train", lambda config: trained.append(config.run.output_dir.name))
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "0,1", *arguments])
     try:
-        run_training_script({**VIT, "output_dir": tmp_path / "run"}, None)
+        run_training_script(preset, None)
     except SystemExit as stop:
         return stop.code, trained
     return 0, trained
 
 
+def with_seed(run, folder, seed):
+    """A copy of a run, as if another seed had made it."""
+    record = read_json(shutil.copytree(run, folder) / "run.json")
+    record["config"]["seed"] = seed
+    write_json(folder / "run.json", record)
+
+
 def test_a_series_that_is_resumed_says_what_is_done_and_takes_no_empty_folder_for_a_run(
     tiny_run, tmp_path, monkeypatch, capsys
 ):
-    shutil.copytree(tiny_run, tmp_path / "run-seed0")
-    assert series(monkeypatch, tmp_path, "--resume") == (0, ["run-seed1"])
+    preset = {**read_json(tiny_run / "run.json")["config"], "output_dir": tmp_path / "run"}
+    with_seed(tiny_run, tmp_path / "run-seed0", 0)
+    assert series(monkeypatch, preset, "--resume") == (0, ["run-seed1"])
     assert f"the run '{tmp_path / 'run-seed0'}' is complete" in capsys.readouterr().out
+    assert series(monkeypatch, preset, "--resume", "--epochs", "9") == (2, [])
+    assert "run-seed0' has another epochs: it was 8, now it is 9; give it as it was" in capsys.readouterr().err
     (tmp_path / "run-seed1").mkdir()
-    assert series(monkeypatch, tmp_path, "--resume") == (2, [])
+    assert series(monkeypatch, preset, "--resume") == (2, [])
     assert "run-seed1' exists already" in capsys.readouterr().err
     (tmp_path / "run-seed1").rmdir()
-    shutil.copytree(tiny_run, tmp_path / "run-seed1")
-    assert series(monkeypatch, tmp_path, "--resume") == (0, [])
+    with_seed(tiny_run, tmp_path / "run-seed1", 1)
+    assert series(monkeypatch, preset, "--resume") == (0, [])
     assert capsys.readouterr().out.count("is complete") == 2

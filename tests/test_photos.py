@@ -1,12 +1,15 @@
 import hashlib
+import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from conftest import denied, make_photo
 
-from dogbreeds import machine
+from dogbreeds import machine, photo_paths
 from dogbreeds.errors import UserError
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photo_paths import open_paths
@@ -60,6 +63,36 @@ def test_what_is_in_a_hidden_folder_is_no_photo(tmp_path):
     assert photo_files(folder) == [folder / "a/c.png", folder / "b.png"]
     with open_paths(folder) as found:
         assert sorted(found) == ["a/c.png", "b.png"], "as in index"
+
+
+def test_what_can_not_be_listed_is_not_missing_in_silence(tmp_path, monkeypatch):
+    for name in ("a.png", "open/b.png", "closed/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "closed":  # root may list every folder
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert photo_files(tmp_path) == [tmp_path / name for name in ("a.png", "closed", "link.png", "open/b.png")]
+
+
+def test_folders_may_be_nested_deeper_than_functions(tmp_path, monkeypatch):
+    deepest = "a/" * (2 * sys.getrecursionlimit())
+    monkeypatch.setattr(photo_paths, "_names", lambda _, inside: ["x.png"] if inside == deepest else ["a/", "b.png"])
+    with open_paths(tmp_path) as found:
+        names = list(found)
+    assert names[0] == f"{deepest}x.png" and names[-1] == "b.png"
+    assert len(names) == 2 * sys.getrecursionlimit() + 1
+
+
+def test_what_fails_while_photos_are_in_use_is_not_said_of_their_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="a table"), open_paths(tmp_path):
+        raise FileNotFoundError("a table")
 
 
 def test_a_list_in_utf_16_names_files_that_can_not_be_read(tmp_path):

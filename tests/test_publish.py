@@ -223,6 +223,8 @@ def test_what_came_from_the_hub_is_remembered(tmp_path, monkeypatch):
     (tmp_path / "someone" / "dogs").mkdir(parents=True)
     assert from_hub(config.replace(model="resnet50"))["model"] == "microsoft/resnet-50"
     assert from_hub(config.replace(model="vit_nano")) == {}
+    (tmp_path / "someone" / "photos.csv").touch()  # a list has the form of an id, too
+    assert from_hub(tiny_config("someone/photos.csv", tmp_path / "run", model="vit_nano")) == {}
 
 
 def test_runs_of_the_hub_are_told_apart(tiny_run):

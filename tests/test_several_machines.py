@@ -27,6 +27,10 @@ TASK = yaml.safe_load((FILES / "train.sky.yaml").read_text())
 PORT = "29500"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
+OPTIONS = ["--epochs", "2", "--augment", "off", "--image-size", "32", "--model", "vit_nano", "--num-workers", "0"]
+OPTIONS += ["--learning-rate", "3e-3", "--head-learning-rate", "3e-3", "--batch-size", "4", "--output-dir", "runs/two"]
+OPTIONS += ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
+
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
@@ -158,19 +162,7 @@ def test_two_processes_train_one_model(launch: Callable[[Path, list[str]], None]
 
     tests/killed_runs.py has what torchrun tells its processes.
     """
-    options = ["--epochs", "2", "--augment", "off", "--image-size", "32", "--model", "vit_nano", "--num-workers", "0"]
-    options += ["--data", str(photo_folder), "--learning-rate", "3e-3", "--head-learning-rate", "3e-3"]
-    options += [
-        "--validation-fraction",
-        "0.2",
-        "--test-fraction",
-        "0.2",
-        "--batch-size",
-        "4",
-        "--output-dir",
-        "runs/two",
-    ]
-    launch(checkout, options)
+    launch(checkout, [*OPTIONS, "--data", str(photo_folder)])
     run = checkout / "runs" / "two"
     record = RunFolder.open(run).record
     assert record.hardware.startswith("2 x")
@@ -185,3 +177,11 @@ def test_two_processes_train_one_model(launch: Callable[[Path, list[str]], None]
     for name, tensor in one.learner.trained_model.state_dict().items():
         scale = record.logit_scale if name.startswith("classifier.") else 1.0
         torch.testing.assert_close(scale * weights[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_after_the_other(checkout, photo_folder):
+    on_one_machine(checkout, [*OPTIONS, "--data", str(photo_folder), "--seeds", "0,1"])
+    for seed in (0, 1):
+        record = RunFolder.open(checkout / "runs" / f"two-seed{seed}").record
+        assert record.hardware.startswith("2 x") and record.config["seed"] == seed

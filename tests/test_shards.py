@@ -16,6 +16,7 @@ from dogbreeds.cli import main
 from dogbreeds.errors import UserError
 from dogbreeds.photo_paths import Shard
 from dogbreeds.run_folder import RECORD
+from dogbreeds.serving import library
 from dogbreeds.serving.library import index_library
 from dogbreeds.serving.shards import merge
 
@@ -251,6 +252,13 @@ def test_a_shard_without_photos_is_a_table_without_rows(tiny_run, tmp_path, list
     for number in range(1, NUM_SHARDS + 1):
         index_shard(tiny_run, listed, output, number)
     assert merge(listed, output).counts.total() == 1
+
+
+def test_what_writes_shards_is_missed_before_any_work(tiny_run, listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"breeds-00001-of-00004.parquet' needs the package pyarrow: .* pyarrow$"):
+        index_shard(tiny_run, listed, tmp_path / "breeds.csv", 1)
+    assert not list(tmp_path.glob("breeds*"))
 
 
 def test_a_full_disk_at_merge_is_one_line(listed, sharded, monkeypatch):

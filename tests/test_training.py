@@ -18,6 +18,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import ROOT, make_photo_folder, tiny_config
+from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
@@ -26,6 +27,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.training import inputs as inputs_module
 from dogbreeds.training import profiling
+from dogbreeds.training import resume as resume_module
 from dogbreeds.training import save_run as save_run_module
 from dogbreeds.training import saved_states as saved_states_module
 from dogbreeds.training.evaluation import predict_logits
@@ -288,7 +290,8 @@ def test_averaged_weights_are_what_is_validated_and_saved(photo_folder, tmp_path
 
 def test_a_loss_that_is_no_number_stops_with_a_remedy(photo_folder, tmp_path):
     options = {"learning_rate": 1e30, "head_learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_fraction": 0.0}
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch .*lower --learning-rate"):
+    # --resume would refuse another rate
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch .* --overwrite and a lower --learning-rate"):
         train(tiny_config(photo_folder, tmp_path / "run", epochs=5, **options))
 
 
@@ -296,6 +299,13 @@ def test_a_validation_loss_that_is_no_number_stops_too(photo_folder, tmp_path, m
     monkeypatch.setattr(Loop, "_validate", lambda loop: {"log_loss": float("nan"), "top1": 0.0, "top3": 0.0})
     with pytest.raises(UserError, match=r"the loss is nan in epoch 1, .*lower --learning-rate"):
         train(tiny_config(photo_folder, tmp_path / "run"))
+
+
+def test_a_batch_of_one_photo_is_too_small_for_batch_normalisation(photo_folder, tmp_path):
+    config = tiny_config(photo_folder, tmp_path / "run", model="mobilenet_v2_nano", batch_size=23)  # of 24 photos
+    with pytest.raises(UserError, match="--batch-size 23 leaves a batch of one photo: give another one") as error:
+        train(config)
+    assert "\n" not in str(error.value)
 
 
 def test_bfloat16_trains(photo_folder, tmp_path, tiny_runs_onnx):
@@ -411,6 +421,31 @@ def test_a_checkpoint_that_can_not_be_written_is_told(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"can't write the checkpoint in .*No space left.*--resume; the one before"):
         checkpoints.wait()
     assert checkpoints.load() == {"epoch": 1}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("I/O error: No space left")])
+def test_a_run_that_can_not_be_written_at_its_end_is_told_and_goes_on(photo_folder, tmp_path, error, tiny_runs_onnx):
+    config = tiny_config(photo_folder, tmp_path / "run", epochs=1)
+    run = fitted(config)
+    with pytest.raises(UserError, match=r"can't write the run to .*run\.partial' \(.*No space left\).*--resume"):
+        finish(run, lambda *_: (_ for _ in ()).throw(error))
+    train(config.replace(resume=True))
+    assert RunFolder.open(tmp_path / "run").record.num_epochs == 1
+
+
+def test_a_run_that_can_not_be_begun_is_told(photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume_module, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(UserError, match=r"can't write in .*run\.partial' \(No space left\): make room"):
+        train(tiny_config(photo_folder, tmp_path / "run"))
+
+
+def test_photos_that_came_later_are_told_without_a_word_of_hashes(photo_folder, tmp_path):
+    shutil.copytree(photo_folder, tmp_path / "photos")
+    config = tiny_config(tmp_path / "photos", tmp_path / "run", epochs=1)
+    fitted(config)
+    next((tmp_path / "photos").rglob("*.png")).unlink()
+    with pytest.raises(UserError, match="can't resume with other photos or labels: give those"):
+        train(config.replace(resume=True))
 
 
 def test_a_checkpoint_of_something_else_is_one_line(photo_folder, tmp_path, capsys):

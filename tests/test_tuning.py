@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 import pytest
 from conftest import ROOT, tiny_config
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
@@ -22,7 +23,7 @@ from dogbreeds.training.loop import Loop
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.train import train
 from dogbreeds.training_script import run_training_script
-from dogbreeds.tuning_folder import BEST, FINISHED, GIVEN, REPORT, open_study, tuning_folder
+from dogbreeds.tuning_folder import BEST, FINISHED, GIVEN, JOURNAL, REPORT, open_study, tuning_folder
 
 
 def script(monkeypatch, preset, *arguments):
@@ -123,6 +124,31 @@ def test_a_frozen_backbone_has_its_features_computed_once_and_only_the_classifie
     run = train(config.replace(**trials[2].params))
     with (run / "history.csv").open() as file:
         assert min(float(row["validation_loss"]) for row in csv.DictReader(file)) == pytest.approx(trials[2].value)
+
+
+def test_a_full_disk_is_told_and_loses_no_trial(photo_folder, tmp_path, monkeypatch):
+    config = tiny_config(photo_folder, tmp_path / "tiny", epochs=1)
+    assert tuning.tune(config, 2)
+    journal = tuning_folder(config.run.output_dir) / JOURNAL
+
+    def half_a_line(storage, logs):
+        with journal.open("ab") as file:
+            file.write(b'{"op_code":6,"wor')
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", half_a_line)
+        with pytest.raises(UserError, match=r"can't write the study .*tiny\.study' \(No space left on device\)"):
+            tuning.tune(config, 3)
+    assert tuning.tune(config, 3) and len(finished(config)) == 3
+
+
+def test_a_student_of_a_teacher_has_no_labels_to_smooth(photo_folder, tiny_run, tmp_path):
+    config = tiny_config(photo_folder, tmp_path / "student", epochs=1, teacher=tiny_run)
+    assert tuning.tune(config, 2)
+    assert [set(trial.params) for trial in finished(config)] == [
+        {"learning_rate", "head_learning_rate", "weight_decay", "dropout"}
+    ] * 2
 
 
 def test_the_first_trial_of_a_plain_cnn_is_as_given_whatever_the_ranges(photo_folder, tmp_path):

@@ -173,6 +173,8 @@ def _connect(
                 raise _no_journal(path, named) from None
             raise
         yield connection
+        # Closing does so too, but says nothing where the disk is full.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def journal_files(path: Place) -> list[Place]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dogbreeds.addresses import Address, Place, place, reason
 from dogbreeds.errors import UserError
-from dogbreeds.files import atomic_write, check_absent, check_parent, partial_path, sha256
+from dogbreeds.files import atomic_write, check_absent, check_parent, exists, partial_path, sha256
 from dogbreeds.machine import num_cores, on_all_cores, share_freed_memory
 from dogbreeds.photo_paths import PhotoPaths, Shard, open_paths
 from dogbreeds.photos import batches
@@ -102,7 +102,8 @@ def index_library(
     Raises:
         UserError: There are no photos; the output is of something else or was changed, can't be written, or has another
             ending; its partial file was made from something else, or another run is writing it; the run folder is
-            damaged, or lacks one of the breeds or embeddings; a sidecar can't be written; an address can't be reached.
+            damaged, or lacks one of the breeds or embeddings; a sidecar can't be written; an address can't be reached,
+            or the folder is gone.
     """
     output = place(output)
     table = _checked_table(output, embeddings, shard)
@@ -122,18 +123,17 @@ def _checked_table(output: Place, embeddings: bool, shard: Shard | None) -> Plac
     check_ending(output)
     if embeddings and output.suffix.lower() == ".csv":
         raise UserError(f"--embeddings can't be kept in {os.fspath(output)!r}: give an --output that ends in .parquet")
-    if output.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:  # serving works without it
-        raise UserError(
-            f"{os.fspath(output)!r} needs the package pyarrow: pip install pyarrow, or give a .csv as --output"
-        )
+    table = shard_table(output, shard) if shard else output
+    if table.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:  # serving works without it
+        instead = "" if shard else ", or give a .csv as --output"
+        raise UserError(f"{os.fspath(table)!r} needs the package pyarrow: pip install pyarrow{instead}")
     if isinstance(output, Path):
         check_parent(output)
         if not os.access(output.parent, os.W_OK | os.X_OK):
             raise UserError(f"can't write in the folder {str(output.parent)!r}: give another --output")
     if shard is None and not _has_rows(output):
         check_absent(output)
-    table = shard_table(output, shard) if shard else output
-    return table.parent.resolve() / table.name if isinstance(table, Path) else table
+    return table.parent.resolve() / table.name
 
 
 def _done(shard: Shard, table: Place, summary: Summary, retry_unreadable: bool) -> Summary:
@@ -169,7 +169,7 @@ def index_of_embeddings(table: Path) -> Path:
 
 
 def _has_rows(table: Place) -> bool:
-    return isinstance(table, Path) and (kept_rows(table).exists() or partial_path(table).exists())
+    return isinstance(table, Path) and (exists(kept_rows(table)) or exists(partial_path(table)))
 
 
 def _num_features(run: RunFolder) -> int:
@@ -275,6 +275,8 @@ def _add_missing_rows(
 
     with tqdm(total=total, initial=num_done, unit="photo", disable=not progress) as bar:
         for rows in rows_of(missing()):
+            if any("error" in row for row in rows):
+                _check_still_there(paths)
             journal.append(rows)
             in_progress.difference_update(row["path"] for row in rows)
             bar.update(len(rows))
@@ -282,3 +284,16 @@ def _add_missing_rows(
     if paths.is_list and num_again > num_done:
         num_repeated = num_again - num_done
         print(f"{paths.named!r} names photos again {num_repeated:,} times: each has one row", file=sys.stderr)
+
+
+def _check_still_there(paths: PhotoPaths) -> None:
+    """Stop where the whole folder is gone, as of a network or a disk: its photos would get rows that say they are."""
+    if paths.is_list or isinstance(paths.root, Address):  # an address says whether a file or the network fails
+        return
+    try:
+        with os.scandir(paths.root) as entries:
+            why = "" if next(entries, None) else "it is empty"  # such as where something was mounted
+    except OSError as error:
+        why = reason(error)
+    if why:
+        raise UserError(f"the folder {paths.named!r} is gone ({why}): give the same command again when it is back")

@@ -16,7 +16,7 @@ from typing import Any
 
 from dogbreeds.addresses import Address, Place, place, reason
 from dogbreeds.errors import UserError, report
-from dogbreeds.files import atomic_write, check_absent, check_parent
+from dogbreeds.files import atomic_write, check_absent, check_parent, exists
 from dogbreeds.photo_paths import PhotoPaths, Shard, open_paths, path_digest, shard_number
 from dogbreeds.serving.journal import difference
 from dogbreeds.serving.parquet import open_table, origin_of, row_batches
@@ -52,7 +52,7 @@ def without_tables(paths: PhotoPaths, output: Place) -> PhotoPaths:
     """
     if paths.is_list:
         return paths
-    stem, folder = re.escape(output.stem), output.parent.resolve() if isinstance(output, Path) else output.parent
+    stem, folder = re.escape(output.stem), output.parent.resolve()
     table = rf"{stem}(\.csv|\.parquet|{re.escape(output.suffix)}|-\d{{5}}-of-\d{{5}}\.parquet)"
     own = re.compile(table + r"(\.rows|\.faiss|\.partial(-wal|-journal)?)?(\.tmp)?")
 
@@ -70,7 +70,7 @@ def finished_summary(table: Place, made_from: Mapping[str, Any]) -> Summary | No
     Raises:
         UserError: The table was made from something else.
     """
-    if not table.exists():
+    if not exists(table):
         return None
     found = origin_of(table)
     wanted = json.loads(json.dumps(made_from))
@@ -125,7 +125,10 @@ def merge(photos: str | os.PathLike[str], output: str | os.PathLike[str]) -> Sum
 def _find_shards(output: Place, photos: str) -> list[Place]:
     """The tables of all shards, in order."""
     folder = output.parent
-    names = folder.names() if isinstance(folder, Address) else os.listdir(folder)
+    try:
+        names = folder.names() if isinstance(folder, Address) else os.listdir(folder)
+    except OSError as error:
+        raise UserError(f"the folder {os.fspath(folder)!r} can't be read ({reason(error)})") from None
     pattern = re.compile(re.escape(output.stem) + r"-(\d{5})-of-(\d{5})\.parquet")
     found = {(int(match[1]), int(match[2])) for name in names if (match := pattern.fullmatch(name))}
     counts = sorted({count for _, count in found})

@@ -82,6 +82,12 @@ class Context:
         return [bool(count) for count in counts.tolist()]
 
 
+def part_processes() -> None:
+    """Part the processes that trained together, after their last run: PyTorch warns where they just end."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _default_precision() -> str | None:
     """bf16 where a GPU computes in it and accelerate's own configuration names nothing else."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ or "ACCELERATE_USE_CPU" in os.environ:

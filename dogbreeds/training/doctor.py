@@ -95,7 +95,7 @@ def examine(data: str, *, image_size: int = 224, labels_by: str | None = None, p
     )
 
 
-def _features(data: str, model: str, image_size: int, progress: bool) -> "LabelledFeatures":
+def _features(data: str, model: str, image_size: int, progress: bool) -> "LabelledFeatures | None":
     from dogbreeds.training.labelled_features import LabelledFeatures  # imports torch, which nothing else here needs
 
     return LabelledFeatures.compute(data, model, image_size, progress=progress)

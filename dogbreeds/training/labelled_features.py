@@ -32,8 +32,8 @@ class LabelledFeatures:
     """`(N, D)`."""
 
     @classmethod
-    def compute(cls, data: str, model: str, image_size: int, *, progress: bool) -> "LabelledFeatures":
-        """Compute the features of all photos that can be read, of equal files one.
+    def compute(cls, data: str, model: str, image_size: int, *, progress: bool) -> "LabelledFeatures | None":
+        """Compute the features of all photos that can be read, of equal files one; None if there are none.
 
         Args:
             data: As for `dogbreeds.training.datasets.sources.read_dataset`.
@@ -51,15 +51,18 @@ class LabelledFeatures:
         )
         context = Context(config.run, config.optim, Path(), quiet=True)
         checked = check_photos(photos, config, max_unreadable=1.0, progress=progress)  # they are faults to be named
+        present = {split: part for split, part in checked.splits.items() if len(part)}  # one may be copies of another
+        if not present:
+            return None
         network, preprocessing = load_backbone(model, checkpoint, config.preprocessing)
-        found, _ = features_of_photos(network, preprocessing, checked.splits, checked.cache, context)
-        parts = list(checked.splits.values())
+        found, _ = features_of_photos(network, preprocessing, present, checked.cache, context)
+        parts = list(present.values())
         return cls(
-            splits=[split for split, part in checked.splits.items() for _ in part.ids],
+            splits=[split for split, part in present.items() for _ in part.ids],
             ids=[id_ for part in parts for id_ in part.ids],
             sources=[source for part in parts for source in part.sources],
             names=parts[0].names,
             labels=np.concatenate([part.labels for part in parts]),
             groups=np.concatenate([part.groups for part in parts]),
-            features=np.concatenate([found[split] for split in checked.splits]),
+            features=np.concatenate([found[split] for split in present]),
         )

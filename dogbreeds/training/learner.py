@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.v2 import CutMix
 from transformers import PreTrainedModel
 
+from dogbreeds.errors import UserError, first_line
 from dogbreeds.training.context import Context
 from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
 from dogbreeds.training.inputs import Inputs
@@ -105,7 +106,11 @@ class Learner:
             classifier_of(self.full_model)[1].train()
 
     def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a batch: inputs as the network takes them, labels `(B,)`."""
+        """The mean loss of a batch: inputs as the network takes them, labels `(B,)`.
+
+        Raises:
+            UserError: The network can't be trained on a batch of one photo.
+        """
         optim = self._config.optim
         targets = target_probabilities(labels, self._num_labels, optim.label_smoothing)
         if optim.cutmix and (not optim.mixup or torch.rand(()) < 0.5):
@@ -114,7 +119,15 @@ class Learner:
             inputs, targets = mixed_up(inputs, targets, optim.mixup)
         if self.teacher is not None:
             targets = self.teacher(inputs)
-        return LOSSES[optim.loss](logits_of(self.model, inputs), targets)
+        try:
+            logits = logits_of(self.model, inputs)
+        except ValueError as error:
+            if len(inputs) > 1:
+                raise
+            raise UserError(  # PyTorch's batch normalisation takes none
+                f"--batch-size {optim.batch_size} leaves a batch of one photo: give another one ({first_line(error)})"
+            ) from None
+        return LOSSES[optim.loss](logits, targets)
 
     def step(self) -> None:
         """Step the optimiser with the gradients that were accumulated, if this batch completes them."""

@@ -235,9 +235,9 @@ class Loop:
         if not math.isfinite(loss):
             optim = self._config.optim
             raise Diverged(
-                f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}: lower --learning-rate (now "
-                f"{optim.learning_rate:g}) or --head-learning-rate ({optim.head_learning_rate:g}), or use "
-                "--mixed-precision no; the epochs before are kept for --resume"
+                f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}: start again with --overwrite and a lower "
+                f"--learning-rate (now {optim.learning_rate:g}) or --head-learning-rate "
+                f"({optim.head_learning_rate:g}), or with --mixed-precision no"
             )
 
     def _stops_early(self) -> bool:

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
 from dogbreeds.errors import UserError
+from dogbreeds.photo_paths import valid_text
 from dogbreeds.preprocessing import Fit, Preprocessing
 
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
@@ -46,6 +47,8 @@ def _listed(entries: tuple[str, ...]) -> tuple[str, ...]:
 def _is_a_name(folder: Path) -> Path:
     if folder.name in ("", ".."):
         raise ValueError("the name of a folder to make")
+    if valid_text(str(folder)) != str(folder):
+        raise ValueError("a name in UTF-8, without which ONNX Runtime opens nothing in it")
     return folder
 
 
@@ -313,7 +316,10 @@ class TrainConfig:
             UserError: Two options exclude each other.
         """
         if self.data.validation_fraction + self.data.test_fraction >= 1:
-            raise UserError(f"--test-fraction {self.data.test_fraction}: must be small enough to leave photos to train")
+            raise UserError(
+                f"--validation-fraction {self.data.validation_fraction} --test-fraction {self.data.test_fraction}: "
+                "must be small enough to leave photos to train"
+            )
         if self.data.train_fraction < 1 and self.data.train_images_per_breed is not None:
             raise UserError("--train-fraction and --train-images-per-breed exclude each other: leave one of them out")
         if self.augment.augmentation and self.augment.augment == "off":

@@ -33,6 +33,8 @@ def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
                 write_json(file, identity)
         except UserError as error:
             problem = str(error)
+        except OSError as error:
+            problem = f"can't write in {str(partial)!r} ({error.strerror}): make room, or give another --output-dir"
     [problem] = broadcast_object_list([problem])  # the main process's, in every process
     if problem:
         raise UserError(problem)
@@ -46,6 +48,11 @@ def begin_run(config: TrainConfig, context: Context, splits: Splits) -> Path:
         then["epochs"] = max(num_epochs, config.optim.epochs)
         for name, now in json.loads(json.dumps(identity)).items():
             if now != then.get(name):
+                if name == "split_hash":
+                    raise UserError(
+                        "can't resume with other photos or labels: give those that the run began with, or start again "
+                        "with --overwrite"
+                    )
                 raise UserError(
                     f"can't resume with another {name}: it was {then.get(name)!r}, now it is {now!r}; give it as it "
                     "was, or start again with --overwrite"

@@ -290,4 +290,4 @@ def from_hub(config: TrainConfig) -> dict[str, str]:
     named = {"data": config.data.data}
     if not config.model.from_scratch:
         named["model"] = resolve_model(config.model.model)
-    return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).is_dir()}
+    return {what: text for what, text in named.items() if HubId.parse(text) and not Path(text).exists()}

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
 from dogbreeds.calibration import MIN_OTHERS
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 from dogbreeds.files import partial_path
-from dogbreeds.images import BadImage, image_size
-from dogbreeds.photos import photo_files, read_bytes, read_photos
+from dogbreeds.images import BadImage, open_image
+from dogbreeds.photos import photo_files, read_photos
 from dogbreeds.run_folder import STATE, check_output
 from dogbreeds.training.base_run import find_base
 from dogbreeds.training.context import Context
@@ -112,9 +113,9 @@ def set_up(
 
 
 def _check_enough(folder: Path) -> None:
-    """Refuse now what thresholds can't be fitted on when all is trained."""
-    headers = read_photos(photo_files(folder), lambda path: image_size(read_bytes(path)))
-    num = sum(not isinstance(each, BadImage) for each in headers)
+    """Refuse now what thresholds can't be fitted on when all is trained: the photos that are whole are too few."""
+    sizes = read_photos(photo_files(folder), lambda path: open_image(path, at_least=1).size)
+    num = sum(not isinstance(each, BadImage) for each in sizes)
     if num < MIN_OTHERS:
         raise UserError(
             f"{str(folder)!r} holds {num} photos that can be read: thresholds are fitted on at least {MIN_OTHERS}"
@@ -134,6 +135,9 @@ def finish(run: Run, save: Callable[[Run, Logits], None] = save_run) -> None:
     Args:
         run: Trained.
         save: `save_run`, which also exports the model, or `save_answers`.
+
+    Raises:
+        UserError: The best weights are damaged, photos can't be read any more, or the folder can't be written.
     """
     assert run.saved_states, "a run that saves nothing has no best weights"
     best = run.saved_states.load_best() if run.context.is_main else None
@@ -141,6 +145,14 @@ def finish(run: Run, save: Callable[[Run, Logits], None] = save_run) -> None:
     model = run.learner.load_best(best)
     logits = judge(model, run.inputs, run.context)
     if run.context.is_main:
-        save(run, logits)
+        try:
+            save(run, logits)
+        except (OSError, SafetensorError) as error:  # the state is removed last
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise UserError(
+                f"can't write the run to {str(run.partial)!r} ({reason}): mend that and continue with --resume; what "
+                "was trained is kept"
+            ) from None
     run.context.accelerator.wait_for_everyone()
-    run.context.accelerator.end_training()
+    for tracker in run.context.accelerator.trackers:
+        tracker.finish()  # `end_training` would part the processes too, which train the next run of a series

@@ -7,7 +7,8 @@ a trial that was interrupted in whatever way: its options are tried again.
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 
-from dogbreeds.errors import UserError
+from dogbreeds.errors import UserError, first_line
 from dogbreeds.training.config_file import write_config_file
 from dogbreeds.training.datasets.splits import Splits, load_data, with_part_of_training
 from dogbreeds.training.inputs import Features
@@ -64,7 +65,9 @@ def space_of(config: TrainConfig) -> dict[str, FloatDistribution]:
         kind = "plain CNN"
     else:
         kind = "fine-tuning" if is_pretrained(config.model.model, config.model.from_scratch) else "from scratch"
-    ranges = SPACES[kind]
+    ranges = dict(SPACES[kind])
+    if config.optim.teacher is not None:
+        del ranges["label_smoothing"]  # there are no labels
     given = given_options(config, ranges)
     return {
         name: FloatDistribution(min(each.low, given[name]), max(each.high, given[name]), log=each.log)
@@ -99,7 +102,8 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
         Whether all are finished; other processes may have the last of them.
 
     Raises:
-        UserError: A number is out of range, the data or model can't be had, or the study is one of other options.
+        UserError: A number is out of range, the data or model can't be had, or the study is one of other options or
+            can't be written.
     """
     if num_trials < 1:
         raise UserError(f"--tune {num_trials}: must be 1 or more")
@@ -117,26 +121,39 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
 
     folder, space = tuning_folder(config.run.output_dir), space_of(config)
     more = {"tune_fraction": fraction, "split_hash": splits.split_hash}
-    study, lock = _begin_or_continue(folder, config, space, more)
-    while True:
+    with _can_be_written(folder):
+        study, lock = _begin_or_continue(folder, config, space, more)
+        while True:
+            with lock:
+                claimed = _claim(study, folder, space, num_trials, config.run.seed)
+            if claimed is None:
+                break
+            trial, trial_lock = claimed
+            try:
+                _run_trial(study, trial, config, splits, features)
+                finished = study.get_trials(deepcopy=False, states=FINISHED)
+                print(_line(study.trials[trial.number], finished, num_trials), flush=True)
+            finally:
+                _release(trial_lock)
         with lock:
-            claimed = _claim(study, folder, space, num_trials, config.run.seed)
-        if claimed is None:
-            break
-        trial, trial_lock = claimed
-        try:
-            _run_trial(study, trial, config, splits, features)
             finished = study.get_trials(deepcopy=False, states=FINISHED)
-            print(_line(study.trials[trial.number], finished, num_trials), flush=True)
-        finally:
-            _release(trial_lock)
-    with lock:
-        finished = study.get_trials(deepcopy=False, states=FINISHED)
-        if len(finished) < num_trials:
-            print(f"{len(finished)} of {num_trials} trials are finished; the others run in other processes")
-            return False
-        _write_best(study, folder, config)
+            if len(finished) < num_trials:
+                print(f"{len(finished)} of {num_trials} trials are finished; the others run in other processes")
+                return False
+            _write_best(study, folder, config)
     return True
+
+
+@contextmanager
+def _can_be_written(folder: Path) -> Iterator[None]:
+    """Turn what writing a study may raise, as on a full disk, into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UserError(
+            f"can't write the study {str(folder)!r} ({reason}): mend that; the same command continues it"
+        ) from None
 
 
 def _begin_or_continue(

@@ -6,14 +6,15 @@ For each breed of the folder: its logit, if the run knows it, is taken from the 
 `dogbreeds add-breed` does, on so many of its photos, chosen by chance, and the run's predictions for its validation
 photos. The other photos of the folder judge. A photo that the run sees no dog on fits nothing, as there.
 
-A share is the mean over the breeds, each of which counts as much, and its interval says what other breeds would change:
-the breeds are drawn again, for the photos of one breed are right or wrong together.
+A share is the mean over the breeds, each of which counts as much, and its interval, Student's, says what other breeds
+would change: it counts the breeds, for the photos of one breed are right or wrong together.
 """
 
 from pathlib import Path
 
 import numpy as np
 import tyro
+from scipy.stats import ttest_1samp
 from tyro.conf import Positional
 
 from dogbreeds.breeds import label_name
@@ -21,7 +22,7 @@ from dogbreeds.calibration import NAMING, Calibration, Outputs
 from dogbreeds.errors import one_line_errors
 from dogbreeds.photos import photo_files
 from dogbreeds.predictions import Predictions
-from dogbreeds.research.significance import bootstrap_interval
+from dogbreeds.research.significance import CONFIDENCE
 from dogbreeds.run_folder import RunFolder, predictions_file
 from dogbreeds.serving.calibrate import find_outputs
 from dogbreeds.serving.new_breed import NewLogit
@@ -70,7 +71,8 @@ def over_breeds(shares: dict[str, float]) -> str:
     if len(shares) < MIN_BREEDS:
         around = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     else:
-        around = "-".join(f"{100 * end:.1f}" for end in bootstrap_interval(np.array(list(shares.values()))))
+        interval = ttest_1samp(list(shares.values()), 0).confidence_interval(CONFIDENCE)
+        around = "-".join(f"{100 * end:.1f}" for end in np.clip(interval, 0, 1))
     return f"{np.mean(list(shares.values())):.1%} ({around})"
 
 

@@ -12,7 +12,7 @@ from dogbreeds.addresses import Address, Place, place
 from dogbreeds.breeds import all_breeds, label_name
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.hub import announce
-from dogbreeds.photo_paths import PhotoPaths, is_left_out, open_paths
+from dogbreeds.photo_paths import PhotoPaths, is_left_out, open_paths, valid_text, walk
 from dogbreeds.photos import is_list
 
 SPLIT_NAMES = {
@@ -120,7 +120,7 @@ def read_dataset(data: str) -> dict[str, Photos]:
     labelled = {split: photos for split, photos in labelled.items() if photos.ids}
     if not labelled:
         raise UserError(f"{data!r} holds no labelled photos: it needs one sub-folder of photos for each breed")
-    return _with_common_classes(labelled)
+    return _with_common_classes(labelled, data)
 
 
 def check_is_there(data: str) -> None:
@@ -144,14 +144,18 @@ class _Labelled(NamedTuple):
     texts: Sequence[str]
 
 
-def _with_common_classes(labelled: dict[str, _Labelled]) -> dict[str, Photos]:
+def _with_common_classes(labelled: dict[str, _Labelled], data: str) -> dict[str, Photos]:
     name_of = {text: label_name(text) for photos in labelled.values() for text in set(photos.texts)}
+    if unwritable := next((text for text in name_of if valid_text(text) != text), None):
+        raise UserError(
+            f"{data!r} has a breed {unwritable!r}, which is no UTF-8: rename its folder, or save the list in UTF-8"
+        )
     rank = {breed.name: index for index, breed in enumerate(all_breeds())}
     names = tuple(sorted(set(name_of.values()), key=lambda name: (rank.get(name, len(rank)), name)))
     label_of = {text: names.index(name) for text, name in name_of.items()}
     return {
         split: Photos(
-            tuple(photos.ids),
+            tuple(map(valid_text, photos.ids)),
             PhotoSources(photos.places),
             np.array([label_of[text] for text in photos.texts], dtype=np.int64),
             names,
@@ -190,9 +194,8 @@ def _are_splits(names: Collection[str], data: object) -> bool:
 
 
 def _read_breed_folders(folder: Path, root: Path) -> _Labelled:
-    # Every other file counts as a photo: one that is not is then left out by name, instead of ignored.
-    files = (path for breed in _folders_in(folder) for path in sorted(breed.rglob("[!.]*")) if path.is_file())
-    paths = [path for path in files if not is_left_out(path.name)]
+    # Every other file counts as a photo: one that is not, or a broken link, is then left out by name, not in silence.
+    paths = [breed / path for breed in _folders_in(folder) for path in walk(breed)]
     breeds = [path.relative_to(folder).parts[0] for path in paths]
     return _Labelled([path.relative_to(root).as_posix() for path in paths], paths, breeds)
 

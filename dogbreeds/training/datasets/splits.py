@@ -183,7 +183,8 @@ def _cut(splits: dict[str, CheckedPhotos], options: DataOptions) -> dict[str, Ch
     """Cut validation and test photos from the training photos, unless the data has them."""
     if "train" not in splits:
         raise UserError(f"{options.data!r} has no training photos, only {' and '.join(splits)}")
-    breeds = [splits["train"].names[label] for label in np.unique(splits["train"].labels)]
+    labels = np.unique(np.concatenate([photos.labels for photos in splits.values()]))
+    breeds = [splits["train"].names[label] for label in labels]
     if len(breeds) < 2:
         raise UserError(f"{options.data!r} holds {len(breeds)} breed(s): at least two are needed to tell them apart")
 
@@ -221,7 +222,10 @@ def _check_each_breed_is_trained(parts: dict[str, CheckedPhotos], options: DataO
     untrained = np.setdiff1d(np.concatenate(labels), parts["train"].labels)
     if len(untrained):
         name = names[untrained[0]]
-        raise UserError(f"{options.data!r} has too few photos of {name!r}: none is left to train on")
+        raise UserError(
+            f"{options.data!r} has too few photos of {name!r}: none is left to train on; add some that look different, "
+            "or leave the breed out"
+        )
     for split, photos in parts.items():
         if not len(photos):
             raise UserError(

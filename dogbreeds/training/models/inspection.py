@@ -22,8 +22,9 @@ def features_of(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
     return features[0]
 
 
-_BLOCK = re.compile(r".*?\.\d+(\.\d+)*(?=\.)")
-"""The beginning of a parameter's name: ``vit.layers.3``, or ``timm_model.blocks.1.0`` where stages hold blocks."""
+_BLOCK = re.compile(r"((?!\.parametrizations).)*?\.\d+(\.\d+)*(?=\.)")
+"""The beginning of a parameter's name: ``vit.layers.3``, or ``timm_model.blocks.1.0`` where stages hold blocks. The
+numbers of PyTorch's parametrisations, such as LoRA, are of no layer."""
 
 
 def layers_above(names: Iterable[str]) -> list[int]:
