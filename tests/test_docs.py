@@ -191,7 +191,7 @@ def test_flags_in_the_text_exist(page):
             assert callable(getattr(cli, command.replace("-", "_"), None)), code
 
 
-@pytest.mark.parametrize("name", ["results.md", "reliability.md"])
+@pytest.mark.parametrize("name", ["results.md", "study.md", "reliability.md"])
 def test_every_figure_has_its_command(name):
     page = ROOT / "dogbreeds" / "docs" / name
     blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", CONTENTS[page], re.DOTALL | re.MULTILINE))
@@ -219,7 +219,8 @@ def test_the_figures_of_the_readme_stand_where_their_commands_do():
     assert 0 < len(rows) <= 10
     for row in rows:
         _, _, measured, _, command, _ = row.split("|")
-        text = sections.get(command.strip(), CONTENTS[docs / "reliability.md"] if "reliability.md" in command else "")
+        pages = re.findall(r"dogbreeds/docs/([\w.]+)", command)
+        text = CONTENTS[docs / pages[0]] if pages else sections[command.strip()]
         for figure in re.findall(r"\d[\d.,]*\d|\d", measured):
             assert re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d])", text), (figure, command)
 
