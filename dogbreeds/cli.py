@@ -366,12 +366,13 @@ def compare(
     without_photos: bool = False,
     common: bool = False,
 ) -> None:
-    """Compare runs on the same photos: a page to look at, the same as Markdown, and its figures as JSON and CSV.
+    """Compare runs on the same photos: a page to look at, the same as Markdown and LaTeX, its figures as JSON and CSV.
 
     Args:
         runs: Run folders, two or more. Runs that differ in nothing but the seed are one recipe, and the report gives
             its mean and standard deviation.
-        output: The folder to make; its comparison.html is one self-contained page.
+        output: The folder to make; its comparison.html is one self-contained page, and its charts are there as PNG, SVG
+            and PDF.
         split: Which of the predictions that the runs hold; by default test where all have it, else validation.
         data: Evaluate the runs on this labelled set, instead of by the predictions that they hold.
         photos: Where the photos of the predictions are, to show some; by default the data that the runs were trained
@@ -402,16 +403,21 @@ def compare(
 
 
 def reproduce(report: Positional[Path]) -> int:
-    """Compute a report of `compare` again, and name each value that comes out otherwise; times are left out.
+    """Make a report again, and name each value that comes out otherwise; times are left out.
 
-    Ends with status 1 if there is any.
+    Photos are answered, and features computed, as they were for the report. Nothing is trained: a study, and a
+    comparison without --data, is computed from the predictions that its runs keep. Ends with status 1 if a value is
+    not as it was.
 
     Args:
-        report: The folder of the report. Paths in it are meant from the folder in which it was made.
+        report: The folder that `compare`, `benchmark`, `robustness`, `layers`, `probe` or `study` has made. Paths in it
+            are meant from the folder in which it was made.
     """
     from dogbreeds.research.reproduce import reproduce as reproduce_report
 
     found = reproduce_report(report, progress=sys.stderr.isatty())
+    if found.is_of_predictions:
+        print("no run was trained again: the figures are computed from the predictions that the runs keep")
     for change in (*found.surroundings, *found.changes):
         print(change)
     print(f"{found.num_same:,} values are as they were, {len(found.changes):,} are not")
@@ -436,8 +442,9 @@ def benchmark(
 
     Args:
         runs: Run folders, or USER/NAME[@REVISION] of some on the Hugging Face Hub.
-        output: The folder to make: benchmark.md, benchmark.csv with all figures, photos.csv, and for each run its
-            answers, model-index.yaml for its card, and .eval_results/ for the Hub.
+        output: The folder to make: benchmark.md, .html and .tex, benchmark.csv with all figures, photos.csv, and for
+            each run its answers, model-index.yaml for its card, and .eval_results/ for the Hub. Or one file with the
+            table, .html, .csv, .md or .tex.
         data: Where the data is that the runs were trained on; by default where it was then.
         everyday: Photos of breeds that the runs know, one sub-folder a breed.
         other_photos: A folder of photos without a dog, cats above all.
@@ -451,9 +458,12 @@ def benchmark(
     if dataset_id and not HubId.parse(dataset_id):
         raise UserError(f"--dataset-id {dataset_id!r}: must be USER/NAME")
     from dogbreeds.research.benchmark import benchmark as judge
-    from dogbreeds.research.benchmark_report import in_words, write_benchmark
+    from dogbreeds.research.benchmark_report import in_words, write_benchmark, write_benchmark_table
+    from dogbreeds.research.document import FORMATS
 
     check_absent(output)
+    if is_table := output.suffix.lower() in FORMATS:
+        check_parent(output)
     found = judge(
         runs,
         data=data,
@@ -465,7 +475,10 @@ def benchmark(
     )
     for photo in found.unreadable:
         print(f"left out {photo.id}: {photo.reason}", file=sys.stderr)
-    write_benchmark(found, output, dataset_id)
+    if is_table:
+        write_benchmark_table(found, output)
+    else:
+        write_benchmark(found, output, dataset_id)
     print(in_words(found), end="")
     return 1 if any(judged.num_unreadable for row in found.rows for judged in row.judged.values()) else 0
 
@@ -476,7 +489,7 @@ def table(runs: Path = Path("runs"), data: str | None = None, output: Path | Non
     Args:
         runs: The folder of the run folders.
         data: What the commands train on; by default the data set that training uses.
-        output: A file to make, .html, .csv or .md, instead of printing the table.
+        output: A file to make, .html, .csv, .md or .tex, instead of printing the table.
     """
     from dogbreeds.research.document import check_format
     from dogbreeds.research.tables import earlier_systems
@@ -509,7 +522,8 @@ def robustness(
     Args:
         runs: Run folders of the same breeds, or USER/NAME[@REVISION] of some on the Hugging Face Hub.
         data: Labelled photos, one sub-folder a breed; best some that no run was trained or calibrated on.
-        output: A folder to make: robustness.md with its picture, robustness.csv, and answers.csv with each answer.
+        output: A folder to make: robustness.md, .html and .tex, the picture as PNG, SVG and PDF, robustness.csv, and
+            answers.csv with each answer.
         num_photos: How many of the photos are drawn.
         severities: The strengths, from 1 to 5.
     """
@@ -538,7 +552,7 @@ def probe(
     data: str,
     output: Path | None = None,
     features: Path | None = None,
-    image_size: int = 224,
+    image_size: int | None = None,
     split_seed: int = 0,
 ) -> None:
     """Say what frozen backbones are worth, without training them: a table of top-1 with 95 % intervals.
@@ -550,10 +564,11 @@ def probe(
         models: Backbones: Hub ids, names of timm or of this project, folders, or run folders.
         data: As of training, which splits it in the same way: a folder of Parquet files, a folder with one sub-folder a
             breed, Stanford's extracted archives, or a Hub data set.
-        output: A file to make, .html, .csv or .md; the table is printed too.
+        output: A folder to make: probe.md, probe.tex, and probe.csv with all figures; or one file, .html, .csv, .md or
+            .tex. The table is printed too.
         features: A Parquet file that keeps the features. What it has already is not computed again, so the same command
             continues one that was interrupted, and other splits take less time.
-        image_size: Height and width of what the backbones see, pixels.
+        image_size: Height and width of what all backbones see, pixels; by default each sees what it was trained to see.
         split_seed: Decides which photos are held out.
     """
     if not models:
@@ -564,7 +579,8 @@ def probe(
     from dogbreeds.training.datasets.sources import check_is_there
 
     check_absent(output)
-    check_format(output)
+    if output and output.suffix:
+        check_format(output)
     for file in (output, features):
         check_parent(file)
     check_is_there(data)
@@ -590,7 +606,8 @@ def layers(
     Args:
         models: Networks: Hub ids, names of timm or of this project, folders, or run folders.
         photos: A folder of photos and sub-folders, or a list of paths.
-        output: A folder to make: layers.md with its pictures, layers.csv and attention.csv with all figures.
+        output: A folder to make: layers.md, .html and .tex, the pictures as PNG, SVG and PDF, and layers.csv and
+            attention.csv with all figures.
         num_photos: How many of the photos are drawn, in batches of 32.
         image_size: Height and width of what the networks see, pixels.
     """
@@ -627,7 +644,7 @@ def study(plan: Positional[Path], shard: str | None = None, report_only: bool = 
     from dogbreeds.photo_paths import Shard
     from dogbreeds.research.study_plan import read_plan
 
-    checked, part = read_plan(plan), Shard.parse(shard) if shard else None
+    checked, part = read_plan(plan, trains=not report_only), Shard.parse(shard) if shard else None
     from dogbreeds.research.study import run_study  # imports torch, which a mistake need not wait for
 
     left, diverged = ([], []) if report_only else run_study(checked, part)

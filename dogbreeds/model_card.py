@@ -27,7 +27,9 @@ FITTED_ON = {
 }
 """The kinds of photos of `Calibration.fitted_on`, in words."""
 _ADAPTED = {
-    "all": "all weights",
+    "full": "all weights",
+    "all": "all weights",  # of older versions
+    "lp-ft": "the classifier alone first, then all weights (LP-FT)",
     "bitfit": "the classifier and all biases (BitFit)",
     "lora": "the classifier and low-rank changes of other weights, which these include now (LoRA)",
 }
@@ -104,7 +106,7 @@ def model_card(name: str, record: RunRecord, labels: tuple[str, ...]) -> str:
 
     config, data = record.config, record.data
     # Older versions had no other way, newer ones may have more.
-    adapted = _ADAPTED.get(str(config.get("adapt", "all")), "some weights")
+    adapted = _ADAPTED.get(str(config.get("adapt", "full")), "some weights")
     trained = "the classifier alone, on a frozen backbone" if config["freeze_backbone"] else adapted
     trained += ", from scratch" if config["from_scratch"] else ""
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in record.seconds.items())
@@ -255,9 +257,15 @@ def _in_javascript(model_type: str) -> str:
     return "\ntransformers.js opens it with `pipeline`, without the verdicts that `run.json` is for.\n"
 
 
+_WITHOUT_WEIGHTS = """
+`AutoModelForImageClassification` and `pipeline` of transformers do not open this folder: it has the ONNX model alone,
+no weights for PyTorch. `python -m dogbreeds predict --run-dir` does, with the verdicts, and so does ONNX Runtime.
+"""
+
+
 def _loading(record: RunRecord) -> str:
     if not record.has_weights:
-        return "" if record.model_type is None else _in_javascript(record.model_type)
+        return _WITHOUT_WEIGHTS + ("" if record.model_type is None else _in_javascript(record.model_type))
     if not _is_plain_cnn(record):
         return ""
     return """

@@ -25,8 +25,8 @@ LIST_BATCH = 10_000
 
 SIDECAR = ".xmp"
 """The ending of what programs write beside photos about them."""
-SIDE_FILES = ("thumbs.db", "desktop.ini")
-"""What Windows puts into folders of photos, in lower case; the files of macOS are hidden."""
+SIDE_FILES = ("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r")
+"""What Windows, Picasa and macOS put into folders of photos, in lower case; their other files are hidden."""
 
 _TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary")
 """Of Arrow; a name that is no valid text is binary."""

@@ -115,6 +115,8 @@ class RunRecord:
     """The training command."""
     config: dict[str, Any]
     """The training options, flat. A run of another version may lack some, or have some that this version lacks."""
+    tuning_trials: Count | None = None
+    """How many trials of a search for options chose these; 0 if none did. Older runs do not tell."""
     base_run: BaseRun | None = None
     hub: dict[Text, Text] = field(default_factory=dict)
     """The ids on the Hugging Face Hub of the `data` and the `model` that training started from, where they have one."""

@@ -50,7 +50,7 @@ def run_training_script(preset: Mapping[str, Any], description: str | None) -> N
         description: What `--help` says above the options.
     """
     with one_line_errors():
-        from dogbreeds.training.config_file import read_config_file
+        from dogbreeds.training.config_file import read_config_file, read_tuning_trials
         from dogbreeds.training.options import resolve
 
         given: dict[str, Any] = tyro.cli(
@@ -58,6 +58,7 @@ def run_training_script(preset: Mapping[str, Any], description: str | None) -> N
         )
         task = {name: given.pop(name) for name in _TASK if name in given}
         from_file = read_config_file(task["config"]) if "config" in task else {}
+        num_trials = read_tuning_trials(task["config"]) if "config" in task else 0
         config = resolve(preset, from_file, given)
         seeds = task.get("seeds", ())
         if "tune" in task:
@@ -65,7 +66,7 @@ def run_training_script(preset: Mapping[str, Any], description: str | None) -> N
         elif "tune_fraction" in task:
             raise UserError(f"--tune-fraction {task['tune_fraction']:g}: give it with --tune")
         else:
-            _train(config, seeds)
+            _train(config, seeds, num_trials)
 
 
 def _command_line(preset: Mapping[str, Any]) -> Any:
@@ -80,11 +81,12 @@ def _command_line(preset: Mapping[str, Any]) -> Any:
     return TypedDict("Options", {**_TASK, **flags}, total=False)  # type: ignore[operator]
 
 
-def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
+def _train(config: "TrainConfig", seeds: tuple[str, ...], num_trials: int) -> None:
     configs = one_for_each_seed(config, seeds)
     _check_inputs(config)
     from dogbreeds.files import partial_path
     from dogbreeds.run_folder import RECORD, check_output
+    from dogbreeds.training.locks import locked
 
     if seeds and config.run.resume:  # a series is continued where it was interrupted
         done = [each for each in configs if (each.run.output_dir / RECORD).is_file()]
@@ -96,15 +98,14 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...]) -> None:
         ]
     for each in configs:
         check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
-    from dogbreeds.training.context import part_processes  # these take seconds, which a mistake need not wait
-    from dogbreeds.training.locks import locked
-    from dogbreeds.training.train import train
-
     for each in configs:  # nothing is trained if one of them can't be
         with locked(each.run.output_dir):
             check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
+    from dogbreeds.training.context import part_processes  # these take seconds, which a mistake need not wait
+    from dogbreeds.training.train import train
+
     for each in configs:
-        train(each)
+        train(each, tuning_trials=num_trials)
     part_processes()
 
 
@@ -130,8 +131,10 @@ def _check_inputs(config: "TrainConfig") -> None:
     from dogbreeds.photos import photo_files
     from dogbreeds.training.datasets.diagnosis import Diagnosis
     from dogbreeds.training.datasets.sources import check_is_there
+    from dogbreeds.training.models.location import check_model_is_there
 
     config.check_options_apply()
+    check_model_is_there(config.model.model)
     check_is_there(config.data.data)
     for folder in (config.data.other_photos, config.data.other_dogs):
         if folder is not None:

@@ -88,8 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo_id, revision, name = found.groups()
             if repository := self._repository("model", repo_id):
-                content = repository.commits[revision][name]
-                headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
+                sha = repository.newest if revision == "main" else revision
+                if name not in repository.commits[sha]:
+                    return self._refuse(404, "EntryNotFound", f"no {name}")
+                content = repository.commits[sha][name]
+                headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": sha}
                 if self.command == "GET":
                     self.hub.downloads.append(name)
                 self._send(200, content, headers)

@@ -12,10 +12,11 @@ from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.evaluation import predict_logits
+from dogbreeds.training.loop import Loop
 from dogbreeds.training.models.adapt import LORA_RANK, merge_lora
 from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.models.registry import ARCHITECTURES
-from dogbreeds.training.train import finish, fit, set_up
+from dogbreeds.training.train import finish, fit, set_up, train
 from dogbreeds.training.tuning import space_of
 
 
@@ -78,7 +79,7 @@ def test_those_weights_alone_are_trained_and_are_the_checkpoints_own_again(
         sizes |= {each: LORA_RANK * sum(before[each].shape[:2]) for each in adapted}
     assert run.learner.num_trained_parameters == sum(sizes[each] for each in classifier | adapted)
     assert run.flops_per_photo == flops_per_photo(model, 32)
-    assert space_of(run.config)["learning_rate"].high > space_of(run.config.replace(adapt="all"))["learning_rate"].high
+    assert space_of(run.config)["learning_rate"].high > space_of(run.config.replace(adapt="full"))["learning_rate"].high
 
 
 @pytest.mark.slow  # an export
@@ -111,11 +112,95 @@ def test_lora_is_averaged_with_the_start_as_the_weights_that_are_saved(photo_fol
         assert torch.allclose(tensor, 0.75 * trained[name] + 0.25 * start[name], rtol=1e-4, atol=1e-6), name
 
 
+LP_FT = {"model": "vit_nano", "adapt": "lp-ft", "classifier_epochs": 2, "epochs": 2, "learning_rate": 1e-3}
+
+
+def test_lp_ft_trains_the_classifier_and_then_all_weights(photo_folder, checkpoints, tmp_path, features_by_torch):
+    options = {**LP_FT, "model": str(checkpoints / "vit_nano")}
+    run = set_up(tiny_config(photo_folder, tmp_path / "run", **options))
+    before = copies(run.learner.full_model)
+    pretrained = AutoModelForImageClassification.from_pretrained(options["model"]).state_dict()
+    assert all(torch.equal(before[name], tensor) for name, tensor in pretrained.items() if "classifier" not in name)
+    alone = {**options, "adapt": "classifier", "epochs": 2, "classifier_epochs": 5}
+    classifier = set_up(tiny_config(photo_folder, tmp_path / "classifier", **alone), saves=False)
+    fit(classifier)
+    assert torch.equal(before["classifier.weight"], classifier.learner.full_model.classifier.weight)
+
+    fit(run)
+    rows, first = run.loop.progress.history, classifier.loop.progress.history
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and run.loop.progress.best_epoch in (3, 4)
+    assert [row["train_loss"] for row in rows[:2]] == [row["train_loss"] for row in first]
+    after = run.learner.full_model.state_dict()
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert all(name.endswith("k_proj.bias") for name in still)  # which have no effect
+    rates = {group["initial_lr"] for group in run.learner.optimizer.param_groups}
+    assert rates == {1e-3} and run.config.optim.head_learning_rate == 3e-3
+    assert space_of(run.config) == space_of(run.config.replace(adapt="full"))
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
+def test_lp_ft_is_resumed_in_both_of_its_parts(
+    photo_folder, checkpoints, tmp_path, monkeypatch, features_by_torch, stop_after
+):
+    options = {**LP_FT, "model": str(checkpoints / "vit_nano"), "drop_path": 0.2, "average_with_start": 0.25}
+
+    def trained(name, **more):
+        run = set_up(tiny_config(photo_folder, tmp_path / name, **options, **more))
+        fit(run)
+        return run
+
+    def stop(self, started, train_epoch=Loop._train_epoch):
+        if self.progress.epoch == stop_after:
+            raise KeyboardInterrupt
+        return train_epoch(self, started)
+
+    whole = trained("whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "_train_epoch", stop)
+        trained("run")
+    with pytest.raises(UserError, match="can't resume with another classifier_epochs"):
+        set_up(tiny_config(photo_folder, tmp_path / "run", resume=True, **{**options, "classifier_epochs": 3}))
+    if stop_after >= 2:  # the classifier is trained: what it was trained on is not computed again
+        monkeypatch.setattr("dogbreeds.training.inputs.compute_features", None)
+    resumed = trained("run", resume=True)
+    weights = [run.learner.full_model.state_dict() for run in (whole, resumed)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    averaged = [run.learner.load_best(run.saved_states.load_best()).state_dict() for run in (whole, resumed)]
+    assert all(torch.equal(averaged[1][name], tensor) for name, tensor in averaged[0].items())
+    rows = [[{**row, "seconds": 0} for row in run.loop.progress.history] for run in (whole, resumed)]
+    assert rows[0] == rows[1] and len(rows[0]) == 4
+    assert whole.loop.progress.best_epoch == resumed.loop.progress.best_epoch
+
+
+@pytest.mark.slow  # an export
+def test_a_run_of_lp_ft_is_served_like_any_other(photo_folder, checkpoints, tmp_path, features_by_torch):
+    train(tiny_config(photo_folder, tmp_path / "run", **{**LP_FT, "model": str(checkpoints / "vit_nano")}))
+    assert Predictor(tmp_path / "run").predict(make_photo(2, 3)).breeds
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 5
+    assert "(LP-FT)" in (tmp_path / "run" / "README.md").read_text()
+    assert not (tmp_path / "run" / "state").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"adapt": "vpt"}, "--adapt vpt: must be one of all, bitfit, lora"),
-        ({"adapt": "lora", "freeze_backbone": True}, "--adapt lora: a frozen backbone is not trained; add --no-freeze"),
+        ({"adapt": "vpt"}, "--adapt vpt: must be one of full, classifier, lp-ft, bitfit, lora"),
+        (
+            {"adapt": "lora", "freeze_backbone": True},
+            "--adapt lora: --freeze-backbone trains only the classifier; leave one of them out",
+        ),
+        (
+            {"adapt": "full", "freeze_backbone": True},
+            "--adapt full: --freeze-backbone trains only the classifier; leave one of them out",
+        ),
+        (
+            {"adapt": "classifier", "freeze_backbone": False},
+            "--adapt classifier: --no-freeze-backbone trains all; leave one of them out",
+        ),
+        ({"adapt": "classifier", "from_scratch": True}, "--from-scratch has no backbone worth freezing"),
+        ({"adapt": "lp-ft", "model": "vit_nano"}, "vit_nano is built without weights: leave --adapt lp-ft out"),
+        ({"classifier_epochs": 3}, "--classifier-epochs 3: add --adapt lp-ft, or leave it out"),
+        ({"adapt": "classifier", "drop_path": 0.1}, "--drop-path 0.1: a frozen backbone is not trained"),
         ({"adapt": "bitfit", "from_scratch": True}, "--from-scratch has no weights to adapt: leave --adapt bitfit out"),
         ({"adapt": "lora", "model": "vit_nano"}, "vit_nano is built without weights: leave --adapt lora out"),
         (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from filelock import FileLock
 
 PACKAGE = ROOT / "dogbreeds"
 FLOORS = [
@@ -124,9 +125,15 @@ def test_evaluate_of_a_folder_never_imports_torch(photo_folder, tiny_run):
         ["--data", "nowhere", "--tune", "3"],
         ["--data", "dogbreeds", "--other-photos", "nowhere"],
         ["--data", "dogbreeds", "--output-dir", "tests"],
+        ["--data", "dogbreeds", "--model", "runs/of/mine"],
+        ["--data", "dogbreeds", "--model", "dogbreeds/docs"],
+        ["--data", "dogbreeds", "--output-dir", "{another process makes it}"],
     ],
 )
-def test_nothing_heavy_is_imported_for_a_mistake(arguments):
+def test_nothing_heavy_is_imported_for_a_mistake(arguments, tmp_path):
+    taken = FileLock(tmp_path / "run.lock")
+    taken.acquire()
+    arguments = [str(tmp_path / "run") if "another process" in argument else argument for argument in arguments]
     loaded = modules_after(
         f"import sys, runpy; sys.argv = ['train_vit.py', *{arguments!r}]\n"
         "try: runpy.run_path('train_vit.py', run_name='__main__')\nexcept SystemExit as stop: assert stop.code == 2"

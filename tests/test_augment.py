@@ -13,7 +13,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.preprocessing import Preprocessing, Zca
 from dogbreeds.training.augment import Normalise, RandomAugmentation
 from dogbreeds.training.options import AUGMENTATIONS, TrainConfig
-from dogbreeds.training.train import train
+from dogbreeds.training.train import fit, set_up, train
 from dogbreeds.training_script import one_for_each_seed
 
 SIZE = 32
@@ -54,6 +54,7 @@ def torchvisions(
     zoom=0.0,
     shift=0.0,
     shear=0.0,
+    rand_augment=0,
     **light,
 ):
     transforms = [
@@ -76,6 +77,9 @@ def torchvisions(
         )
     if light:
         transforms.append(v2.ColorJitter(light.get("brightness", 0), light.get("contrast", 0)))
+    if rand_augment:
+        fill = [round(255 * mean) for mean in VIEW.mean]
+        transforms.append(v2.RandAugment(2, rand_augment, interpolation=InterpolationMode.BILINEAR, fill=fill))
     transform = v2.Compose(transforms)
     torch.manual_seed(0)
     views = torch.from_numpy(np.stack([np.asarray(transform(photo)) for _ in range(num_views)])).permute(0, 3, 1, 2)
@@ -86,7 +90,10 @@ ALL = {"rotation": 30.0, "zoom": 0.15, "shift": 0.1, "shear": 10.0, "brightness"
 
 
 TURNED = {"turns": (90, 180), "rotation": 15.0, "shift": 0.2}
-TOGETHER = [((48, 36), {}), ((80, 30), {}), ((48, 36), ALL), ((36, 48), ALL), ((36, 48), TURNED), ((80, 30), TURNED)]
+TOGETHER = [
+    ((48, 36), {}), ((80, 30), {}), ((48, 36), ALL), ((36, 48), ALL), ((36, 48), TURNED), ((80, 30), TURNED),
+    ((48, 36), {"rand_augment": 9}),
+]  # fmt: skip
 ALONE = [  # which tells, where one of these fails, which option it is
     {"crop_scale": 0.8, "flip": 0.0},
     {"vertical_flip": 0.3},
@@ -136,6 +143,16 @@ def test_statistics_tell_other_turns_apart(tmp_path):
         assert not ((ours(photo, 1000, tmp_path, flip=0.0, **other).mean(0) - theirs.mean(0)).abs() < noise).all()
 
 
+def test_statistics_tell_other_magnitudes_apart(tmp_path):
+    photo = smooth_photo(48, 36)
+    theirs = torchvisions(photo, 1000, rand_augment=9)
+    noise = 5 * theirs.std(0) * (2 / 1000) ** 0.5 + 0.04
+    for other in ({}, {"rand_augment": 20}):
+        mine = ours(photo, 1000, tmp_path, **other)
+        same_mean = ((mine.mean(0) - theirs.mean(0)).abs() < noise).all()
+        assert not (same_mean and ((mine.std(0) - theirs.std(0)).abs() < noise).all()), other
+
+
 def test_a_quarter_turn_moves_pixels_and_changes_none(tmp_path):
     photo = smooth_photo(48, 48)
     whole = {"crop_scale": 1.0, "flip": 0.0}
@@ -172,9 +189,8 @@ def test_a_named_augmentation_is_its_options(name, tmp_path):
     assert torch.equal(
         ours(photo, 20, tmp_path, augmentation=name), ours(photo, 20, tmp_path, crop_scale=1.0, **AUGMENTATIONS[name])
     )
-    assert (
-        spelled != config and {**spelled.to_dict(), "augmentation": name, "freeze_backbone": True} == config.to_dict()
-    )
+    more = {"augmentation": name, "adapt": "classifier", "freeze_backbone": True}
+    assert spelled != config and {**spelled.to_dict(), **more} == config.to_dict()
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
     assert [each.augment.augmentation for each in one_for_each_seed(config, ("1,2",))] == [name, name]
 
@@ -196,6 +212,7 @@ def test_random_views_that_would_not_be_made_are_not_asked_for(tmp_path):
     for options, words in (
         ({"freeze_backbone": True, "rotation": 20.0}, "--rotation 20.0: a frozen backbone leaves nothing of it"),
         ({"freeze_backbone": True, "turns": (0, 180)}, "--turns 0 180: a frozen backbone leaves nothing of it"),
+        ({"freeze_backbone": True, "rand_augment": 9}, "--rand-augment 9: a frozen backbone leaves nothing of it"),
         (
             {"augment": "off", "crop_scale": 0.5},
             "--crop-scale 0.5: --augment off leaves nothing of it; add --augment on",
@@ -221,6 +238,37 @@ def test_views_are_a_function_of_seed_epoch_and_photo(tmp_path):
     assert not torch.allclose(views(config, 4, list(range(12))), together)  # another epoch
     other = tiny_config("data", tmp_path / "run", rotation=20, zoom=0.15, shift=0.1, shear=5, brightness=0.5, seed=1)
     assert not torch.allclose(views(other, 3, list(range(12))), together)
+
+
+def test_rand_augment_is_a_function_of_seed_epoch_and_photo_and_leaves_other_chance_alone(tmp_path):
+    sizes = np.array([(50, 40)] * 12)
+    pixels = torch.randint(0, 256, (12, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def views(epoch, photos, **options):
+        config = tiny_config("data", tmp_path / "run", rand_augment=9, crop_scale=1.0, flip=0.0, **options)
+        made = RandomAugmentation(config.augment, config.run.seed, VIEW, sizes, torch.device("cpu"))
+        made.draw(epoch)
+        return made(torch.tensor(photos), pixels[photos])
+
+    before = torch.get_rng_state()
+    together = views(3, list(range(12)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(views(3, [7, 2]), together[[7, 2]])  # whatever the batch
+    for other in (views(4, list(range(12))), views(3, list(range(12)), seed=1)):
+        assert sum(torch.equal(*pair) for pair in zip(other, together, strict=True)) < 6
+    fixed = [views(epoch, [5], fixed_views=2) for epoch in (0, 2, 1)]
+    assert torch.equal(fixed[0], fixed[1]) and not torch.equal(fixed[0], fixed[2])
+
+
+def test_rand_augment_trains_the_same_with_workers_that_decode(photo_folder, tmp_path):
+    runs = []
+    for options in ({}, {"cache": "off", "num_workers": 2}, {"seed": 1}, {"rand_augment": 0}):
+        config = tiny_config(photo_folder, tmp_path / "run", **{"rand_augment": 9, "epochs": 1, **options})
+        run = set_up(config, saves=False)
+        fit(run)
+        runs.append(run.learner.full_model.classifier.weight.detach())
+    assert torch.equal(runs[0], runs[1])
+    assert not any(torch.equal(runs[0], other) for other in runs[2:])
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])

@@ -13,6 +13,7 @@ import yaml
 from conftest import BREED_FOLDERS, make_photo, run_cli
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
+from report_files import latex_tables
 
 from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.cli import main
@@ -20,6 +21,7 @@ from dogbreeds.files import read_json
 from dogbreeds.predictions import Predictions
 from dogbreeds.research.benchmark import benchmark
 from dogbreeds.research.document import to_html
+from dogbreeds.research.significance import calibration_error_by_chance
 from dogbreeds.run_folder import CALIBRATION_PHOTOS, RECORD
 from dogbreeds.split_file import SPLITS, load_splits
 
@@ -123,8 +125,28 @@ def test_the_figures_are_those_of_the_answers(written, runs):
     value = figures["tiny", "everyday", "top1"]
     shown = f"{float(value['value']):.1%} ({100 * float(value['low']):.1f}-{100 * float(value['high']):.1f})"
     (row,) = (line for line in printed.splitlines() if line.startswith("| tiny | "))
+    record = read_json(runs[0] / RECORD)
+    cost = f" {record['num_parameters']:,d} | {record['flops_per_photo'] / 1e9:.2f} |"
+    assert cost in row and "| parameters | GFLOPs a photo | ms a photo |" in printed
     assert shown in row and printed == (output / "benchmark.md").read_text()
     assert to_html(printed, {}).count("<table>") == 3, "figures, photos, and what the runs differ in"
+    assert (output / "benchmark.html").read_text() == to_html(printed, {})
+    table, *others = latex_tables((output / "benchmark.tex").read_text()).values()
+    assert [cell.strip() for cell in row.strip("|").split("|")] in table and len(others) == 2
+    answers = Predictions.load(output / "tiny" / "predictions-everyday.parquet")
+    mean, at_most = calibration_error_by_chance(answers.probabilities.max(axis=1))
+    by_chance = figures["tiny", "everyday", "ece_by_chance"]
+    assert (float(by_chance["value"]), float(by_chance["high"])) == pytest.approx((mean, at_most), abs=1e-6)
+    assert f"| {mean:.1%}, at most {at_most:.1%} |" in row
+
+
+def test_the_table_alone_is_a_file(runs, tmp_path, monkeypatch, capsys):
+    status, printed, _ = run_cli(monkeypatch, capsys, "benchmark", runs[0], "--output", tmp_path / "table.tex")
+    assert status == 0 and [path.name for path in tmp_path.iterdir()] == ["table.tex"]
+    table, _ = latex_tables((tmp_path / "table.tex").read_text()).values()
+    assert table[1][0] == "tiny" and table[1][1] in printed
+    status, _, err = run_cli(monkeypatch, capsys, "benchmark", runs[0], "--output", tmp_path / "no" / "table.tex")
+    assert status == 2 and "there is no folder" in err and err.count("\n") == 1
 
 
 def test_the_hub_reads_the_figures(written):

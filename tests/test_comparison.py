@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 from conftest import ROOT, make_photo, run_cli, tiny_config
 from PIL import Image
+from report_files import check_pictures, latex_tables
 from scipy import stats
 from sklearn import metrics as reference
 from statsmodels.stats.contingency_tables import mcnemar
@@ -81,7 +82,7 @@ def charts_are_blank(monkeypatch):
     """For tests of reports that do not look at them: to draw them takes longer than all the rest."""
     picture = io.BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
-    monkeypatch.setattr(plots, "png", lambda figure, dpi=150: picture.getvalue())
+    monkeypatch.setattr(plots, "in_format", lambda figure, form: picture.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,9 @@ def test_differences_agree_with_other_code(three_runs, comparison):
         )
         assert pair["p_value"] == pytest.approx(mcnemar(table, exact=True).pvalue)
         assert pair["kappa"] == pytest.approx(reference.cohen_kappa_score(first, second))
+        drawn = np.random.default_rng(1).integers(0, len(labels), (300, len(labels)))
+        kappas = [reference.cohen_kappa_score(first[photos], second[photos]) for photos in drawn]
+        assert pair["kappa_interval"] == pytest.approx(np.quantile(kappas, [0.025, 0.975]), abs=0.02)
         assert pair["same_answer"] == pytest.approx((first == second).mean())
         difference = (first == labels).astype(float) - (second == labels)
         assert pair["top1_difference"] == pytest.approx(difference.mean())
@@ -241,28 +245,36 @@ def test_what_two_recipes_differ_in_is_named(tiny_run, names, tmp_path, monkeypa
     for name in ("split_seed", "near_duplicates", "train_fraction"):  # which an older version did not have
         del record["config"][name]
     record["command"] += " --config runs/vit.study/best.toml"
+    record["tuning_trials"] = 30
+    record["calibration"]["sure_margin"] = 2.5
     record["data"]["num_train"] = 1234
     record["config"]["seed"] = 7
     older = shutil.copytree(one, tmp_path / "older")
     (older / "run.json").write_text(json.dumps(record))
     found = what_differs([[RunFolder.open(run).record] for run in (one, two, older)])
     assert {each.what: each.values for each in found} == {
-        "freeze backbone": ("no", "yes", "no"),
+        "adapt": ("full", "classifier", "full"),
         "keep known breeds": ("no", "yes", "no"),
         "near duplicates": ("together", "together", "ignore"),
         "label smoothing": ("0", "0.1", "0"),
         "random views": ("yes", "no", "yes"),
         "tuning (options from a file)": ("none", "none", "runs/vit.study/best.toml"),
+        "tuning trials": ("none", "none", "30"),
         "photos trained on": ("24", "24", "1,234"),
         "seeds": ("0", "1", "7"),
         "split seeds": ("0", "2", "7"),
+        "looks in serving": ("one", "one", "up to 3"),
     }
+    del record["tuning_trials"]  # which an older version did not have
+    (older / "run.json").write_text(json.dumps(record))
+    found = what_differs([[RunFolder.open(run).record] for run in (one, older)])
+    assert ("tuning trials", ("none", "not recorded")) in [(each.what, each.values) for each in found]
     arguments = ["compare", str(one), str(two), "--output", str(tmp_path / "report"), "--without-photos"]
     monkeypatch.setattr(sys, "argv", ["dogbreeds", *arguments])
     monkeypatch.setattr("dogbreeds.research.report.write_report", lambda comparison, folder: None)
     with pytest.raises(SystemExit):
         cli.main()
-    assert capsys.readouterr().out.startswith("what differs (one | two):\n  freeze backbone: no | yes\n")
+    assert capsys.readouterr().out.startswith("what differs (one | two):\n  adapt: full | classifier\n")
 
 
 def test_seeds_on_the_same_photos_are_paired_seed_by_seed(tiny_run, names, tmp_path):
@@ -465,10 +477,16 @@ def test_a_report_is_computed_again_and_what_differs_is_named(report, tmp_path, 
     numbers["versions"]["numpy"] = "1.0"
     write_json(tmp_path / "comparison.json", numbers)
     code, said, _ = run_cli(monkeypatch, capsys, "reproduce", tmp_path)
-    *changes, summary = said.splitlines()
+    about, *changes, summary = said.splitlines()
+    assert about.startswith("no run was trained again")
     assert code == 1 and len(changes) == 2 and re.fullmatch(r"\d{3,} values are as they were, 1 are not", summary)
     assert changes[0].startswith('versions.numpy: then "1.0", now ')
     assert changes[1].startswith("groups.0.runs.tiny.figures.top1: then ")
+    del numbers["report"], numbers["inputs"]  # which older versions did not keep
+    del numbers["groups"][0]["pairs"][0]["kappa_interval"]
+    write_json(tmp_path / "comparison.json", numbers)
+    code, said, _ = run_cli(monkeypatch, capsys, "reproduce", tmp_path)
+    assert code == 1 and said.splitlines()[1:-1] == changes
     del numbers["arguments"]
     write_json(tmp_path / "comparison.json", numbers)
     code, _, error = run_cli(monkeypatch, capsys, "reproduce", tmp_path)
@@ -489,7 +507,20 @@ def test_the_report_is_whole(report, tiny_run, second_run):
     assert "_cnn &lt;b&gt;|$\\x$" in page and "cnn <b>" not in page
     markdown = (report / "comparison.md").read_text()
     linked = re.findall(r"\]\(pictures/([^)]+)\)", markdown)
-    assert set(linked) == {file.name for file in (report / "pictures").iterdir()} and len(linked) > 10
+    charts = {name.removesuffix(".png") for name in linked if name.endswith(".png")}
+    for_print = {f"{name}.{form}" for name in charts for form in ("svg", "pdf")}
+    assert {*linked, *for_print} == {file.name for file in (report / "pictures").iterdir()} and len(charts) > 10
+    check_pictures(report / "pictures", charts)
+    for name, words in (
+        ("cost-milliseconds", ["top-1, %", "tiny"]),
+        ("losses", ["epoch"]),
+        ("reliability-tiny", ["tiny", "perfect"]),
+        ("confusion-counts-tiny", ["Chihuahua", "100 %"]),
+    ):
+        check_pictures(report / "pictures", {name}, *words)
+    tables = latex_tables((report / "comparison.tex").read_text())
+    assert {"tiny", "_cnn <b>|$\\x$"} <= {row[0] for table in tables.values() for row in table}
+    assert len(tables) == page.count("<table>") - page.count('class="gallery"')
     assert r"_cnn &lt;b>\|$\x$" in markdown
     assert any(name.startswith("mistaken-") for name in linked) and any("-right-" in name for name in linked)
     counts = (report / "confusion-counts-tiny.csv").read_text().splitlines()
@@ -524,7 +555,10 @@ def test_the_page_shows_the_figures_in_the_right_places(three_runs, tmp_path, ch
     assert int(row["only the first"]) == (first & ~second).sum()
     assert int(row["only the second"]) == (~first & second).sum()
     assert int(row["both wrong"]) == (~first & ~second).sum()
-    assert float(row["kappa"]) == pytest.approx(reference.cohen_kappa_score(one.argmax(1), other.argmax(1)), abs=6e-4)
+    kappa, low, _, high = row["kappa"].split()
+    assert float(kappa) == pytest.approx(reference.cohen_kappa_score(one.argmax(1), other.argmax(1)), abs=6e-4)
+    pair = comparison.main.pairs[0]
+    assert (float(low[1:]), float(high[:-1])) == pytest.approx(pair.kappa_interval, abs=6e-4)
 
 
 def markdown_tables(text):
@@ -550,7 +584,9 @@ class Pictures(HTMLParser):
 def test_every_picture_is_in_the_page_and_described(report):
     parser = Pictures()
     parser.feed((report / "comparison.html").read_text())
-    assert len(parser.found) == len(list((report / "pictures").iterdir()))
+    assert len(parser.found) == len(
+        [file for file in (report / "pictures").iterdir() if file.suffix in (".png", ".jpg")]
+    )
     assert all(picture["src"].startswith("data:image/") and len(picture["alt"]) > 3 for picture in parser.found)
 
 

@@ -187,9 +187,9 @@ def test_unreadable_photos_are_left_out_counted_and_named(tmp_path):
 
 def test_files_of_the_system_are_no_photos(tmp_path):
     folder = make_photo_folder(tmp_path / "data")
-    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "ehthumbs.db", "Picasa.ini", ".picasa.ini", "Icon\r"):
         (folder / BREED_FOLDERS[0] / name).write_bytes(b"no photo")
-    splits = splits_of(folder, tmp_path)  # 3 of 43 would be more than may be unreadable
+    splits = splits_of(folder, tmp_path)  # 7 of 47 would be more than may be unreadable
     assert not splits.left_out and len(splits.train) == 24
     assert len(photo_files(folder)) == 40
 

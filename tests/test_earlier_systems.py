@@ -116,7 +116,7 @@ def test_every_command_is_one_that_its_script_understands(row, tmp_path, monkeyp
     data.mkdir()
     program, name, *arguments = shlex.split(row.command(tmp_path, str(data)))
     configs = []
-    monkeypatch.setattr("dogbreeds.training.train.train", configs.append)
+    monkeypatch.setattr("dogbreeds.training.train.train", lambda config, **_: configs.append(config))
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(ROOT / name), run_name="__main__")
     config = configs[0]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import run_cli, scene
 from PIL import Image
+from report_files import check_pictures, latex_tables
 
 from dogbreeds.images import open_image
 from dogbreeds.photos import photo_digest
@@ -128,6 +129,29 @@ def test_the_report_has_the_figures_of_the_table(found, tmp_path):
     assert f"{mean:.2f} ({low:.2f}-{high:.2f})" in text and "How far the heads of vit_nano look" in text
     for picture in ("layers", "attention"):
         assert Image.open(tmp_path / "layers" / "pictures" / f"{picture}.png").size > (300, 300)
+        check_pictures(tmp_path / "layers" / "pictures", {picture}, "vit_nano")
+    first, *_, last = latex_tables((tmp_path / "layers" / "layers.tex").read_text()).values()
+    assert (
+        first[0][:4] == ["network", "its layers", "other", "first third"]
+        and first[4][3] == f"{mean:.2f} ({low:.2f}-{high:.2f})"
+    )
+    assert last[0][0] == "layer" and len(last) == 1 + len(vit.blocks)
+
+
+def test_axes_have_the_last_part_of_a_name_that_is_a_path(found, tmp_path):
+    def labels(*names):
+        networks = tuple(replace(network, name=name) for network, name in zip(found.networks, names, strict=True))
+        renamed = replace(found, networks=networks)
+        return [renamed._label(network) for network in renamed.networks], renamed
+
+    assert labels("models/cnn", "google/vit/")[0] == ["cnn", "vit"]
+    assert labels("models/net", "google/net")[0] == ["models/net", "google/net"]
+    assert labels("net", "google/net")[0] == ["net", "google/net"]
+    labels("models/cnn", "google/vit")[1].save(tmp_path / "layers")
+    for picture in ("layers", "attention"):
+        check_pictures(tmp_path / "layers" / "pictures", {picture}, "vit")
+    text = (tmp_path / "layers" / "pictures" / "layers.svg").read_text()
+    assert "models/cnn" not in text and "models/cnn" in (tmp_path / "layers" / "layers.csv").read_text()
 
 
 def test_a_layer_of_one_channel_is_named(found):

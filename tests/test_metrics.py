@@ -16,7 +16,7 @@ from dogbreeds.calibration import (
     dog_score,
     softmax,
 )
-from dogbreeds.research.significance import calibration_error_by_chance, figure_intervals
+from dogbreeds.research.significance import PhotoDraws, calibration_error_by_chance, figure_intervals
 from dogbreeds.training.breed_metrics import BreedMetrics
 from tests.benchmarks.dog_scores import share_found
 
@@ -206,12 +206,29 @@ def test_the_calibration_error_that_chance_makes():
     probabilities = softmax(rng.normal(0, 2, (300, 4)))
     labels = (rng.random((200, 300, 1)) > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=2)
     errors = [metrics.expected_calibration_error(probabilities, drawn) for drawn in labels]
-    mean, most = calibration_error_by_chance(probabilities)
+    mean, most = calibration_error_by_chance(probabilities.max(axis=1))
     assert mean == pytest.approx(np.mean(errors), abs=0.003) and most == pytest.approx(
         np.quantile(errors, 0.95), abs=0.006
     )
-    few, _ = calibration_error_by_chance(probabilities[:30])
+    few, _ = calibration_error_by_chance(probabilities[:30].max(axis=1))
     assert few > 2 * mean, "the fewer photos, the more chance"
+    confidence = probabilities.max(axis=1)
+    assert calibration_error_by_chance(np.stack([confidence] * 3)) == pytest.approx((mean, most)), "the same photos"
+
+
+def test_the_interval_of_kappa():
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 5, 400)
+    second = np.where(rng.random(400) < 0.7, first, rng.integers(0, 5, 400))
+    drawn = rng.integers(0, 400, (500, 400))
+    expected = np.quantile([reference.cohen_kappa_score(first[each], second[each]) for each in drawn], [0.025, 0.975])
+    draws = PhotoDraws(400)
+    assert draws.of_kappa(first, second) == pytest.approx(expected, abs=0.01)
+    low, high = draws.of_kappa(first, first)  # 4 of 400 may differ: no more was seen
+    assert 0.98 < low < 0.99 and high == 1
+    assert draws.of_kappa(first * 0, first * 0) == (-1, 1), "one class says nothing of agreement"
+    few = PhotoDraws(3).of_kappa(np.array([0, 0, 1]), np.array([0, 0, 0]))  # draws of one class alone
+    assert -1 <= few[0] <= few[1] <= 1
 
 
 def test_as_many_answers_reach_the_threshold_as_are_right(logits_and_labels):

@@ -10,7 +10,7 @@ import pytest
 from dogbreeds.errors import UserError
 from dogbreeds.files import read_json, write_json
 from dogbreeds.training.config_file import read_config_file
-from dogbreeds.training.options import GROUPS, OPTIONS, TrainConfig, recorded_options, resolve
+from dogbreeds.training.options import GROUPS, OPTIONS, ModelOptions, TrainConfig, recorded_options, resolve
 from dogbreeds.training.presets import CNN, VIT
 from dogbreeds.training_script import run_training_script
 
@@ -93,12 +93,58 @@ def test_the_command_line_goes_over_a_files_recipe():
 
 def test_the_presets_differ_in_model_and_frozen_backbone_alone():
     vit, cnn = (resolve(preset).to_dict() for preset in (VIT, CNN))
-    assert {name for name in vit if vit[name] != cnn[name]} == {"output_dir", "model", "freeze_backbone"}
+    assert {name for name in vit if vit[name] != cnn[name]} == {"output_dir", "model", "adapt", "freeze_backbone"}
+    assert (cnn["adapt"], cnn["freeze_backbone"]) == ("classifier", True)
+
+
+@pytest.mark.parametrize(
+    ("layers", "adapt"),
+    [
+        ([{}], "full"),
+        ([{"freeze_backbone": True}], "classifier"),
+        ([{"adapt": "classifier"}], "classifier"),
+        ([{"adapt": "classifier", "freeze_backbone": True}], "classifier"),
+        ([{"adapt": "lora", "freeze_backbone": False}], "lora"),
+        ([CNN, {"adapt": "lora"}], "lora"),
+        ([CNN, {"adapt": "full"}], "full"),
+        ([CNN, {"freeze_backbone": False}], "full"),
+        ([CNN, {"freeze_backbone": False, "adapt": "bitfit"}], "bitfit"),
+        ([CNN, {"adapt": "lora"}, {"freeze_backbone": False}], "lora"),
+        ([VIT, {"adapt": "lora"}, {"freeze_backbone": True}], "classifier"),
+        # of older versions, which wrote both
+        ([{"adapt": "all"}], "full"),
+        ([CNN, {"adapt": "all"}], "classifier"),
+        ([VIT, {"adapt": "all", "freeze_backbone": True}], "classifier"),
+        ([CNN, {"adapt": "all", "freeze_backbone": False}], "full"),
+    ],
+    ids=str,
+)
+def test_what_is_trained_has_one_meaning_under_both_names(layers, adapt):
+    config = resolve(REQUIRED, *layers)
+    assert (config.model.adapt, config.model.freeze_backbone) == (adapt, adapt == "classifier")
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
+    assert config.replace(adapt="classifier") == config.replace(freeze_backbone=True)
+    assert not config.replace(freeze_backbone=False).model.freeze_backbone
+    assert ModelOptions(model="x", freeze_backbone=True) == ModelOptions(model="x", adapt="classifier")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_runs_and_files_of_older_versions_compare_equal(tmp_path, frozen):
+    new = TrainConfig.from_options(**REQUIRED, freeze_backbone=frozen).to_dict()
+    assert recorded_options({**new, "adapt": "all"}) == new == recorded_options(new)
+    assert recorded_options({name: value for name, value in new.items() if name != "adapt"}) == new
+    assert TrainConfig.from_dict({**new, "adapt": "all"}).to_dict() == new
+    (tmp_path / "best.toml").write_text(f'freeze_backbone = {str(frozen).lower()}\nadapt = "all"\n')
+    for preset in (VIT, CNN):
+        config = resolve(preset, read_config_file(tmp_path / "best.toml"))
+        assert config.model.adapt == ("classifier" if frozen else "full")
 
 
 def series(monkeypatch, preset, *arguments):
     trained = []
-    monkeypatch.setattr("dogbreeds.training.train.train", lambda config: trained.append(config.run.output_dir.name))
+    monkeypatch.setattr(
+        "dogbreeds.training.train.train", lambda config, **_: trained.append(config.run.output_dir.name)
+    )
     monkeypatch.setattr(sys, "argv", ["train_vit.py", "--seeds", "0,1", *arguments])
     try:
         run_training_script(preset, None)

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import make_photo_folder, run_cli
+from report_files import latex_tables
 from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator
 from transformers import AutoModelForImageClassification
@@ -24,7 +25,7 @@ from dogbreeds.research.document import to_html
 from dogbreeds.research.probe import NEIGHBOURS, WAYS, Probe, Score, probe, score_of
 from dogbreeds.research.significance import holm, mcnemar
 from dogbreeds.training import backbones
-from dogbreeds.training.models.checkpoint import open_checkpoint
+from dogbreeds.training.models.checkpoint import Checkpoint, open_checkpoint
 from dogbreeds.training.models.inspection import features_of
 
 LINEAR, NEAREST, CLASS_MEAN = WAYS
@@ -83,16 +84,22 @@ def test_the_table_says_which_backbones_may_have_seen_the_photos(probed, models,
     assert backbones.seen(without_labels, open_checkpoint(without_labels), result.splits.names) == "not known"
     lines = str(result).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    assert [row[3] for row in rows[2:4]] == ["yes", "no"]
+    assert [row[2:5:2] for row in rows[2:4]] == [["32", "yes"], ["32", "no"]]
     score = result.scores[models[1]][0]  # its row is the second
     low, high = wilson_interval(sum(score.right), 4)
-    assert rows[3][4] == f"{score.top1:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+    assert rows[3][5] == f"{score.top1:.1%} ({100 * low:.1f}-{100 * high:.1f})"
     (lead, *_) = leads = result.leads()
     assert len(leads) == len(WAYS) * (len(models) - 1) and lead.best != lead.other
     right = {name: np.array(result.scores[name][0].right) for name in (lead.best, lead.other)}
     assert lead.difference == right[lead.best].mean() - right[lead.other].mean() >= 0
     result.write(tmp_path / "table.csv")
     result.write(tmp_path / "table.md")
+    result.write(tmp_path / "table.tex")
+    table, ahead = latex_tables((tmp_path / "table.tex").read_text()).values()
+    assert [table, ahead] == [
+        rows[:1] + rows[2 : 2 + len(models)],
+        rows[2 + len(models) : 3 + len(models)] + rows[4 + len(models) :],
+    ]
     assert (tmp_path / "table.md").read_text() == str(result) and to_html(str(result), {}).count("<table>") == 2
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(models) * len(WAYS)
 
@@ -101,7 +108,7 @@ def test_the_correction_is_for_all_pairs_that_the_best_was_chosen_from():
     rng = np.random.default_rng(0)
     right = {name: tuple((rng.random(200) < share).tolist()) for name, share in (("a", 0.7), ("b", 0.9), ("c", 0.8))}
     scores = {name: [Score(None, 0.0, each)] * len(WAYS) for name, each in right.items()}
-    leads = Probe((), scores, None, 32).leads()
+    leads = Probe((), scores, None, None).leads()
     assert [(lead.best, lead.other) for lead in leads[:2]] == [("b", "c"), ("b", "a")] and len(leads) == 2 * len(WAYS)
     pairs = [mcnemar(np.array(right[first]), np.array(right[second])) for first, second in ("bc", "ba", "ca")]
     assert [lead.p_value for lead in leads[:2]] == pytest.approx(holm(pairs * len(WAYS))[:2])
@@ -234,6 +241,31 @@ def test_a_missing_library_is_named(photo_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.neighbors", None)
     status, _, err = run_cli(monkeypatch, capsys, "probe", "vit_nano", "--data", photo_folder)
     assert status == 2 and err == "error: this needs the package sklearn.neighbors: pip install -r requirements.txt\n"
+
+
+def test_each_backbone_sees_photos_of_the_size_that_it_was_trained_on(checkpoints, photo_folder, tmp_path, monkeypatch):
+    large = shutil.copytree(checkpoints / "resnet_nano", tmp_path / "large")
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 48, "width": 48}}
+    (large / "preprocessor_config.json").write_text(json.dumps(processor))
+    rng, sizes = np.random.default_rng(0), []
+
+    def features_of_photos(model, preprocessing, photos, cache, context):
+        assert cache is None or cache.preprocessing.size == preprocessing.size
+        sizes.append(preprocessing.size)
+        return {split: rng.random((len(each), 3), np.float32) for split, each in photos.items()}, {}
+
+    monkeypatch.setattr(backbones, "features_of_photos", features_of_photos)
+    names = [str(large), str(checkpoints / "vit_nano"), "vit_nano"]
+    found = [probe(names, str(photo_folder)), probe(names, str(photo_folder), image_size=32)]
+    assert [[each.image_size for each in result.backbones] for result in found] == [[48, 32, 224], [32] * 3]
+    assert sizes == [48, 32, 224] + [32] * 3
+    assert [line.split("|")[3].strip() for line in str(found[0]).splitlines()[4:7]] == ["48", "32", "224"]
+
+
+def test_the_size_of_a_checkpoint_of_timm_is_in_its_config(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(str(tmp_path))
+    monkeypatch.setitem(vars(checkpoint), "config", SimpleNamespace(pretrained_cfg={"input_size": [3, 260, 260]}))
+    assert checkpoint.image_size == 260
 
 
 def test_features_of_other_photos_are_not_mixed(probed, tmp_path):

@@ -1,12 +1,15 @@
 """Photos made worse, and what runs answer to them."""
 
 import csv
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import BREED_FOLDERS, make_photo, run_cli, scene
 from filelock import FileLock
+from report_files import check_pictures, latex_tables
 
 from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.errors import UserError
@@ -78,6 +81,11 @@ def test_the_figures_come_from_the_answers_to_each_photo(tiny_run, new_photos, t
     assert (tmp_path / "report" / "pictures" / "robustness.png").stat().st_size > 10_000
     report = (tmp_path / "report" / "robustness.md").read_text()
     assert "(pictures/robustness.png)" in report and "hot: ECE" in report
+    check_pictures(tmp_path / "report" / "pictures", {"robustness"}, "tiny", "hot", "covered", "top-1, %")
+    assert "<table>" in (tmp_path / "report" / "robustness.html").read_text()
+    top1, sure, less = latex_tables((tmp_path / "report" / "robustness.tex").read_text()).values()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in report.splitlines() if line[:1] == "|"]
+    assert [row for row in cells if set(row) != {"---"}] == [*top1, *sure, *less]
     answers = list(csv.DictReader((tmp_path / "report" / "answers.csv").open()))
     scores = list(csv.DictReader((tmp_path / "report" / "robustness.csv").open()))
     assert len(scores) == 2 * (1 + 2 * len(CORRUPTIONS)) and len(answers) == 6 * len(scores)
@@ -86,7 +94,18 @@ def test_the_figures_come_from_the_answers_to_each_photo(tiny_run, new_photos, t
         own = [row for row in answers if all(row[key] == score[key] for key in keys)]
         right = [row["label"] == row["breed"] for row in own]
         assert len(own) == 6 and float(score["top1"]) == pytest.approx(np.mean(right))
-        assert float(score["confident"]) == pytest.approx(np.mean([row["verdict"] == "confident" for row in own]))
+        sure = [row["verdict"] == "confident" for row in own]
+        assert float(score["confident"]) == pytest.approx(np.mean(sure))
+        # Of one condition all answers are of other photos.
+        edges = float(score["confident_low"]), float(score["confident_high"])
+        assert edges == pytest.approx(wilson_interval(sum(sure), 6))
+        if not any(sure):
+            assert not score["top1_confident"] and not score["top1_confident_low"]
+            continue
+        num_right = sum(is_right and is_sure for is_right, is_sure in zip(right, sure, strict=True))
+        assert float(score["top1_confident"]) == pytest.approx(num_right / sum(sure))
+        edges = float(score["top1_confident_low"]), float(score["top1_confident_high"])
+        assert edges == pytest.approx(wilson_interval(num_right, sum(sure)))
     # A temperature changes no breed, and makes answers less sure.
     top1, sure = (
         {run: [row[key] for row in answers if row["run"] == run] for run in ("tiny", "hot")}
@@ -184,6 +203,58 @@ def test_an_ended_command_continues(tiny_run, new_photos, tmp_path, monkeypatch,
     status, _, err = run_cli(monkeypatch, capsys, *command)
     assert status == 2 and "holds no answers: move it away" in err and err.count("\n") == 1
     assert unfinished.read_text() == '{"a": 1}\n5\n'
+
+
+def test_kept_answers_are_those_of_all_versions(tiny_run, new_photos, tmp_path):
+    """A run of days is finished by the version of the day, which may want other figures of the same answers."""
+    unfinished = tmp_path / "report.answers"
+    found = robustness([tiny_run], str(new_photos), severities=[1, 5], unfinished=unfinished, progress=False)
+    made_from, *answers = map(json.loads, unfinished.read_text().splitlines())
+    assert list(made_from) == ["runs", "calibrations", "made worse"] and len(answers) == 6
+    (run,) = found.runs
+    for photo, (digest, (answer,)) in enumerate(sorted(answers)):
+        assert digest == found.digests[photo] and list(answer) == ["predicted", "confidence", "verdicts"]
+        assert answer["predicted"] == run.predicted[:, photo].tolist()
+        assert answer["confidence"] == run.confidence[:, photo].tolist()
+        assert answer["verdicts"] == run.verdicts[:, photo].tolist()
+
+
+def test_strengths_are_no_other_photos(tiny_run, new_photos):
+    found = robustness([tiny_run], str(new_photos), severities=[1, 2], progress=False)
+    (run,), rng = found.runs, np.random.default_rng(0)
+    n = 300
+    found = replace(found, labels=np.zeros(n, int))
+    hard = rng.random(n) < 0.4
+    right, sure = np.stack([~hard, ~hard]), rng.random((2, n)) < 0.7
+    verdicts = np.where(sure, "confident", "unsure")
+    run = replace(run, right=right, confidence=np.where(sure, 0.95, 0.55), verdicts=verdicts)
+    both, one = found.score(run, [0, 1]), found.score(run, [0])
+    drawn = [rng.integers(0, n, n) for _ in range(2000)]
+
+    def of_draws(figure):
+        return pytest.approx(np.quantile([figure(photos) for photos in drawn], [0.025, 0.975]), abs=0.012)
+
+    assert both.top1_confident == pytest.approx(right[sure].mean())
+    assert both.top1_confident_interval == of_draws(lambda photos: right[:, photos][sure[:, photos]].mean())
+    assert both.confident_interval == of_draws(lambda photos: sure[:, photos].mean())
+    low, high = of_draws(
+        lambda photos: expected_error(run.confidence[:, photos].ravel(), right[:, photos].ravel())
+    ).expected
+    assert both.ece == pytest.approx(expected_error(run.confidence.ravel(), right.ravel()))
+    assert np.diff(both.ece_interval) == pytest.approx(high - low, abs=0.015)
+    assert both.ece_interval[0] < both.ece < both.ece_interval[1]
+    # The strengths of a photo agree, so that two tell hardly more than one, and chance makes nearly as much of both; of
+    # other photos it would be 0.71.
+    assert np.diff(both.top1_confident_interval) > 0.85 * np.diff(one.top1_confident_interval)
+    assert both.ece_by_chance[0] > 0.8 * one.ece_by_chance[0]
+    none = found.score(replace(run, verdicts=np.full((2, n), "unsure")), [0, 1])
+    assert none.top1_confident is none.top1_confident_interval is None
+    assert none.confident_interval == wilson_interval(0, n)
+
+
+def expected_error(confidence, right):
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    return sum(abs((right[bins == each] - confidence[bins == each]).sum()) for each in range(15)) / len(right)
 
 
 def test_photos_that_are_drawn_and_cannot_be_read_make_room_for_others(tiny_run, new_photos, tmp_path):

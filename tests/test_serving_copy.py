@@ -10,7 +10,8 @@ import onnx
 import onnx.parser
 import onnxruntime
 import pytest
-from conftest import ROOT, make_photo
+from conftest import ROOT, drawings_beside, make_photo, scene
+from PIL import Image
 
 from dogbreeds import run_folder
 from dogbreeds.calibration import Verdict, softmax
@@ -93,6 +94,31 @@ def test_the_shipped_8_bit_model_computes_the_same_on_every_cpu():
     weights = onnx.load(RunFolder.open(run_folder.PRETRAINED / "vit_tiny").onnx).graph.initializer
     large = [tensor for tensor in weights if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2]
     assert large and max(np.abs(onnx.numpy_helper.to_array(each).astype(int)).max() for each in large) <= MAX_WEIGHT
+
+
+def test_the_shipped_8_bit_model_answers_the_same_in_plain_onnx_runtime():
+    """Optimised, the products are of whole numbers; without any optimisation, of the float32 that these stand for."""
+    predictor = Predictor(run_folder.PRETRAINED / "vit_tiny")
+    drawn, rng, photos = drawings_beside("white_dog"), np.random.default_rng(0), []
+    for seed in range(100):  # a part of the drawing, and other colours over it
+        side = rng.uniform(0.5, 1) * drawn.height
+        left, top = rng.uniform(0, drawn.width - side), rng.uniform(0, drawn.height - side)
+        part = drawn.crop((int(left), int(top), int(left + side), int(top + side))).resize((224, 224))
+        photos.append(Image.blend(part, scene(seed, (224, 224)), 0.3))
+    pixels = np.stack([predictor.run.preprocessing(photo) for photo in photos])
+    plain, not_optimised = onnxruntime.SessionOptions(), onnxruntime.SessionOptions()
+    not_optimised.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    sessions = [onnxruntime.InferenceSession(predictor.run.onnx, options) for options in (plain, not_optimised)]
+    ours = predictor.logits(pixels)
+    by_default, exact = (
+        np.concatenate([session.run(["logits"], {"pixel_values": view[None]})[0] for view in pixels])
+        for session in sessions
+    )
+    assert (by_default.argmax(axis=1) == ours.argmax(axis=1)).mean() >= 0.97
+    # What is rounded differs, by which an answer that is hardly ahead of another may change.
+    ahead = np.diff(np.sort(ours, axis=1)[:, -2:])[:, 0] >= 0.5
+    assert ahead.sum() >= 30 and len(set(ours[ahead].argmax(axis=1))) > 5
+    assert (exact.argmax(axis=1) == ours.argmax(axis=1))[ahead].mean() >= 0.97
 
 
 def test_an_8_bit_answer_does_not_depend_on_its_neighbours(int8_copy):
@@ -221,6 +247,8 @@ def test_the_card_says_what_the_copy_is(int8_copy, tiny_run):
     assert "# tiny-int8\n" in card and command in card
     assert "`onnx/model_quantized.onnx` takes" in card and "8-bit numbers" in card
     assert "transformers.js opens it" in card
+    assert "`pipeline` of transformers do not open this folder: it has the ONNX model alone" in card
+    assert "do not open this folder" not in (tiny_run / "README.md").read_text()
     assert "library_name" not in card and "library_name: transformers" in (tiny_run / "README.md").read_text()
 
 

@@ -29,7 +29,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 OPTIONS = ["--epochs", "2", "--augment", "off", "--image-size", "32", "--model", "vit_nano", "--num-workers", "0"]
 OPTIONS += ["--learning-rate", "3e-3", "--head-learning-rate", "3e-3", "--batch-size", "4", "--output-dir", "runs/two"]
-OPTIONS += ["--validation-fraction", "0.2", "--test-fraction", "0.2"]
+OPTIONS += ["--validation-fraction", "0.2", "--test-fraction", "0.2", "--tracker", "tensorboard"]
 
 
 @pytest.fixture
@@ -166,6 +166,7 @@ def test_two_processes_train_one_model(launch: Callable[[Path, list[str]], None]
     run = checkout / "runs" / "two"
     record = RunFolder.open(run).record
     assert record.hardware.startswith("2 x")
+    assert len(list((run / "logs").rglob("events.out.*"))) == 1, "one of the processes tells the tracker"
     assert record.figures["validation"]["n"] == record.data.num_validation
 
     one = set_up(TrainConfig.from_dict({**record.config, "batch_size": 8, "output_dir": str(tmp_path / "one")}))

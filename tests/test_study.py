@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from conftest import BREED_FOLDERS, ROOT, make_photo, make_photo_folder, run_cli
+from report_files import latex_tables, words_of_pdf
 from scipy import stats
 from transformers import AutoModelForImageClassification
 
@@ -192,6 +193,9 @@ def test_the_report_says_first_what_differs_and_who_has_seen_the_photos(studied)
     pictures = {file.name for file in (studied / "study" / "report" / "pictures").iterdir()}
     assert {"top1-test.png", "top1-everyday.png", "seconds-test.png", "ece-test.png"} <= pictures
     assert (studied / "study" / "report" / "study.html").read_text().count("data:image/png") == 8
+    assert pictures == {f"{name.partition('.')[0]}.{form}" for name in pictures for form in ("png", "svg", "pdf")}
+    differing, best, *_ = latex_tables((studied / "study" / "report" / "study.tex").read_text()).values()
+    assert ["classifier begins with", "new rows", "known rows"] in differing and best[0][1] == "best"
 
 
 def test_a_picture_has_every_run_and_names_that_can_be_searched(monkeypatch):
@@ -200,6 +204,7 @@ def test_a_picture_has_every_run_and_names_that_can_be_searched(monkeypatch):
     figure = plots.curves([line], "images per breed", "top-1, %")
     assert b"CNN, new (seen)" in plots.in_format(figure, "svg") == plots.in_format(figure, "svg")
     assert plots.in_format(figure, "pdf").startswith(b"%PDF")
+    assert {"CNN, new (seen)", "images per breed", "top-1, %"} <= set(words_of_pdf(plots.in_format(figure, "pdf")))
     (points,) = (each for each in figure.axes[0].collections if len(each.get_offsets()) == 2)
     assert points.get_offsets()[:, 1].tolist() == [45, 55]
 
@@ -357,6 +362,7 @@ NEW, KNOWN = '[ways.new]\nmodels = ["ViT"]', '[ways.known]\nmodels = ["CNN"]'
         (("output_dir", "# output_dir"), 'output_dir is missing: add a line such as output_dir = "runs/study"'),
         (("[models.CNN]\nmodel", "[models.CNN]\nepochs = 2\n#"), "the model 'CNN' names no model"),
         (("photos0", "nowhere"), "there is no data folder"),
+        (("vit_nano", "vit_nanu"), "vit_nanu' is no folder here, and no id of the Hugging Face Hub"),
     ],
 )
 def test_a_plan_with_a_mistake_is_refused_before_anything_runs(places, tmp_path, replaced, message):
@@ -369,12 +375,19 @@ def test_a_plan_with_a_mistake_is_refused_before_anything_runs(places, tmp_path,
     [
         (("[4, 2]", "[4, 7]"), "the plan asks for 7 training images per breed, and no breed has more than 6"),
         ((KNOWN, "[ways.known]"), "'ViT' can't be trained in the way 'known': .* has no classifier that knows any"),
-        (("vit_nano", "vit_nanu"), "'ViT' can't be trained in the way 'new': the model .* is no folder here"),
     ],
 )
 def test_an_impossible_cell_is_refused_before_any_is_trained(places, tmp_path, replaced, message):
     plan = read_plan(write_plan(tmp_path, places, replaced))
     with pytest.raises(UserError, match=message):
+        run_study(plan)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_model_that_is_not_there_is_told_before_photos_are_read(places, tmp_path, monkeypatch):
+    monkeypatch.setattr("dogbreeds.research.study.load_data", lambda *_, **__: pytest.fail("photos are read"))
+    plan = read_plan(write_plan(tmp_path, places, (str(places["vit"]), "vit_nanu")))
+    with pytest.raises(UserError, match=r"'ViT' can't be trained in the way 'new': the model .* is no folder here"):
         run_study(plan)
     assert not (tmp_path / "study").exists()
 
@@ -390,6 +403,30 @@ def test_what_the_folder_holds_must_be_of_the_plan(studied, places, tmp_path, mo
     shutil.rmtree(tmp_path / "study" / "cells")
     status, _, error = run_cli(monkeypatch, capsys, "study", file, "--report-only")
     assert status == 2 and "is trained yet" in error
+
+
+def test_a_report_is_made_again_from_the_predictions_alone(studied, places, tmp_path, monkeypatch, capsys):
+    file = copy_of(studied, tmp_path, places)
+    report = write_study_report(read_study(read_plan(file)), "COMMAND")
+    assert (report / "plan.toml").read_text() == file.read_text()
+    rows = rows_of(report / "figures.csv")
+    assert rows[0]["figure"] == "top1"
+    first, *others = rows[0]["of_seeds"].split()
+    table = (report / "figures.csv").read_text()
+    (report / "figures.csv").write_text(table.replace(rows[0]["of_seeds"], " ".join(["5.0", *others]), 1))
+    file.write_text("")  # what was asked for is in the report
+    monkeypatch.setattr("dogbreeds.research.study_plan.check_is_there", None)  # and no photo is needed
+    before = (report / "study.md").stat().st_mtime_ns
+    status, said, _ = run_cli(monkeypatch, capsys, "reproduce", report)
+    about, change, summary = said.splitlines()
+    assert status == 1 and "no run was trained again" in about and " as they were, 1 are not" in summary
+    row = ", ".join(rows[0][name] for name in ("photos", "model", "way", "images_per_breed", "figure"))
+    assert change == f"figures.csv, {row}, of_seeds.0: then 5.0, now {float(first)}"
+    assert (report / "study.md").stat().st_mtime_ns == before
+    cell = tmp_path / "study" / "cells" / "CNN-known" / "2-per-breed-seed0"
+    shutil.rmtree(cell)
+    status, _, error = run_cli(monkeypatch, capsys, "reproduce", report)
+    assert status == 2 and f"the run folder {str(cell)!r} that the report was made from is gone" in error
 
 
 def test_the_plans_of_the_docs_can_be_read(tmp_path, monkeypatch):

@@ -325,7 +325,7 @@ def test_float16_trains_on_a_gpu(photo_folder, tmp_path):
 
 
 def test_tensorboard_logs_are_written(photo_folder, tmp_path, tiny_runs_onnx):
-    run = train(tiny_config(photo_folder, tmp_path / "run", epochs=1, tensorboard=True))
+    run = train(tiny_config(photo_folder, tmp_path / "run", epochs=1, tracker=("tensorboard",)))
     assert list((run / "logs").rglob("events.out.tfevents.*"))
 
 
@@ -508,6 +508,25 @@ def test_one_process_at_a_time_makes_a_run(photo_folder, tmp_path, monkeypatch, 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"can't lock '.*run.lock' \(.*\): give another --output-dir"):
         train(tiny_config(photo_folder, tmp_path / "file" / "run"))
+
+
+def test_a_model_that_is_not_there_is_told_before_photos_are_read(photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("dogbreeds.training.train.load_data", lambda *_, **__: pytest.fail("photos are read"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{}")
+    for model, words in (
+        ("vit_nanu", "the model 'vit_nanu' is no folder here, and no name of this project or of timm: did you mean"),
+        ("me/no-such-model", "'me/no-such-model' is no folder here, and the Hugging Face Hub did not give it"),
+        (str(tmp_path / "nowhere"), "nowhere' is no folder here, and no id of the Hugging Face Hub (USER/NAME)"),
+        (str(tmp_path / "folder"), "folder' holds no image classifier: config.json is missing; give a folder"),
+        (str(tmp_path / "damaged"), "damaged' holds no image classifier that transformers can load"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)) as told:
+            train(tiny_config(photo_folder, tmp_path / "run", model=model))
+        assert "\n" not in str(told.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "damaged"}
 
 
 def test_a_lock_is_held_by_one_of_many_and_by_none_that_was_killed(tmp_path):

@@ -16,8 +16,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from dogbreeds.errors import UserError
+from dogbreeds.run_folder import RunFolder
 from dogbreeds.training import inputs, tuning
-from dogbreeds.training.config_file import read_config_file, write_config_file
+from dogbreeds.training.config_file import read_config_file, read_tuning_trials, write_config_file
 from dogbreeds.training.datasets.splits import load_data, with_part_of_training
 from dogbreeds.training.loop import Loop
 from dogbreeds.training.options import TrainConfig
@@ -308,6 +309,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, words, photo_folder
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_that_is_not_there_is_told_before_photos_are_read(photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "load_data", lambda *_, **__: pytest.fail("photos are read"))
+    with pytest.raises(UserError, match="the model 'vit_nanu' is no folder here"):
+        tuning.tune(tiny_config(photo_folder, tmp_path / "tiny", model="vit_nanu"), 1)
+
+
 def test_several_processes_of_one_run_do_not_tune(photo_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert script(monkeypatch, tiny_config(photo_folder, tmp_path / "tiny"), "--tune", "3") == 2
@@ -320,10 +327,24 @@ def test_a_config_file_holds_every_option(tmp_path):
         dropout=0.1, augment="off", mixed_precision="bf16", images_per_breed=7, cache_dir=tmp_path, flip=0.0,
     )  # fmt: skip
     path = tmp_path / "options.toml"
-    write_config_file(path, config, ["learning_rate", "dropout"], "found")
+    write_config_file(path, config, ["learning_rate", "dropout"], "found", 30)
     assert path.read_text().startswith("# found\nlearning_rate = 1.25e-05\ndropout = 0.1\n\n")
     preset = TrainConfig.from_options(output_dir=config.run.output_dir, model="other", freeze_backbone=True)
     assert preset.replace(**read_config_file(path)).to_dict() == config.to_dict()
+    assert read_tuning_trials(path) == 30
+
+
+def test_a_run_keeps_how_many_trials_chose_its_options(photo_folder, tmp_path, monkeypatch, capsys, tiny_runs_onnx):
+    config = tiny_config(photo_folder, tmp_path / "tuned", epochs=1)
+    assert script(monkeypatch, config, "--tune", "2") == script(monkeypatch, config, "--tune", "3") == 0
+    best = tuning_folder(config.run.output_dir) / BEST
+    assert script(monkeypatch, {}, "--config", str(best), "--output-dir", str(config.run.output_dir)) == 0
+    assert RunFolder.open(config.run.output_dir).record.tuning_trials == 3
+    plain = train(tiny_config(photo_folder, tmp_path / "plain", epochs=1))
+    assert json.loads((plain / "run.json").read_text())["tuning_trials"] == 0
+    best.write_text(best.read_text().replace("tuning_trials = 3", "tuning_trials = -3"))
+    assert script(monkeypatch, {}, "--config", str(best), "--output-dir", str(tmp_path / "third")) == 2
+    assert capsys.readouterr().err.endswith("tuning_trials is -3, must be a whole number of trials, 0 or more\n")
 
 
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
@@ -349,7 +370,7 @@ def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, mon
 )
 def test_options_need_to_go_together_only_with_the_command_line(lines, arguments, expected, tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr("dogbreeds.training.train.train", lambda config: trained.append(config.to_dict()))
+    monkeypatch.setattr("dogbreeds.training.train.train", lambda config, **_: trained.append(config.to_dict()))
     (tmp_path / "options.toml").write_text(lines)
     preset = TrainConfig.from_options(output_dir=tmp_path / "run", model="vit_tiny", freeze_backbone=True)
     assert script(monkeypatch, preset, "--config", str(tmp_path / "options.toml"), *arguments) == 0

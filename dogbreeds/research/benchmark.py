@@ -20,6 +20,7 @@ from dogbreeds.metrics import wilson_interval
 from dogbreeds.model_card import EVERYDAY, FITTED_ON
 from dogbreeds.photos import photo_files, places_by_digest
 from dogbreeds.research.evaluate import Evaluation, check_known, evaluate, latencies, photos_of
+from dogbreeds.research.provenance import Provenance, pinned
 from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving.calibrate import find_outputs, verdict_shares
@@ -126,6 +127,7 @@ class Benchmark:
     rows: tuple[Row, ...]
     places: dict[str, str]
     """Where the photos of each set were, but for those that were held out."""
+    provenance: Provenance
     num_left_out: dict[str, int] = field(default_factory=dict)
     """By set, the photos that one of the runs knew before, and on which therefore none is judged."""
 
@@ -178,6 +180,11 @@ def benchmark(
     """
     runs = [RunFolder.open(path) for path in run_dirs]
     names = unique_names(runs)
+    arguments = {"run_dirs": pinned(runs, run_dirs), "data": data, "everyday": everyday, "manifest": manifest}
+    arguments |= {"other_photos": other_photos, "other_dogs": other_dogs}
+    held_out_in = [data or run.record.config["data"] for run in runs]
+    read = [*run_dirs, *held_out_in, everyday, other_photos, other_dogs, manifest]
+    provenance = Provenance.of("benchmark", arguments, read)
     folders = {kind: path for kind, path in zip(OTHERS, (other_photos, other_dogs), strict=True) if path}
     given = {EVERYDAY: concatenated(list(read_dataset(everyday).values()))} if everyday else {}
     given |= {kind: _unlabelled(folder) for kind, folder in folders.items()}
@@ -202,7 +209,7 @@ def benchmark(
         rows.append(Row(name, predictor.run, split, judged, speed["median"]))
     places = {kind: str(place) for kind, place in {EVERYDAY: everyday, **folders}.items() if place}
     num_left_out = {} if wanted else {kind: len(given[kind]) - len(photos) for kind, photos in chosen.items()}
-    return Benchmark(tuple(rows), places, num_left_out)
+    return Benchmark(tuple(rows), places, provenance, num_left_out)
 
 
 def read_manifest(path: Path) -> dict[str, set[str]]:

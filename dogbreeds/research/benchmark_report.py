@@ -8,14 +8,19 @@ from typing import Any
 from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.model_card import EVERYDAY, FITTED_ON, METRICS, eval_result
 from dogbreeds.research.benchmark import HELD_OUT, MANIFEST, WORDS, Benchmark, Judged, Row
-from dogbreeds.research.document import render
+from dogbreeds.research.document import render, write_document, write_table
 from dogbreeds.run_folder import predictions_file
+
+BY_CHANCE = "ece_by_chance"
+"""`Evaluation.ece_by_chance`; its upper end in benchmark.csv is what 95 % of the draws do not exceed."""
 
 COLUMNS = (
     (HELD_OUT, "top1", "top-1"),
     (HELD_OUT, "ece", "ECE"),
+    (HELD_OUT, BY_CHANCE, "ECE by chance"),
     (EVERYDAY, "top1", "top-1"),
     (EVERYDAY, "ece", "ECE"),
+    (EVERYDAY, BY_CHANCE, "ECE by chance"),
     (EVERYDAY, "share_confident", "confident"),
     (EVERYDAY, "top1_confident", "of these right"),
     ("other_photos", "share_not_a_dog", "not a dog"),
@@ -53,8 +58,17 @@ def in_words(benchmark: Benchmark) -> str:
     return render("benchmark.md.jinja", benchmark=benchmark, columns=columns, words=WORDS)
 
 
+def write_benchmark_table(benchmark: Benchmark, path: Path) -> None:
+    """Write the tables alone as the ending of the name says (`write_table`); CSV has all figures.
+
+    Raises:
+        UserError: The file can't be written.
+    """
+    write_table(path, in_words(benchmark), _FIGURES_HEADER, list(_figures(benchmark)))
+
+
 def write_benchmark(benchmark: Benchmark, folder: Path, dataset_id: str | None = None) -> None:
-    """Write benchmark.md, benchmark.csv with all figures, photos.csv, and a folder for each run.
+    """Write the report (`write_document`), benchmark.csv with all figures, photos.csv, report.json, and a folder a run.
 
     That of a run has its answers photo by photo (`dogbreeds.predictions`), and its figures for the Hub:
     model-index.yaml, and .eval_results/ where the photos that were held out are of a data set of the Hub.
@@ -68,9 +82,10 @@ def write_benchmark(benchmark: Benchmark, folder: Path, dataset_id: str | None =
         UserError: The folder exists already or can't be made.
     """
     with whole_or_absent(folder) as unfinished:
-        (unfinished / "benchmark.md").write_text(in_words(benchmark), encoding="utf-8")
+        write_document(unfinished, "benchmark", in_words(benchmark), {})
         write_csv(unfinished / "benchmark.csv", [_FIGURES_HEADER, *_figures(benchmark)])
         write_csv(unfinished / MANIFEST, [_MANIFEST_HEADER, *_photos(benchmark)])
+        benchmark.provenance.save(unfinished)
         for row in benchmark.rows:
             of_run = unfinished / row.name
             of_run.mkdir(parents=True)
@@ -81,7 +96,9 @@ def write_benchmark(benchmark: Benchmark, folder: Path, dataset_id: str | None =
 
 
 def _with_interval(judged: Judged, figure: str) -> str:
-    """A figure with its interval, in per cent; a dash where there is none, as of no photos."""
+    """A figure in per cent, with its interval or what it is at most; a dash where there is none, as of no photos."""
+    if figure == BY_CHANCE and judged.evaluation:
+        return "{:.1%}, at most {:.1%}".format(*judged.evaluation.ece_by_chance)
     if figure not in judged.figures:
         return "–"
     low, high = judged.intervals[figure]
@@ -93,6 +110,9 @@ def _figures(benchmark: Benchmark) -> Iterator[list[Any]]:
         for kind, judged in row.judged.items():
             for name, (low, high) in judged.intervals.items():
                 yield [row.name, kind, judged.n, judged.photos_hash, name, judged.figures[name], low, high]
+            if judged.evaluation:
+                mean, at_most = judged.evaluation.ece_by_chance
+                yield [row.name, kind, judged.n, judged.photos_hash, BY_CHANCE, mean, "", at_most]
 
 
 def _photos(benchmark: Benchmark) -> Iterator[list[Any]]:

@@ -22,7 +22,6 @@ from PIL import Image
 from dogbreeds import metrics
 from dogbreeds.errors import UserError
 from dogbreeds.latency import NUM_PHOTOS
-from dogbreeds.machine import processor
 from dogbreeds.predictions import Predictions
 from dogbreeds.research.evaluate import (
     answer_milliseconds,
@@ -34,7 +33,9 @@ from dogbreeds.research.evaluate import (
     training_seconds,
 )
 from dogbreeds.research.photo_finder import PhotoFinder
+from dogbreeds.research.provenance import Provenance, pinned
 from dogbreeds.research.significance import (
+    PhotoDraws,
     bootstrap_interval,
     calibration_error_by_chance,
     figure_intervals,
@@ -47,10 +48,6 @@ from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_na
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
-from dogbreeds.versions import versions
-
-PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime")
-"""What computes the figures of a comparison."""
 
 SIGNIFICANT = 0.05
 """A p-value below this is called a real difference."""
@@ -108,6 +105,7 @@ class Pair:
     """The share of photos for which both predict the same breed, right or wrong."""
     kappa: float
     """Cohen's kappa of their predictions: 1 where all agree, 0 where no more agree than by chance."""
+    kappa_interval: tuple[float, float]
     top1_difference: float
     """The first's top-1 accuracy minus the second's."""
     top1_interval: tuple[float, float]
@@ -187,17 +185,13 @@ class Comparison:
     """A description of the photos that were timed: those of the runs, or a generated one."""
     remarks: tuple[str, ...]
     """What a reader must know about the choice of photos: what was left out, and why the figures may be too good."""
-    arguments: dict[str, Any]
-    """What `compare` was called with, as plain values."""
-    versions: dict[str, str]
-    """Of the packages that computed the figures."""
-    hardware: str
-    """Where the latencies were measured."""
+    provenance: Provenance
+    """What `compare` was called with, and where the latencies were measured."""
 
     @property
     def command(self) -> str:
         """The command line that makes the report of this comparison."""
-        return _command(**self.arguments)
+        return _command(**self.provenance.arguments)
 
     @property
     def main(self) -> Group:
@@ -231,14 +225,12 @@ class Comparison:
         recipes = [entry.recipe for entry in self.main.entries] if len(self.groups) > 1 else []
         return {
             "command": self.command,
-            "arguments": self.arguments,
+            **self.provenance.to_dict(),
             "split": self.split,
             "data": self.data,
             "recipes": [entry.recipe for entry in self.main.entries],
             "what_differs": {each.what: list(each.values) for each in self.what_differs},
             "remarks": list(self.remarks),
-            "versions": self.versions,
-            "hardware": self.hardware,
             "latency_photos": self.latency_photos,
             "groups": [group.to_dict() for group in self.groups],
             "over_seeds": {recipe: self.over_seeds(recipe) for recipe in recipes},
@@ -273,9 +265,10 @@ def compare(
         UserError: A run is missing or damaged, has no such predictions, knows other breeds, or was evaluated on other
             photos than the rest.
     """
-    arguments: dict[str, Any] = {"run_dirs": [*map(str, run_dirs)], "split": split, "data": data, "photos": photos}
-    arguments |= {"show_photos": show_photos, "common": common}
     runs = _open(run_dirs)
+    arguments: dict[str, Any] = {"run_dirs": pinned(runs, run_dirs), "split": split, "data": data, "photos": photos}
+    arguments |= {"show_photos": show_photos, "common": common}
+    provenance = Provenance.of("compare", arguments, [*run_dirs, data, photos])
     predictors = [Predictor(run) for run in runs]
     remarks: list[str] = []
     if data is None:
@@ -301,9 +294,7 @@ def compare(
         photos=finder,
         latency_photos=latency_photos,
         remarks=tuple(dict.fromkeys(remarks)),
-        arguments=arguments,
-        versions=versions(*PACKAGES),
-        hardware=processor(),
+        provenance=provenance,
     )
 
 
@@ -528,7 +519,7 @@ def _entry(name: str, recipe: str, predictor: Predictor, predictions: Prediction
             history = tuple({key: float(value) for key, value in row.items()} for row in csv.DictReader(file))
     except (OSError, ValueError) as error:
         raise UserError(f"run folder {str(run.path)!r} is damaged: {HISTORY} can't be read ({error})") from None
-    by_chance = calibration_error_by_chance(predictions.probabilities)
+    by_chance = calibration_error_by_chance(predictions.probabilities.max(axis=1))
     return Entry(name, recipe, predictor, predictions, figures, intervals, by_chance, tuple(breeds), cost, history)
 
 
@@ -562,6 +553,7 @@ def _pair(first: Entry, second: Entry, p_value: float, p_value_adjusted: float) 
         both_wrong=int((~one.right & ~other.right).sum()),
         same_answer=float(same.mean()),
         kappa=1.0 if same.all() else float(cohen_kappa_score(one.predicted, other.predicted)),
+        kappa_interval=PhotoDraws(len(one)).of_kappa(one.predicted, other.predicted),
         top1_difference=float(by_top1.mean()),
         top1_interval=interval_of_right(by_top1),
         log_loss_difference=float(by_loss.mean()),

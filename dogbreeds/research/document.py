@@ -1,4 +1,4 @@
-"""Reports as Markdown, written by the templates in templates/, and as one HTML page made from that Markdown."""
+"""Reports as Markdown, written by the templates in templates/, and what is made of it: an HTML page, LaTeX tables."""
 
 import base64
 import csv
@@ -16,15 +16,13 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from dogbreeds.errors import UserError
+from dogbreeds.research.latex import LONG_CELL, to_latex
 
 PICTURES = "pictures"
 """The folder beside a Markdown report that holds its pictures."""
 
-FORMATS = (".html", ".csv", ".md")
+FORMATS = (".html", ".csv", ".md", ".tex")
 """The endings of tables."""
-
-LONG_CELL = 40
-"""Characters above which a table cell may break into lines."""
 
 _SPECIAL = re.compile(
     r"""[`*~#\[\]|]                             # has a meaning anywhere
@@ -60,7 +58,7 @@ def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
         markdown: From `render`.
         pictures: The content of each PNG or JPEG file that it shows from the folder `PICTURES`, by file name.
     """
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser = _parser()
     tokens = parser.parse(markdown)
     title = next(_plain(inline) for heading, inline in pairwise(tokens) if heading.tag == "h1")
     for index, token in enumerate(tokens):
@@ -74,6 +72,23 @@ def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
             image.attrSet("src", f"data:image/{kind};base64,{base64.b64encode(pictures[name]).decode()}")
     body = parser.renderer.render(tokens, parser.options, {})
     return _environment().get_template("page.html.jinja").render(title=title, body=Markup(body))
+
+
+def write_document(folder: Path, name: str, markdown: str, pictures: Mapping[str, bytes]) -> None:
+    """Write a report: NAME.md with the folder `PICTURES`, the same as one page NAME.html, and its tables as NAME.tex.
+
+    Args:
+        folder: The folder to write to.
+        name: Of the files.
+        markdown: From `render`.
+        pictures: The content of each file of `PICTURES`, by its name.
+    """
+    if pictures:
+        (folder / PICTURES).mkdir()
+    for file, content in pictures.items():
+        (folder / PICTURES / file).write_bytes(content)
+    for ending in (".md", ".html", ".tex"):
+        (folder / f"{name}{ending}").write_text(_as(ending, name, markdown, pictures), encoding="utf-8")
 
 
 def check_format(path: Path | None) -> None:
@@ -91,24 +106,33 @@ def write_table(path: Path, markdown: str, header: Sequence[str], rows: Sequence
 
     Args:
         path: Its name ends in one of `FORMATS`.
-        markdown: From `render`; for .md, and for .html as a page.
+        markdown: From `render`; for .md, for .html as a page, and of .tex the tables.
         header: Of the columns of .csv.
         rows: Below it.
 
     Raises:
         UserError: The file can't be written.
     """
-    text = markdown
     if path.suffix.lower() == ".csv":
         file = io.StringIO()
         csv.writer(file).writerows([header, *rows])
         text = file.getvalue()
-    elif path.suffix.lower() == ".html":
-        text = to_html(markdown, {})
+    else:
+        text = _as(path.suffix.lower(), path.stem, markdown, {})
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"can't write {str(path)!r}: {error.strerror}") from None
+
+
+def _as(ending: str, name: str, markdown: str, pictures: Mapping[str, bytes]) -> str:
+    if ending == ".html":
+        return to_html(markdown, pictures)
+    return to_latex(_parser().parse(markdown), name) if ending == ".tex" else markdown
+
+
+def _parser() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def _environment(**options: Any) -> jinja2.Environment:

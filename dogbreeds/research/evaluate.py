@@ -233,7 +233,7 @@ def evaluate(predictor: Predictor, photos: Photos, *, progress: bool = True) -> 
         num_trained_on(run, predictions.digests),
         (*training_remarks(run, predictions.digests), *missing_answers(run)),
         {**rate_intervals(figures), **figure_intervals(*scored)},
-        calibration_error_by_chance(predictions.probabilities),
+        calibration_error_by_chance(predictions.probabilities.max(axis=1)),
     )
 
 

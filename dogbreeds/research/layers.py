@@ -21,8 +21,9 @@ from dogbreeds.files import whole_or_absent, write_csv
 from dogbreeds.images import BadImage, open_image
 from dogbreeds.photos import batches, photo_files, places_by_digest, read_photo
 from dogbreeds.research import cka
-from dogbreeds.research.document import PICTURES, render
-from dogbreeds.research.plots import attention_distances, layer_alignments
+from dogbreeds.research.document import render, write_document
+from dogbreeds.research.plots import attention_distances, in_all_formats, layer_alignments
+from dogbreeds.research.provenance import NETWORKS, Provenance
 from dogbreeds.research.significance import bootstrap_interval
 from dogbreeds.training.activations import activations
 from dogbreeds.training.backbones import load_backbone, open_backbones
@@ -88,6 +89,7 @@ class Layers:
     num_photos: int
     unreadable: tuple[tuple[str, str], ...]
     """Files that are no photos, and why."""
+    provenance: Provenance
 
     @cached_property
     def alignments(self) -> np.ndarray:
@@ -127,29 +129,34 @@ class Layers:
         return render("layers.md.jinja", found=self, thirds=THIRDS, pictures=[])
 
     def save(self, folder: Path) -> None:
-        """Write layers.md with its pictures, layers.csv with all alignments, and attention.csv where there is any.
+        """Write the report (`write_document`), layers.csv with all alignments, and attention.csv where there is any.
 
         Raises:
             UserError: The folder exists already or can't be made.
         """
         with whole_or_absent(folder) as unfinished:
-            (unfinished / PICTURES).mkdir()
-            pictures = {f"{PICTURES}/layers.png": layer_alignments(self._panels())}
+            figures = {"layers": layer_alignments(self._panels())}
             if attending := self.with_distances():
-                of_each = {network.name: network.head_distances for network in attending}
-                pictures[f"{PICTURES}/attention.png"] = attention_distances(of_each)
-                write_csv(unfinished / "attention.csv", self._attention_rows(of_each))
-            for name, picture in pictures.items():
-                (unfinished / name).write_bytes(picture)
-            text = render("layers.md.jinja", found=self, thirds=THIRDS, pictures=list(pictures))
-            (unfinished / "layers.md").write_text(text, encoding="utf-8")
+                of_each = {self._label(network): network.head_distances for network in attending}
+                figures["attention"] = attention_distances(of_each)
+                write_csv(unfinished / "attention.csv", self._attention_rows(attending))
+            text = render("layers.md.jinja", found=self, thirds=THIRDS, pictures=list(figures))
+            write_document(unfinished, "layers", text, in_all_formats(figures))
             write_csv(unfinished / "layers.csv", self._rows())
+            self.provenance.save(unfinished)
 
     def _panels(self) -> dict[tuple[str, str], np.ndarray]:
         return {
-            (one.name, other.name): self.alignments[self.rows_of(one), self.rows_of(other)]
+            (self._label(one), self._label(other)): self.alignments[self.rows_of(one), self.rows_of(other)]
             for one, other in product(self.networks, self.networks)
         }
+
+    def _label(self, network: Network) -> str:
+        """The last part of a network's name, which may be a path; or as many as no other name ends in."""
+        parts = network.name.rstrip("/").split("/")
+        ends = ["/".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
+        others = [f"/{each.name.rstrip('/')}" for each in self.networks if each is not network]
+        return next((end for end in ends if not any(other.endswith(f"/{end}") for other in others)), network.name)
 
     def _rows(self) -> Iterator[Sequence[object]]:
         yield "network", "layer", "other", "layer of other", "cka", "low", "high"
@@ -160,12 +167,12 @@ class Layers:
             yield *layers[row], *layers[column], *figures
 
     @staticmethod
-    def _attention_rows(of_each: dict[str, list[list[Estimate]]]) -> Iterator[Sequence[object]]:
+    def _attention_rows(networks: Sequence[Network]) -> Iterator[Sequence[object]]:
         yield "network", "layer", "head", "mean distance, pixels", "low", "high"
-        for name, layers in of_each.items():
-            for layer, heads in enumerate(layers, 1):
+        for network in networks:
+            for layer, heads in enumerate(network.head_distances, 1):
                 for head, estimate in enumerate(heads, 1):
-                    yield name, layer, head, *estimate
+                    yield network.name, layer, head, *estimate
 
 
 def _mean(values: np.ndarray, draws: np.ndarray, counted: np.ndarray) -> Estimate:
@@ -193,6 +200,8 @@ def compare_layers(
         UserError: A model is unknown, named twice, or has no numbered layers; or there are too few photos.
     """
     checkpoints = open_backbones(models, image_size)
+    arguments = {"models": models, "photos": photos, "num_photos": num_photos, "image_size": image_size}
+    provenance = Provenance.of("layers", arguments, [*models, photos], *NETWORKS)
     drawn, unreadable = _drawn(photos, num_photos)
     looked = [_look_into(name, checkpoint, image_size, drawn, progress) for name, checkpoint in checkpoints.items()]
     together = np.concatenate([kernels for kernels, _ in looked], axis=1)
@@ -203,6 +212,7 @@ def compare_layers(
         image_size=image_size,
         num_photos=len(drawn),
         unreadable=unreadable,
+        provenance=provenance,
     )
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a report, as files in memory."""
+"""The pictures of a report."""
 
 import io
 import math
@@ -26,12 +26,14 @@ NUM_COLUMNS = 5
 """Of panels beside each other."""
 
 Format = Literal["png", "svg", "pdf"]
+FORMATS: tuple[Format, ...] = ("png", "svg", "pdf")
+"""For pages; the others for print."""
 
 PANEL = (4.4, 3.9)
 """Width and height of a picture, inches: its text is legible at the width of a phone."""
 
 
-def accuracy_against_cost(entries: Sequence[Entry], cost: str, words: str) -> bytes:
+def accuracy_against_cost(entries: Sequence[Entry], cost: str, words: str) -> Figure:
     """Top-1 with its 95 % interval against something that a run costs.
 
     Args:
@@ -54,7 +56,7 @@ def accuracy_against_cost(entries: Sequence[Entry], cost: str, words: str) -> by
     return _with_legend(figure, axes)
 
 
-def losses(entries: Sequence[Entry]) -> bytes:
+def losses(entries: Sequence[Entry]) -> Figure:
     """The loss in training (dotted) and on validation after each epoch."""
     figure, axes = _panel()
     axes.set_ylabel("cross-entropy (dots: in training)")
@@ -64,7 +66,7 @@ def losses(entries: Sequence[Entry]) -> bytes:
     return _by_epoch_of_each(figure, axes, entries, "validation_loss")
 
 
-def validation_top1(entries: Sequence[Entry]) -> bytes:
+def validation_top1(entries: Sequence[Entry]) -> Figure:
     """Top-1 on validation after each epoch."""
     figure, axes = _panel()
     axes.set_ylabel("validation top-1, %")
@@ -72,7 +74,7 @@ def validation_top1(entries: Sequence[Entry]) -> bytes:
     return _by_epoch_of_each(figure, axes, entries, "validation_top1")
 
 
-def reliability_diagram(entry: Entry) -> bytes:
+def reliability_diagram(entry: Entry) -> Figure:
     """Accuracy against confidence before and after calibration, and how many answers have which confidence."""
     figure, axes = _panel()
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--", label="perfect")
@@ -92,10 +94,10 @@ def reliability_diagram(entry: Entry) -> bytes:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy; bars: share of answers")
     axes.set_title(_literal(entry.name), fontsize=10)
     axes.legend(loc="upper left", fontsize=9, frameon=False)
-    return png(figure)
+    return figure
 
 
-def confusion_matrix(entry: Entry, order: np.ndarray, form: str) -> bytes:
+def confusion_matrix(entry: Entry, order: np.ndarray, form: str) -> Figure:
     """One of the two confusion matrices of a run.
 
     Args:
@@ -126,10 +128,10 @@ def confusion_matrix(entry: Entry, order: np.ndarray, form: str) -> bytes:
         shown, ax=axes, shrink=0.5, fraction=0.04, pad=0.01, ticks=np.sqrt([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     )
     bar.set_ticklabels(["0", "1 %", "5 %", "10 %", "25 %", "50 %", "100 %"], fontsize=8)
-    return png(figure, dpi=130)
+    return figure
 
 
-def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
+def breed_by_breed(group: Group, first: Entry, second: Entry) -> Figure:
     """Each breed by its mean probability on its own photos, one run against the other; those far apart are named."""
     mine = {breed.breed: breed for breed in first.breeds}
     theirs = {breed.breed: breed for breed in second.breeds}
@@ -162,7 +164,7 @@ def breed_by_breed(group: Group, first: Entry, second: Entry) -> bytes:
     return _with_legend(figure, axes, columns=1)
 
 
-def top1_by_severity(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]]) -> bytes:
+def top1_by_severity(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]]) -> Figure:
     """Top-1 of each run by the severity of what was done to the photos, a panel for each corruption.
 
     Args:
@@ -188,10 +190,10 @@ def top1_by_severity(panels: Mapping[str, Mapping[str, Sequence[tuple[float, flo
     figure.legend(
         *places[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9
     )
-    return png(figure)
+    return figure
 
 
-def layer_alignments(panels: Mapping[tuple[str, str], np.ndarray]) -> bytes:
+def layer_alignments(panels: Mapping[tuple[str, str], np.ndarray]) -> Figure:
     """How alike the layers of each two networks are, the first layers at the lower left.
 
     Args:
@@ -210,10 +212,10 @@ def layer_alignments(panels: Mapping[tuple[str, str], np.ndarray]) -> bytes:
             axis.set_major_formatter(lambda value, _: f"{value + 1:g}")
         axes.tick_params(labelsize=8)
     figure.colorbar(shown, ax=places, shrink=0.6, label="centred kernel alignment")
-    return png(figure)
+    return figure
 
 
-def attention_distances(networks: Mapping[str, Sequence[Sequence[tuple[float, float, float]]]]) -> bytes:
+def attention_distances(networks: Mapping[str, Sequence[Sequence[tuple[float, float, float]]]]) -> Figure:
     """How far each head of each layer looks.
 
     Args:
@@ -276,8 +278,7 @@ def curves(lines: Sequence[Curve], x_words: str, y_words: str, *, against_time: 
     else:
         axes.set_xticks(sorted({x for line in lines for x in line.x}))
         axes.xaxis.set_minor_locator(NullLocator())
-    _add_legend(figure, axes)
-    return figure
+    return _with_legend(figure, axes)
 
 
 def _literal(name: str) -> str:
@@ -303,7 +304,7 @@ def _by_epoch(entry: Entry, column: str) -> tuple[list[float], list[float]]:
     return [row["epoch"] for row in entry.history], [row[column] for row in entry.history]
 
 
-def _by_epoch_of_each(figure: Figure, axes: Any, entries: Sequence[Entry], column: str) -> bytes:
+def _by_epoch_of_each(figure: Figure, axes: Any, entries: Sequence[Entry], column: str) -> Figure:
     for index, entry in enumerate(entries):
         axes.plot(*_by_epoch(entry, column), label=_literal(entry.name), **_look(index))
     axes.set_xlabel("epoch")
@@ -311,26 +312,22 @@ def _by_epoch_of_each(figure: Figure, axes: Any, entries: Sequence[Entry], colum
     return _with_legend(figure, axes)
 
 
-def _with_legend(figure: Figure, axes: Any, columns: int = 2) -> bytes:
-    _add_legend(figure, axes, columns)
-    return png(figure)
-
-
-def _add_legend(figure: Figure, axes: Any, columns: int = 2) -> None:
-    """A legend above the axes, where it covers nothing."""
+def _with_legend(figure: Figure, axes: Any, columns: int = 2) -> Figure:
+    """The figure with a legend above the axes, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     wide = max(map(len, labels), default=0) > 24
     figure.legend(handles, labels, loc="outside upper center", ncols=1 if wide else columns, frameon=False, fontsize=9)
+    return figure
 
 
-def png(figure: Figure, dpi: int = 150) -> bytes:
-    """A figure as a PNG file."""
-    return in_format(figure, "png", dpi)
+def in_all_formats(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Figures as files of all `FORMATS`, by their names with the endings."""
+    return {f"{name}.{form}": in_format(figure, form) for name, figure in figures.items() for form in FORMATS}
 
 
-def in_format(figure: Figure, form: Format, dpi: int = 150) -> bytes:
+def in_format(figure: Figure, form: Format) -> bytes:
     """A figure as a file, the same bytes each time; the text of SVG and PDF can be searched."""
     file, undated = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dogbreeds", "pdf.fonttype": 42}):
-        figure.savefig(file, format=form, dpi=dpi, facecolor="white", bbox_inches="tight", metadata=undated)
+        figure.savefig(file, format=form, dpi=150, facecolor="white", bbox_inches="tight", metadata=undated)
     return file.getvalue()

@@ -21,9 +21,11 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from tqdm import tqdm
 
 from dogbreeds import metrics
+from dogbreeds.files import whole_or_absent
 from dogbreeds.research.document import render, write_table
+from dogbreeds.research.provenance import NETWORKS, Provenance
 from dogbreeds.research.significance import holm, interval_of_right, mcnemar
-from dogbreeds.training.backbones import Backbone, compute_backbone, open_backbones
+from dogbreeds.training.backbones import Backbone, compute_backbone, open_backbones, own_size
 from dogbreeds.training.base_run import find_base
 from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits, load_data
@@ -75,8 +77,8 @@ PATIENCE = 3
 """After so many values in a row that are not better, the more flexible ones are not tried, which take the longest."""
 
 HEADER = (
-    "backbone", "seen", "parameters", "features", "classifier", "setting", "validation top-1", "n", "top-1", "low",
-    "high",
+    "backbone", "seen", "parameters", "pixels", "features", "classifier", "setting", "validation top-1", "n", "top-1",
+    "low", "high",
 )  # fmt: skip
 """Of the CSV file, which has a row for each backbone and way."""
 
@@ -124,7 +126,7 @@ class Probe:
     scores: dict[str, list[Score]]
     """By the name of the backbone, one of each of `WAYS`."""
     splits: Splits
-    image_size: int
+    provenance: Provenance
 
     def __str__(self) -> str:
         return render("probe.md.jinja", probe=self, ways=WAYS)
@@ -147,31 +149,46 @@ class Probe:
     def write(self, path: Path) -> None:
         """Write the table as the ending of the name says; CSV has all figures.
 
+        Without an ending, it is a folder with all but the page, and with report.json, by which it can be made again.
+
         Raises:
-            UserError: The file can't be written.
+            UserError: The file can't be written, or the folder can't be made.
         """
-        write_table(path, str(self), HEADER, list(self._rows()))
+        if path.suffix:
+            write_table(path, str(self), HEADER, list(self._rows()))
+            return
+        with whole_or_absent(path) as unfinished:
+            for name in ("probe.md", "probe.csv", "probe.tex"):
+                self.write(unfinished / name)
+            self.provenance.save(unfinished)
 
     def _rows(self) -> Iterator[tuple[object, ...]]:
         for backbone in self.backbones:
             for way, score in zip(WAYS, self.scores[backbone.name], strict=True):
                 setting = "" if way.setting is None else f"{way.setting.partition('__')[2]} {score.setting:g}"
                 yield (
-                    backbone.name, backbone.seen, backbone.num_parameters, backbone.num_features, way.name, setting,
+                    backbone.name, backbone.seen, backbone.num_parameters, backbone.image_size, backbone.num_features,
+                    way.name, setting,
                     score.validation_top1, len(score.right), score.top1,
                     *metrics.wilson_interval(sum(score.right), len(score.right)),
                 )  # fmt: skip
 
 
 def probe(
-    models: Sequence[str], data: str, *, image_size: int = 224, split_seed: int = 0, features: Path | None = None
+    models: Sequence[str],
+    data: str,
+    *,
+    image_size: int | None = None,
+    split_seed: int = 0,
+    features: Path | None = None,
 ) -> Probe:
     """Compute the features of backbones, and classify the photos by them.
 
     Args:
         models: As `--model` of training.
         data: As `--data` of training, which splits it alike.
-        image_size: Of what the backbones see, pixels.
+        image_size: Of what all backbones see, pixels; by default each sees what it was trained to see, see
+            `dogbreeds.training.backbones.own_size`.
         split_seed: As of training.
         features: See `dogbreeds.training.feature_file`; None to keep none.
 
@@ -179,9 +196,14 @@ def probe(
         UserError: A model is unknown, or was trained on photos that are held out here; the data is missing, or has no
             labels, one breed only, or too few photos of a breed; the file of features is of other photos.
     """
-    options = {"data": data, "image_size": image_size, "split_seed": split_seed}
+    options = {"data": data, "split_seed": split_seed}
+    provenance = Provenance.of(
+        "probe", {"models": models, "image_size": image_size, **options}, [*models, data], *NETWORKS
+    )
     # Without random views, so that photos are stored as a model sees them.
     config = TrainConfig.from_options(model=models[0], output_dir="probe", augment="off", **options)
+    if image_size is not None:
+        config = config.replace(image_size=image_size)
     checkpoints = open_backbones(models, image_size)
     context = Context(config.run, config.optim, Path())
     splits = load_data(config)
@@ -193,14 +215,15 @@ def probe(
     backbones = []
     for number, (name, checkpoint) in enumerate(checkpoints.items(), 1):
         context.say(f"{name} ({number} of {len(models)})")
-        backbones.append(compute_backbone(name, checkpoint, config.preprocessing, splits, context, file))
+        preprocessing = replace(config.preprocessing, image_size=image_size or own_size(checkpoint))
+        backbones.append(compute_backbone(name, checkpoint, preprocessing, splits, context, file))
     scores: dict[str, list[Score]] = {backbone.name: [] for backbone in backbones}
     with tqdm(desc="classifiers", total=len(backbones) * len(WAYS)) as bar:
         for backbone in backbones:
             for way in WAYS:
                 scores[backbone.name].append(score_of(way, backbone, splits))
                 bar.update()
-    return Probe(tuple(backbones), scores, splits, image_size)
+    return Probe(tuple(backbones), scores, splits, provenance)
 
 
 def score_of(way: Way, backbone: Backbone, splits: Splits) -> Score:

@@ -1,4 +1,4 @@
-"""A comparison as a page that opens anywhere, the same as Markdown, and its numbers as JSON and CSV.
+"""A comparison as a page that opens anywhere, the same as Markdown and LaTeX, and its numbers as JSON and CSV.
 
 templates/comparison.md.jinja says what the report says; this computes what it shows.
 """
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from dogbreeds import metrics
@@ -19,7 +20,7 @@ from dogbreeds.files import whole_or_absent, write_json
 from dogbreeds.images import open_image
 from dogbreeds.research import plots
 from dogbreeds.research.compare import Comparison, Entry, Pair, mean_and_deviation
-from dogbreeds.research.document import PICTURES, render, to_html
+from dogbreeds.research.document import render, write_document
 from dogbreeds.serving.heat_map import overlay
 
 NUM_CONFUSED = 6
@@ -46,7 +47,7 @@ class Photo(NamedTuple):
 def write_report(comparison: Comparison, folder: Path) -> None:
     """Write a comparison to a folder.
 
-    It holds comparison.html, comparison.md with its pictures, comparison.json, and CSV files for each run.
+    It holds the report (`dogbreeds.research.document.write_document`), comparison.json, and CSV files for each run.
 
     Args:
         comparison: From `dogbreeds.research.compare.compare`.
@@ -58,11 +59,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     with whole_or_absent(folder) as unfinished:
         report = _Report(comparison)
         markdown = render("comparison.md.jinja", **report.values())
-        (unfinished / "comparison.md").write_text(markdown, encoding="utf-8")
-        (unfinished / "comparison.html").write_text(to_html(markdown, report.pictures), encoding="utf-8")
-        (unfinished / PICTURES).mkdir()
-        for name, content in report.pictures.items():
-            (unfinished / PICTURES / name).write_bytes(content)
+        write_document(unfinished, "comparison", markdown, report.pictures)
         write_json(unfinished / "comparison.json", comparison.to_dict())
         for entry in comparison.main.entries:
             entry.predictions.write_tables(unfinished, f"-{report.files[entry.name]}")
@@ -112,16 +109,20 @@ class _Report:
     def _draw_charts(self) -> None:
         group, entries = self._group, self._group.entries
         for key, label in COSTS.items():
-            self._add(f"cost-{key}.png", plots.accuracy_against_cost(entries, key, label))
-        self._add("losses.png", plots.losses(entries))
-        self._add("validation-top1.png", plots.validation_top1(entries))
+            self._draw(f"cost-{key}", plots.accuracy_against_cost(entries, key, label))
+        self._draw("losses", plots.losses(entries))
+        self._draw("validation-top1", plots.validation_top1(entries))
         for entry in entries:
             file = self.files[entry.name]
-            self._add(f"reliability-{file}.png", plots.reliability_diagram(entry))
+            self._draw(f"reliability-{file}", plots.reliability_diagram(entry))
             for form in ("counts", "probabilities"):
-                self._add(f"confusion-{form}-{file}.png", plots.confusion_matrix(entry, group.order, form))
+                self._draw(f"confusion-{form}-{file}", plots.confusion_matrix(entry, group.order, form))
         for entry in entries[1:]:
-            self._add(f"breeds-{self.files[entry.name]}.png", plots.breed_by_breed(group, entries[0], entry))
+            self._draw(f"breeds-{self.files[entry.name]}", plots.breed_by_breed(group, entries[0], entry))
+
+    def _draw(self, name: str, figure: Figure) -> None:
+        for file, content in plots.in_all_formats({name: figure}).items():
+            self._add(file, content)
 
     def _add(self, name: str, content: bytes) -> None:
         assert name not in self.pictures, f"two pictures have the name {name}"

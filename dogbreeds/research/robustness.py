@@ -6,6 +6,7 @@ runs are compared photo by photo, whenever they are judged.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,20 @@ from dogbreeds.images import BadImage, open_image
 from dogbreeds.photos import places_by_digest, read_photos
 from dogbreeds.research.benchmark import known_photos
 from dogbreeds.research.corruptions import CORRUPTIONS, NUM_SEVERITIES, corrupted, to_scale
-from dogbreeds.research.document import PICTURES, render
+from dogbreeds.research.document import PICTURES, render, write_document
 from dogbreeds.research.evaluate import check_known, missing_answers, training_remarks
 from dogbreeds.research.kept_answers import KeptAnswers, keep_answers
-from dogbreeds.research.plots import top1_by_severity
-from dogbreeds.research.significance import bootstrap_interval, calibration_error, holm, interval_of_right, sign_flip
+from dogbreeds.research.plots import in_all_formats, top1_by_severity
+from dogbreeds.research.provenance import Provenance, pinned
+from dogbreeds.research.significance import (
+    PhotoDraws,
+    bootstrap_interval,
+    calibration_error,
+    calibration_error_by_chance,
+    holm,
+    interval_of_right,
+    sign_flip,
+)
 from dogbreeds.run_folder import RunFolder, serving_files, unique_names
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.datasets.checks import LeftOut, concatenated
@@ -38,6 +48,12 @@ PLAIN = ("as it is", 0)
 NUM_AHEAD = 2
 """Photos that are made worse while others are answered: each is about 8 MB."""
 
+_SCORES_HEADER = [
+    "run", "corruption", "severity", "n", "top1", "low", "high",
+    "ece", "ece_low", "ece_high", "ece_by_chance", "ece_by_chance_at_most",
+    "confident", "confident_low", "confident_high",
+    "top1_confident", "top1_confident_low", "top1_confident_high",
+]  # fmt: skip
 _HEADER = ["run", "corruption", "severity", "sha256", "label", "breed", "probability", "verdict"]
 
 
@@ -62,12 +78,17 @@ class Score:
     """How good a run's answers are under some conditions together."""
 
     top1: float
-    interval: tuple[float, float]
-    """95 %: photos are drawn again, each with all of its conditions."""
+    top1_interval: tuple[float, float]
+    """95 %, as all intervals: photos are drawn again, each with all of its conditions (`PhotoDraws`)."""
     ece: float
+    ece_interval: tuple[float, float]
+    ece_by_chance: tuple[float, float]
+    """`calibration_error_by_chance`: the mean, and what it exceeds in 5 %."""
     share_confident: float
-    top1_confident: float | None
+    confident_interval: tuple[float, float]
+    top1_confident: float | None = None
     """Of the confident answers, those that are right; None if there are none."""
+    top1_confident_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,7 @@ class Robustness:
     unreadable: tuple[LeftOut, ...]
     num_known: int
     """Photos that were left out because a run was trained or calibrated on them."""
+    provenance: Provenance
 
     @property
     def corruptions(self) -> list[str]:
@@ -115,11 +137,30 @@ class Robustness:
         bins = metrics.confidence_bins(confidence.ravel())
         return Score(
             top1=float(right.mean()),
-            interval=_interval(right),
+            top1_interval=_interval(right),
             ece=calibration_error(bins, (right - confidence).ravel()),
+            ece_interval=self._draws.of_calibration_error(confidence, right),
+            ece_by_chance=calibration_error_by_chance(confidence),
             share_confident=float(sure.mean()),
+            confident_interval=_interval(sure),
             top1_confident=float(right[sure].mean()) if sure.any() else None,
+            top1_confident_interval=self._draws.of_share(right & sure, sure) if sure.any() else None,
         )
+
+    @cached_property
+    def _draws(self) -> PhotoDraws:
+        return PhotoDraws(len(self.labels))
+
+    @cached_property
+    def by_condition(self) -> dict[tuple[str, int], Score]:
+        """The score of each run under each condition, by its name and the condition's position."""
+        return {(run.name, row): self.score(run, [row]) for run in self.runs for row in range(len(self.conditions))}
+
+    @cached_property
+    def by_corruption(self) -> dict[tuple[str, str], Score]:
+        """The score of each run under each corruption of all severities, by their names; `PLAIN` is one of them."""
+        names = [PLAIN[0], *self.corruptions]
+        return {(run.name, name): self.score(run, self.rows_of(name)) for run in self.runs for name in names}
 
     def differences(self) -> list[Difference]:
         """Of each two runs, for each corruption."""
@@ -139,20 +180,18 @@ class Robustness:
         return render("robustness.md.jinja", found=self, picture=None)
 
     def save(self, folder: Path) -> None:
-        """Write robustness.md with its picture, robustness.csv, and answers.csv with the answer to each photo.
+        """Write the report (`write_document`), robustness.csv, and answers.csv with the answer to each photo.
 
         Raises:
             UserError: The folder exists already or can't be made.
         """
         with whole_or_absent(folder) as unfinished:
-            (unfinished / PICTURES).mkdir()
-            picture = f"{PICTURES}/robustness.png"
-            (unfinished / picture).write_bytes(top1_by_severity(self._curves()))
-            text = render("robustness.md.jinja", found=self, picture=picture)
-            (unfinished / "robustness.md").write_text(text, encoding="utf-8")
-            header = ["run", "corruption", "severity", "n", "top1", "low", "high", "ece", "confident", "top1_confident"]
-            write_csv(unfinished / "robustness.csv", [header, *self._scores()])
+            text = render("robustness.md.jinja", found=self, picture=f"{PICTURES}/robustness.png")
+            pictures = in_all_formats({"robustness": top1_by_severity(self._curves())})
+            write_document(unfinished, "robustness", text, pictures)
+            write_csv(unfinished / "robustness.csv", [_SCORES_HEADER, *self._scores()])
             write_csv(unfinished / "answers.csv", [_HEADER, *self._answers()])
+            self.provenance.save(unfinished)
 
     def _curves(self) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
         """By corruption and run: severity, top-1 and its interval, from the photo as it is."""
@@ -164,15 +203,19 @@ class Robustness:
         }
 
     def _point(self, run: Answers, row: int) -> tuple[float, float, float, float]:
-        score = self.score(run, [row])
-        return self.conditions[row][1], score.top1, *score.interval
+        score = self.by_condition[run.name, row]
+        return self.conditions[row][1], score.top1, *score.top1_interval
 
     def _scores(self) -> Iterator[list[object]]:
         for run in self.runs:
             for index, condition in enumerate(self.conditions):
-                score = self.score(run, [index])
-                values = [score.top1, *score.interval, score.ece, score.share_confident, score.top1_confident]
-                yield [run.name, *condition, len(self.labels), *values]
+                score = self.by_condition[run.name, index]
+                yield [
+                    run.name, *condition, len(self.labels), score.top1, *score.top1_interval,
+                    score.ece, *score.ece_interval, *score.ece_by_chance,
+                    score.share_confident, *score.confident_interval,
+                    score.top1_confident, *(score.top1_confident_interval or (None, None)),
+                ]  # fmt: skip
 
     def _answers(self) -> Iterator[list[object]]:
         for run in self.runs:
@@ -211,6 +254,9 @@ def robustness(
     runs = [RunFolder.open(path) for path in run_dirs]
     if other := next((run for run in runs if run.labels != runs[0].labels), None):
         raise UserError(f"{other.name} knows other breeds than {runs[0].name}: compare runs of the same breeds")
+    arguments = {"run_dirs": pinned(runs, run_dirs), "data": data, "num_photos": num_photos}
+    arguments |= {"severities": severities}
+    provenance = Provenance.of("robustness", arguments, [*run_dirs, data])
     photos = concatenated(list(read_dataset(data).values()))
     check_known(runs[0], photos)
     conditions = (PLAIN, *((name, severity) for name in CORRUPTIONS for severity in severities))
@@ -232,6 +278,7 @@ def robustness(
         data=data,
         unreadable=tuple(drawn.unreadable),
         num_known=drawn.num_known,
+        provenance=provenance,
     )
 
 

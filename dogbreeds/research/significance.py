@@ -144,9 +144,7 @@ class CrossedDraws:
         """
         errors = []
         for mine, is_right in zip(confidence, right, strict=True):
-            gaps = np.zeros((len(mine), num_bins), dtype=np.float32)
-            gaps[np.arange(len(mine)), metrics.confidence_bins(mine, num_bins)] = is_right - mine
-            errors.append(np.abs(self._photos @ gaps).sum(axis=1))
+            errors.append(np.abs(self._photos @ _gaps(mine[None], is_right[None], num_bins)).sum(axis=1))
         return self._over_seeds(np.stack(errors, axis=1))
 
     def _over_seeds(self, sums: np.ndarray) -> np.ndarray:
@@ -155,10 +153,24 @@ class CrossedDraws:
         return total / (self._seeds.shape[1] * self._photos.shape[1])
 
 
-def _multiplicities(rng: np.random.Generator, num: int) -> np.ndarray:
-    """How often each of `num` things is in each draw, `(NUM_RESAMPLES, num)` float32."""
-    found = np.empty((NUM_RESAMPLES, num), dtype=np.float32)
-    for start in range(0, NUM_RESAMPLES, BATCH):  # of 8,580 photos: 70 MB at a time
+def _gaps(confidence: np.ndarray, right: np.ndarray, num_bins: int = 15) -> np.ndarray:
+    """What each photo's answers add to each bin's right answers less confidence, `(photos, num_bins)` float32.
+
+    Args:
+        confidence: `(answers, photos)`.
+        right: `(answers, photos)`, bool.
+        num_bins: As of `dogbreeds.metrics.expected_calibration_error`.
+    """
+    gaps = np.zeros((confidence.shape[1], num_bins), dtype=np.float32)
+    photos = np.broadcast_to(np.arange(len(gaps)), confidence.shape)
+    np.add.at(gaps, (photos, metrics.confidence_bins(confidence, num_bins)), right - confidence)
+    return gaps
+
+
+def _multiplicities(rng: np.random.Generator, num: int, num_draws: int = NUM_RESAMPLES) -> np.ndarray:
+    """How often each of `num` things is in each draw, `(num_draws, num)` float32."""
+    found = np.empty((num_draws, num), dtype=np.float32)
+    for start in range(0, num_draws, BATCH):  # of 8,580 photos: 70 MB at a time
         drawn = rng.integers(0, num, (BATCH, num)) + num * np.arange(BATCH)[:, None]
         found[start : start + BATCH] = np.bincount(drawn.ravel(), minlength=BATCH * num).reshape(BATCH, num)
     return found
@@ -173,6 +185,66 @@ def percentile_interval(draws: np.ndarray, around: float | None = None) -> tuple
     """
     low, high = np.quantile(draws, ENDS) + (0 if around is None else around - draws.mean())
     return float(low), float(high)
+
+
+class PhotoDraws:
+    """Figures of several answers to each of some photos, with the photos drawn again 1,000 times, always the same ones.
+
+    A photo is drawn with all of its answers: those to one photo, such as it is and made worse, are no other photos.
+    """
+
+    def __init__(self, num_photos: int) -> None:
+        """Draw; how often each photo is in each draw is kept."""
+        self._photos = _multiplicities(np.random.default_rng(0), num_photos, NUM_DRAWS)
+
+    def of_share(self, part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
+        """The 95 % interval of how many of some answers have something, as of the confident ones those that are right.
+
+        Where none or all of them have it, no draw differs: then it is Wilson's, of the photos with such an answer.
+
+        Args:
+            part: `(answers, photos)`, bool: those that have it.
+            whole: `(answers, photos)`, bool, with those of `part` and at least one.
+        """
+        parts, wholes = part.sum(axis=0), whole.sum(axis=0)
+        if len(part) == 1 or parts.sum() in (0, wholes.sum()):
+            return metrics.wilson_interval(int((parts > 0).sum()), int((wholes > 0).sum()))
+        num = self._photos @ wholes
+        return percentile_interval((self._photos @ parts)[num > 0] / num[num > 0])
+
+    def of_calibration_error(self, confidence: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+        """The 95 % interval of the calibration error of all answers together, laid around it as by `figure_intervals`.
+
+        Args:
+            confidence: `(answers, photos)`.
+            right: `(answers, photos)`, bool.
+        """
+        gaps = _gaps(confidence, right)
+        errors = np.abs(self._photos @ gaps).sum(axis=1) / confidence.size
+        low, high = percentile_interval(errors, around=float(np.abs(gaps.sum(axis=0)).sum() / confidence.size))
+        return max(0.0, low), min(1.0, high)
+
+    def of_kappa(self, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+        """The 95 % interval of Cohen's kappa of two models' answers.
+
+        Where they agree on all photos, no draw differs: then it is that of as many photos of which none was seen to
+        differ (`dogbreeds.metrics.wilson_interval`).
+
+        Args:
+            first: `(photos,)`, the classes that the first model predicts, from 0 on.
+            second: The same of the second.
+        """
+        num, classes = len(first), np.arange(max(first.max(), second.max()) + 1)
+        given = [(answers[:, None] == classes).astype(np.float32) for answers in (first, second)]
+        same = first == second
+        if same.all():
+            by_chance = float((given[0].mean(axis=0) ** 2).sum())
+            low = metrics.wilson_interval(num, num)[0]
+            return (max(-1.0, (low - by_chance) / (1 - by_chance)) if by_chance < 1 else -1.0), 1.0
+        one, other = (self._photos @ each / num for each in given)
+        by_chance = (one * other).sum(axis=1)
+        kappas = (self._photos @ same / num - by_chance) / np.maximum(1 - by_chance, np.finfo(np.float32).eps)
+        return percentile_interval(np.where(by_chance < 1, kappas, 1.0))
 
 
 def p_value_of_draws(draws: np.ndarray) -> float:
@@ -244,23 +316,24 @@ def figure_intervals(
     return intervals
 
 
-def calibration_error_by_chance(probabilities: np.ndarray, num_bins: int = 15) -> tuple[float, float]:
+def calibration_error_by_chance(confidence: np.ndarray, num_bins: int = 15) -> tuple[float, float]:
     """The calibration error that answers with these probabilities show though all of them are what they say.
 
-    It is above 0, for of few photos in a bin never exactly the expected share is right. Labels are drawn from the
-    probabilities 1,000 times (consistency resampling, Broecker & Smith 2007, https://doi.org/10.1175/WAF993.1).
+    It is above 0, for of few photos in a bin never exactly the expected share is right. Which are right is drawn by
+    the probabilities 1,000 times (consistency resampling, Broecker & Smith 2007, https://doi.org/10.1175/WAF993.1).
 
     Args:
-        probabilities: `(N, C)`.
+        confidence: Of the most probable class, `(photos,)`; or `(answers, photos)` of several answers to each photo.
+            Then one draw decides for all of a photo, which is hard or easy: chance makes more of that than of answers
+            that do not depend on each other.
         num_bins: As of `dogbreeds.metrics.expected_calibration_error`.
 
     Returns:
         The mean, and what 95 % of the draws do not exceed.
     """
-    confidence = probabilities.max(axis=1)
-    bins, rng = metrics.confidence_bins(confidence, num_bins), np.random.default_rng(0)
+    bins, rng = metrics.confidence_bins(confidence.ravel(), num_bins), np.random.default_rng(0)
     errors = [
-        calibration_error(bins, (rng.random(len(confidence)) < confidence) - confidence, num_bins)
+        calibration_error(bins, ((rng.random(confidence.shape[-1]) < confidence) - confidence).ravel(), num_bins)
         for _ in range(NUM_DRAWS)
     ]
     return float(np.mean(errors)), float(np.quantile(errors, CONFIDENCE))

@@ -10,7 +10,8 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -145,7 +146,7 @@ class _Trainer:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._splits = cache(self._load)
+        self._splits, self._checkpoint = cache(self._load), cache(open_checkpoint)
         self._backbones: dict[str, tuple[Backbone, Splits]] = {}
 
     def check(self, done: dict[Cell, RunRecord]) -> None:
@@ -156,19 +157,17 @@ class _Trainer:
                 asks for; or the cells that are trained are of other photos.
         """
         seen_by = {}
+        for recipe in self._plan.recipes:  # before photos are decoded
+            with _impossible(recipe):
+                self._checkpoint(recipe.config.model.model)
         for recipe in self._plan.recipes:
             splits, config = self._photos(recipe), recipe.config
             if recipe is self._plan.recipes[0]:
                 self._check_photos(splits, done)
-            try:
-                checkpoint = open_checkpoint(config.model.model)
+            with _impossible(recipe):
+                checkpoint = self._checkpoint(config.model.model)
                 build_model(config.model, config.preprocessing.image_size, splits.names, checkpoint)
                 find_base(config, Context(config.run, config.optim, Path(), quiet=True), splits)
-            except UserError as error:
-                raise UserError(
-                    f"the model {recipe.model!r} can't be trained in the way {recipe.way!r}: {error}; or name the "
-                    "models that the way is for, in a line such as models = [...]"
-                ) from None
             seen_by[recipe.name] = (
                 "no" if config.model.from_scratch else seen(config.model.model, checkpoint, splits.names)
             )
@@ -241,11 +240,23 @@ class _Trainer:
             context = Context(config.run, config.optim, Path(), quiet=True)
             with FileLock(f"{file}.lock"):  # another process waits for them
                 print(f"features of {recipe.model}", flush=True)
-                checkpoint, known = open_checkpoint(config.model.model), FeatureFile(file, splits)
+                checkpoint, known = self._checkpoint(config.model.model), FeatureFile(file, splits)
                 name = config.model.model
                 found = compute_backbone(name, checkpoint, config.preprocessing, splits, context, known)
             self._backbones[key] = found, splits
         return self._backbones[key]
+
+
+@contextmanager
+def _impossible(recipe: Recipe) -> Iterator[None]:
+    """Say of which recipe of the plan a mistake is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"the model {recipe.model!r} can't be trained in the way {recipe.way!r}: {error}; or name the models that "
+            "the way is for, in a line such as models = [...]"
+        ) from None
 
 
 def _shares_features(config: TrainConfig) -> bool:

@@ -31,6 +31,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dogbreeds.errors import UserError
 from dogbreeds.training.config_file import checked_options, read_toml
 from dogbreeds.training.datasets.sources import check_is_there
+from dogbreeds.training.models.location import check_model_is_there
 from dogbreeds.training.options import FREE_OPTIONS, OPTIONS, TrainConfig, resolve
 
 OF_ALL_CELLS = {name for name, option in OPTIONS.items() if option.group == "data"}
@@ -38,7 +39,7 @@ OF_ALL_CELLS = {name for name, option in OPTIONS.items() if option.group == "dat
 
 OF_NO_CELL = {
     "seed", "train_fraction", "train_images_per_breed", "other_photos", "other_dogs", "overwrite", "resume",
-    "tensorboard",
+    "tracker",
 }  # fmt: skip
 """Options that a plan can't set: it has its own for them, or a study has no use for them."""
 
@@ -142,6 +143,8 @@ class Plan:
     """Other photos of the breeds, on which all cells are judged too."""
     everyday_seen: str
     """Whether the backbones have seen them, as the plan says."""
+    text: str
+    """The file."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -154,8 +157,12 @@ class Plan:
         ]
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path, *, trains: bool = True) -> Plan:
     """Read a plan, and check all that can be checked without the models and the photos.
+
+    Args:
+        path: The file.
+        trains: Whether cells are to be trained, for which the photos must be there.
 
     Raises:
         UserError: There is no such file, or it is no TOML; a key or an option is unknown or has a wrong value; a way is
@@ -178,9 +185,12 @@ def read_plan(path: Path) -> Plan:
     for recipe in recipes:
         if twice := [other.name for other in recipes if other.folder == recipe.folder and other is not recipe]:
             raise UserError(f"{where}: {recipe.name!r} and {twice[0]!r} have one folder name: rename one of them")
-    check_is_there(recipes[0].config.data.data)
-    if checked.everyday is not None:
-        check_is_there(checked.everyday)
+    if trains:
+        for recipe in recipes:
+            check_model_is_there(recipe.config.model.model)
+        check_is_there(recipes[0].config.data.data)
+        if checked.everyday is not None:
+            check_is_there(checked.everyday)
     return Plan(
         recipes,
         tuple(checked.train_images_per_breed),
@@ -188,6 +198,7 @@ def read_plan(path: Path) -> Plan:
         common["output_dir"],
         checked.everyday,
         checked.everyday_seen,
+        path.read_text(encoding="utf-8"),
     )
 
 

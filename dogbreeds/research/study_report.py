@@ -22,8 +22,9 @@ from dogbreeds.predictions import Predictions
 from dogbreeds.record import RunRecord
 from dogbreeds.research import plots
 from dogbreeds.research.compare import SIGNIFICANT
-from dogbreeds.research.document import PICTURES, render, to_html
+from dogbreeds.research.document import render, write_document
 from dogbreeds.research.evaluate import training_seconds
+from dogbreeds.research.provenance import Provenance
 from dogbreeds.research.significance import CrossedDraws, holm, interval_and_p_value
 from dogbreeds.research.study import SEEN, finished_cells
 from dogbreeds.research.study_plan import Cell, Plan, Recipe
@@ -31,10 +32,9 @@ from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import predictions_file
 
 REPORT = "report"
+PLAN = "plan.toml"
 FIGURES = {"top1": "top-1", "ece": "ECE", "log_loss": "log-loss"}
 """What is reported, and its name."""
-
-PICTURE_FORMATS: tuple[plots.Format, ...] = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)
@@ -277,24 +277,23 @@ def _pairs(points: Sequence[Point], draws: Callable[[int, int], CrossedDraws]) -
 # What is written
 
 
-def write_study_report(study: Study, command: str) -> Path:
-    """Write the report of a study into its folder, where an older one is replaced; the folder.
+def write_study_report(study: Study, command: str, folder: Path | None = None) -> Path:
+    """Write the report of a study; the folder, where an older one is replaced.
 
-    It holds study.md and study.html with their pictures (also as SVG and PDF), figures.csv and pairs.csv.
+    It holds the report (`dogbreeds.research.document.write_document`), figures.csv and pairs.csv; and
+    plan.toml and report.json, by which it can be made again.
 
     Args:
         study: From `read_study`.
         command: The command line that makes the report.
+        folder: The folder to make; by default in that of the study.
 
     Raises:
         UserError: The folder can't be made.
     """
-    folder = study.plan.output_dir / REPORT
-    pictures = {
-        f"{name}.{form}": plots.in_format(figure, form)
-        for name, figure in _pictures(study).items()
-        for form in PICTURE_FORMATS
-    }
+    folder = folder or study.plan.output_dir / REPORT
+    cells = [cell.config.run.output_dir for cell in study.records]
+    pictures = plots.in_all_formats(_pictures(study))
     markdown = render(
         "study.md.jinja",
         study=study,
@@ -305,13 +304,11 @@ def write_study_report(study: Study, command: str) -> Path:
     )
     shutil.rmtree(folder, ignore_errors=True)
     with whole_or_absent(folder) as unfinished:
-        (unfinished / "study.md").write_text(markdown, encoding="utf-8")
-        (unfinished / "study.html").write_text(to_html(markdown, pictures), encoding="utf-8")
-        (unfinished / PICTURES).mkdir()
-        for name, content in pictures.items():
-            (unfinished / PICTURES / name).write_bytes(content)
+        write_document(unfinished, "study", markdown, pictures)
         write_csv(unfinished / "figures.csv", _figure_rows(study))
         write_csv(unfinished / "pairs.csv", _pair_rows(study))
+        (unfinished / PLAN).write_text(study.plan.text, encoding="utf-8")
+        Provenance.of("study", {}, cells).save(unfinished)
     return folder
 
 

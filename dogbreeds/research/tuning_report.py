@@ -93,7 +93,7 @@ def _picture(plot: Callable[[], Any], *, size: tuple[float, float] = (6.4, 4.8),
     if log_loss:
         axes.set_yscale("log")  # with some options, next to nothing is learned
     try:
-        return plots.png(figure)
+        return plots.in_format(figure, "png")
     finally:
         pyplot.close(figure)
 

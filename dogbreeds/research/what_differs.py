@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dogbreeds.errors import UserError
+from dogbreeds.looks import SPREADS
 from dogbreeds.record import RunRecord
 from dogbreeds.training.options import FREE_OPTIONS, OPTIONS, TrainConfig, recorded_options
 
-_TOLD_OTHERWISE = {*FREE_OPTIONS, "data", "seed", "split_seed", "augment", "mixed_precision"}
+_TOLD_OTHERWISE = {*FREE_OPTIONS, "data", "seed", "split_seed", "augment", "mixed_precision", "freeze_backbone"}
 """Options that have no line of their own: they do not change the result, or a line says what came of them."""
 
 
@@ -52,13 +53,15 @@ def _facts(runs: Sequence[RunRecord]) -> dict[str, str]:
         **facts,
         "random views": _random_views(record.config),
         "weights trained": f"{record.num_trained_parameters:,} of {record.num_parameters:,}",
-        "tuning (options from a file)": _after(words, "--config"),
+        "tuning (options from a file)": (file := _after(words, "--config")),
+        "tuning trials": _trials(record, file),
         "photos trained on": _each(runs, lambda run: f"{run.data.num_train:,}"),
         "split (SHA-256)": _each(runs, lambda run: run.data.split_hash[:16]),
         "seeds": _each(runs, lambda run: run.config["seed"]),
         "split seeds": _each(runs, lambda run: recorded_options(run.config)["split_seed"]),
         "arithmetic in training": record.mixed_precision,
         "arithmetic in serving": record.precision or "float32",
+        "looks in serving": "one" if record.calibration.sure_margin is None else f"up to {1 + len(SPREADS)}",
         "calibration": "python -m dogbreeds calibrate" if record.calibration_command else "of the training",
     }
 
@@ -73,6 +76,13 @@ def _random_views(config: dict[str, Any]) -> str:
         return _in_words(TrainConfig.from_dict(config).random_views)
     except UserError:  # an option that this version does not know
         return "unknown"
+
+
+def _trials(record: RunRecord, file: str) -> str:
+    """How many trials chose the options: of two recipes, the one with more has more chances to look good."""
+    if record.tuning_trials is None and file != "none":
+        return "not recorded"
+    return str(record.tuning_trials or "none")
 
 
 def _after(words: Sequence[str], flag: str) -> str:

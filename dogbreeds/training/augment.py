@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 from torch import nn
+from torchvision.transforms import InterpolationMode, v2
 
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.loaders import seed_of
@@ -16,6 +17,9 @@ MAX_PROPORTION = 4 / 3
 """Of a random crop, width to height or height to width (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842)."""
 GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the grey that contrast is relative to (ITU-R BT.601, as in torchvision)."""
+NUM_RAND_AUGMENT = 2
+"""Changes that RandAugment draws for each view, as its authors do for ImageNet (Cubuk et al. 2020,
+https://arxiv.org/abs/1909.13719)."""
 
 
 class Normalise:
@@ -48,7 +52,8 @@ class RandomAugmentation:
     by one of the turns, `RandomAffine` and `ColorJitter` one after the other, with the same options
     (tests/test_augment.py holds them against these), but the shape is changed in one step, by one grid for each photo,
     and a whole batch at a time: 16 processes of torchvision could not feed one GPU. What an epoch does to each photo is
-    drawn beforehand, on the CPU, so it does not depend on batches, processes or the device.
+    drawn beforehand, on the CPU, so it does not depend on batches, processes or the device. If asked for, torchvision's
+    `RandAugment` then changes each view by itself, with a seed of its own.
     """
 
     def __init__(
@@ -69,7 +74,12 @@ class RandomAugmentation:
         self._moves = bool(options.rotation or options.zoom or options.shift or options.shear or any(options.turns))
         self._normalise = Normalise(preprocessing, device)
         self._grey = torch.tensor(GREY, device=device)[:, None, None]
-        self._fill = torch.tensor([round(255 * mean) for mean in preprocessing.mean], device=device).float()
+        fill = [round(255 * mean) for mean in preprocessing.mean]
+        self._fill = torch.tensor(fill, device=device).float()
+        self._rand_augment = v2.RandAugment(
+            NUM_RAND_AUGMENT, options.rand_augment, interpolation=InterpolationMode.BILINEAR, fill=fill
+        )
+        self._number = 0  # of what is drawn: the epoch, or the fixed view
         # The centres of the view's pixels, where its left, right, top and bottom edges are at -1 and 1
         centres = (torch.arange(preprocessing.size, device=device).float() + 0.5) * (2 / preprocessing.size) - 1
         self._centres = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).flatten(0, 1)
@@ -78,7 +88,7 @@ class RandomAugmentation:
         """Draw what happens to each photo in this epoch."""
         options = self._options
         num_photos = len(self._sizes)
-        number = epoch % options.fixed_views if options.fixed_views else epoch
+        self._number = number = epoch % options.fixed_views if options.fixed_views else epoch
         rng = np.random.default_rng(seed_of(self._seed, number, 1))
 
         def either_way(largest: float) -> np.ndarray:
@@ -133,7 +143,18 @@ class RandomAugmentation:
             views = torch.where(outside, self._fill[:, None, None], views)
         if self._options.brightness or self._options.contrast:
             views = self._lit(views, self._light[:, indices, None, None, None])
+        if self._options.rand_augment:
+            views = self._rand_augmented(indices, views)
         return self._normalise(views.permute(0, 2, 3, 1))
+
+    def _rand_augmented(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """Views `(B, 3, H, W)` in 8 bits, changed one by one: torchvision draws once for all that it is given."""
+        eight_bits, changed = views.round().clamp(0, 255).to(torch.uint8), []
+        with torch.random.fork_rng(devices=[]):  # it draws from the CPU's generator, which the training step seeds
+            for index, view in zip(indices.tolist(), eight_bits, strict=True):
+                torch.default_generator.manual_seed(seed_of(self._seed, self._number, 2, index))
+                changed.append(self._rand_augment(view))
+        return torch.stack(changed)
 
     def _lit(self, views: torch.Tensor, light: torch.Tensor) -> torch.Tensor:
         brightness, contrast, brightness_after = light

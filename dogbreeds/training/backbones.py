@@ -24,7 +24,7 @@ from dogbreeds.training.inputs import Features
 from dogbreeds.training.loaders import PixelDataset, TensorDataset
 from dogbreeds.training.models.adapters import known_breeds
 from dogbreeds.training.models.build import build_model, model_preprocessing
-from dogbreeds.training.models.checkpoint import Checkpoint, base_run_folder, open_checkpoint
+from dogbreeds.training.models.checkpoint import DEFAULT_SIZE, Checkpoint, base_run_folder, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import is_pretrained
 from dogbreeds.training.options import ModelOptions, PreprocessingOptions
@@ -39,6 +39,8 @@ class Backbone:
     name: str
     """As it was asked for."""
     num_parameters: int
+    image_size: int
+    """Height and width of what it saw of the photos, pixels."""
     seen: Seen
     """Whether its pre-training had breeds of the data among its classes, as far as its files say. ImageNet's classes
     are such: who was trained on them has seen the photos of Stanford Dogs."""
@@ -71,8 +73,17 @@ class Backbone:
         return Features(datasets, seconds)
 
 
-def open_backbones(models: Sequence[str], image_size: int) -> dict[str, Checkpoint | None]:
+def own_size(checkpoint: Checkpoint | None) -> int:
+    """What a checkpoint was trained to see, `Checkpoint.image_size`; of an architecture, which has no weights, 224."""
+    return DEFAULT_SIZE if checkpoint is None else checkpoint.image_size
+
+
+def open_backbones(models: Sequence[str], image_size: int | None) -> dict[str, Checkpoint | None]:
     """Load every model once, so that none is found to be missing when the features of others are computed.
+
+    Args:
+        models: Their names.
+        image_size: Of the photos that they will see, pixels; None: each sees those of its `own_size`.
 
     Returns:
         By name the checkpoint; None for an architecture, which has random weights.
@@ -85,7 +96,7 @@ def open_backbones(models: Sequence[str], image_size: int) -> dict[str, Checkpoi
             raise UserError(f"the model {name!r} is named twice: name it once")
     checkpoints = {name: open_checkpoint(name) for name in models}
     for name, checkpoint in checkpoints.items():
-        load_backbone(name, checkpoint, PreprocessingOptions(image_size=image_size))
+        load_backbone(name, checkpoint, PreprocessingOptions(image_size=image_size or own_size(checkpoint)))
     return checkpoints
 
 
@@ -137,7 +148,7 @@ def compute_backbone(
         name: Of the model.
         checkpoint: From `open_backbones`.
         options: What backbones see of the photos.
-        splits: From `dogbreeds.training.datasets.splits.load_data`.
+        splits: From `dogbreeds.training.datasets.splits.load_data`; its pixel cache serves if it is of this view.
         context: The process.
         file: Where features are kept.
     """
@@ -148,12 +159,15 @@ def compute_backbone(
         seconds = file.seconds(name)
     else:
         photos = {split: splits[split] for split in ("train", *splits.held_out)}
-        features, seconds = features_of_photos(model, preprocessing, photos, splits.cache, context)
+        cache = splits.cache
+        if cache is not None and cache.preprocessing.geometry != preprocessing.geometry:
+            cache = None  # photos are seen once: decoding them takes no longer than storing them would
+        features, seconds = features_of_photos(model, preprocessing, photos, cache, context)
         if file:
             file.add(name, key, features, seconds)
     classifier = classifier_of(model)[1]
     num_parameters = model.num_parameters() - sum(each.numel() for each in classifier.parameters())
-    return Backbone(name, num_parameters, seen(name, checkpoint, splits.names), features, seconds)
+    return Backbone(name, num_parameters, options.image_size, seen(name, checkpoint, splits.names), features, seconds)
 
 
 def _key(model: PreTrainedModel, preprocessing: Preprocessing) -> str:

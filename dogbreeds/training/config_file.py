@@ -18,6 +18,9 @@ NOT_A_RECIPE = ("output_dir", "overwrite", "resume")
 ABOUT = "about"
 """A table that a file may have for facts that are no options, as the recipes of the earlier systems do."""
 
+TUNING_TRIALS = "tuning_trials"
+"""The fact that tuning writes: how many trials its options were chosen from."""
+
 _RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "value_error", "too_short")
 
 
@@ -34,10 +37,31 @@ def read_config_file(path: Path) -> dict[str, Any]:
     where = f"--config {str(path)!r}"
     given = read_toml(path, where)
     given.pop(ABOUT, None)
+    if given.pop("tensorboard", False):  # an option of older versions, which wrote it into every file of tuning
+        given.setdefault("tracker", ["tensorboard"])
+    if given.get("adapt") == "all":  # of older versions, which wrote it beside freeze_backbone, and that decided
+        del given["adapt"]
     values = checked_options(given, where)
     if "seed" in values:  # which decided the split too, before that had a seed of its own
         values.setdefault("split_seed", values["seed"])
     return values
+
+
+def read_tuning_trials(path: Path) -> int:
+    """How many trials of `--tune` chose the options of a file; 0 where it is no file of tuning.
+
+    Args:
+        path: As for `read_config_file`.
+
+    Raises:
+        UserError: There is no such file, it is no TOML, or says another thing than a number of trials.
+    """
+    where = f"--config {str(path)!r}"
+    about = read_toml(path, where).get(ABOUT)
+    num_trials = about.get(TUNING_TRIALS, 0) if isinstance(about, dict) else 0
+    if type(num_trials) is not int or num_trials < 0:
+        raise UserError(f"{where}: {TUNING_TRIALS} is {num_trials!r}, must be a whole number of trials, 0 or more")
+    return num_trials
 
 
 def read_toml(path: Path, where: str) -> dict[str, Any]:
@@ -94,7 +118,7 @@ def _checked(name: str, value: Any, where: str) -> Any:
     raise UserError(f"{where}: {name} is {value!r}, must be {option.type_in_words}")
 
 
-def write_config_file(path: Path, config: TrainConfig, found: Collection[str], comment: str) -> None:
+def write_config_file(path: Path, config: TrainConfig, found: Collection[str], comment: str, num_trials: int) -> None:
     """Write all options that make up a recipe; nothing is left to the preset of the script that reads them.
 
     Args:
@@ -102,6 +126,7 @@ def write_config_file(path: Path, config: TrainConfig, found: Collection[str], c
         config: The options.
         found: Those to set apart, above the others.
         comment: One line above those.
+        num_trials: How many trials they were chosen from.
     """
     plain = {key: value for key, value in config.to_dict().items() if key not in NOT_A_RECIPE and value is not None}
     if config.optim.weight_decay is None:  # the default depends on the optimiser
@@ -112,5 +137,6 @@ def write_config_file(path: Path, config: TrainConfig, found: Collection[str], c
         return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
     text = "\n".join([f"# {comment}", *lines(first), "", "# As they were given:", *lines(plain)])
+    text += f"\n\n[{ABOUT}]\n{TUNING_TRIALS} = {num_trials}"
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

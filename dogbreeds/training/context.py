@@ -24,9 +24,9 @@ class Context:
         """Start accelerate, and seed what draws at random.
 
         Args:
-            run: The precision, the seed, and whether TensorBoard logs are written.
+            run: The precision, the seed, and the trackers.
             optim: The batches that are accumulated.
-            logs: The folder for those logs.
+            logs: The folder for what those write into the run.
             quiet: Print nothing.
         """
         # accelerate shares options among all Accelerators of a process; each run has its own. Private names, read in
@@ -37,7 +37,7 @@ class Context:
             mixed_precision=run.mixed_precision or _default_precision(),
             cpu=not torch.accelerator.is_available(),  # or with torchrun each process would train on its own
             gradient_accumulation_steps=optim.gradient_accumulation_steps,
-            log_with="tensorboard" if run.tensorboard else None,
+            log_with=list(run.tracker) or None,
             project_dir=logs,
             step_scheduler_with_optimizer=False,
             dataloader_config=DataLoaderConfiguration(non_blocking=True),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, current_thread, main_thread
 from typing import NoReturn
+from uuid import uuid4
 
 import torch
 from pydantic import TypeAdapter
@@ -26,9 +27,10 @@ from dogbreeds.training.loaders import seed_of
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.profiling import PhaseClock
 from dogbreeds.training.saved_states import SavedStates
+from dogbreeds.training.trackers import tracking
 
 LOG_EVERY = 20
-"""Steps between two readings of the loss."""
+"""Batches between two readings of the loss, each the mean over them; what the bar and trackers show."""
 
 AGREE_EVERY = 20
 """Batches after which several processes ask each other whether to save."""
@@ -55,6 +57,8 @@ class Progress:
     """What those batches took."""
     history: list[Row] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
+    run_id: str = dataclasses.field(default_factory=lambda: uuid4().hex)
+    """By which trackers know it again when it is resumed."""
     time_spent: dict[str, float] = dataclasses.field(default_factory=dict)
     """Seconds of each phase (`dogbreeds.training.profiling.PHASES`) in all that is completed."""
     num_photos: int = 0
@@ -65,7 +69,13 @@ class Loop:
     """The epochs of one run."""
 
     def __init__(
-        self, config: TrainConfig, context: Context, inputs: Inputs, learner: Learner, saved_states: SavedStates | None
+        self,
+        config: TrainConfig,
+        context: Context,
+        inputs: Inputs,
+        learner: Learner,
+        saved_states: SavedStates | None,
+        before: Progress | None = None,
     ) -> None:
         """Begin, or continue after the last saved state.
 
@@ -75,10 +85,16 @@ class Loop:
             inputs: The batches.
             learner: The network and its optimiser.
             saved_states: Where the state is saved; None to save nothing.
+            before: Of the run's first epochs, which trained something else; the best epoch is none of them.
         """
         self._config, self._context, self._inputs, self._learner = config, context, inputs, learner
         self._saved_states = saved_states
         self.progress = Progress()
+        self._num_before = 0
+        if before:
+            self._num_before, history = before.epoch, list(before.history)
+            self.progress = Progress(before.epoch, history=history, best_epoch=before.epoch, run_id=before.run_id)
+        self._num_epochs = self._num_before + config.optim.epochs
         self._clock = PhaseClock(context.device)
         self._saved_at = time.perf_counter()
         self._stop_requested = Event()
@@ -93,13 +109,12 @@ class Loop:
 
         Raises:
             Diverged: The loss is not a number any more.
-            UserError: Photos can't be read any more, or the state can't be written.
+            UserError: Photos can't be read any more, the state can't be written, or a tracker can't be started.
             SystemExit: The process got SIGTERM; the state is saved.
         """
-        if self._config.run.tensorboard:
-            self._context.accelerator.init_trackers("logs")
-        with photo_errors_as_user_errors(), _sigterm() as self._stop_requested:
-            while self.progress.epoch < self._config.optim.epochs and not self._stops_early():
+        trackers = tracking(self._config, self._context, self.progress.run_id, self._step(self.progress.batch))
+        with photo_errors_as_user_errors(), _sigterm() as self._stop_requested, trackers:
+            while self.progress.epoch < self._num_epochs and not self._stops_early():
                 row = self._run_epoch()
                 if after_epoch:
                     after_epoch(row)
@@ -127,7 +142,7 @@ class Loop:
         }
         progress.history.append(row)
         # By loss rather than accuracy: on a small validation set, accuracy moves by chance more than epochs differ.
-        best = min(progress.history, key=lambda row: row["validation_loss"])
+        best = min(progress.history[self._num_before :], key=lambda row: row["validation_loss"])
         progress.best_epoch = int(best["epoch"])
         progress.batch, progress.losses, progress.epoch_seconds = 0, [], 0.0
         progress.num_photos += len(self._inputs.labels["train"])
@@ -138,8 +153,9 @@ class Loop:
             f"top-1 {figures['top1']:.1%}, top-3 {figures['top3']:.1%}, {row['seconds']:.0f} s"
             + (" (best so far)" if best is row else "")
         )
-        self._context.accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=progress.epoch)
-        if progress.epoch < self._config.optim.epochs and any(self._context.any(self._stop_requested.is_set())):
+        tracked = {name: value for name, value in row.items() if name != "learning_rate"}  # which steps tell
+        self._context.accelerator.log(tracked, step=self._step(0))
+        if progress.epoch < self._num_epochs and any(self._context.any(self._stop_requested.is_set())):
             self._stop()
         return row
 
@@ -152,8 +168,8 @@ class Loop:
         num_batches = len(self._inputs.training_loader)
         before = self.progress.losses[context.accelerator.process_index] if done else (0.0, 0)
         total, num_photos = torch.tensor(before[0], device=context.device), int(before[1])
-        reading: _LossReading | None = None
-        title = f"epoch {epoch + 1}/{self._config.optim.epochs}"
+        read_loss, num_read, reading = total.clone(), num_photos, None
+        title = f"epoch {epoch + 1}/{self._num_epochs}"
         with tqdm(total=num_batches, initial=done, desc=title, unit="batch", disable=not context.shows_progress) as bar:
             self._clock.enter("data")
             for step, batch in enumerate(batches, done):
@@ -170,20 +186,34 @@ class Loop:
                 total += loss.detach() * len(batch.labels)
                 num_photos += len(batch.labels)
                 bar.update()
-                if reading is not None and reading.has_arrived():
-                    self.check_finite(reading.loss, epoch, reading.step)
-                    bar.set_postfix(loss=f"{reading.loss:.3f}", lr=f"{self._learner.learning_rate:.1e}")
-                    reading = None
                 if step % LOG_EVERY == 0:
-                    mean = context.accelerator.reduce(total / num_photos, "mean")
-                    reading = _LossReading(mean, step, wait=context.num_processes > 1)
+                    mean = context.accelerator.reduce((total - read_loss) / (num_photos - num_read), "mean")
+                    reading = _Reading(mean, self._learner.learning_rate, step, wait=context.num_processes > 1)
+                    read_loss, num_read = total.clone(), num_photos
+                if reading is not None and reading.has_arrived():
+                    self.check_finite(reading.loss, epoch, reading.batch)
+                    bar.set_postfix(loss=f"{reading.loss:.3f}", lr=f"{reading.learning_rate:.1e}")
+                    self._track(reading)
+                    reading = None
                 if context.accelerator.sync_gradients and step + 1 < num_batches:
                     self._save_within_epoch(step + 1, total, num_photos, started)
                 self._clock.enter("data")
         totals = context.accelerator.reduce(torch.stack([total, torch.tensor(num_photos, device=total.device)]))
         mean_loss = float(totals[0] / totals[1])
         self.check_finite(mean_loss, epoch, num_batches - 1)
+        if reading is not None:
+            self._track(reading)
         return mean_loss
+
+    def _step(self, num_batches: int) -> int:
+        """The step of the optimiser, counted over all epochs, in which this many batches of the present one end."""
+        accumulated = self._context.accelerator.gradient_accumulation_steps
+        of_an_epoch = math.ceil(len(self._inputs.training_loader) / accumulated)
+        return self.progress.epoch * of_an_epoch + math.ceil(num_batches / accumulated)
+
+    def _track(self, reading: "_Reading") -> None:
+        values = {"loss": reading.loss, "learning_rate": reading.learning_rate}
+        self._context.accelerator.log(values, step=self._step(reading.batch + 1))
 
     def _save_within_epoch(self, batch: int, total: torch.Tensor, num_photos: int, started: float) -> None:
         """Save the state between two steps if that is due or SIGTERM came, on which all processes agree.
@@ -272,7 +302,7 @@ class Loop:
                     "start again with --overwrite"
                 ) from None
         batches = f" and {self.progress.batch} batches" if self.progress.batch else ""
-        epochs = f"epoch {self.progress.epoch} of {self._config.optim.epochs}"
+        epochs = f"epoch {self.progress.epoch} of {self._num_epochs}"
         self._context.say(f"resuming after {epochs}{batches}")
 
     def _stop(self) -> NoReturn:
@@ -314,12 +344,12 @@ def _sigterm() -> Iterator[Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _LossReading:
-    """A number on its way from the accelerator, for which nothing waits."""
+class _Reading:
+    """Of a batch, the loss that is on its way from the accelerator, for which nothing waits, and the next rate."""
 
-    def __init__(self, loss: torch.Tensor, step: int, *, wait: bool) -> None:
-        """Start the copy; with `wait` it is waited for, so that several processes see it at the same step."""
-        self.step = step
+    def __init__(self, loss: torch.Tensor, learning_rate: float, batch: int, *, wait: bool) -> None:
+        """Start the copy; with `wait` it is waited for, so that several processes see it at the same batch."""
+        self.learning_rate, self.batch = learning_rate, batch
         is_under_way = loss.is_cuda and not wait
         self._loss = loss.detach().to("cpu", non_blocking=is_under_way)
         self._arrived = torch.cuda.current_stream().record_event() if is_under_way else None

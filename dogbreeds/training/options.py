@@ -7,13 +7,14 @@ docs/training.md.
 
 import dataclasses
 import difflib
+import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
@@ -24,8 +25,12 @@ from dogbreeds.preprocessing import Fit, Preprocessing
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", "adagrad", "adamax", "ftrl"]
 ActivationName = Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"]
 LossName = Literal["cross-entropy", "kl-divergence", "poisson", "hinge", "squared-hinge"]
-AdaptName = Literal["all", "bitfit", "lora"]
+AdaptName = Annotated[
+    Literal["full", "classifier", "lp-ft", "bitfit", "lora"],
+    BeforeValidator(lambda name: "full" if name == "all" else name),  # as older versions called it
+]
 AugmentationName = Literal["mild", "strong", "turns", "ninefold"]
+TrackerName = Literal["tensorboard", "trackio", "wandb"]
 
 CONFIG = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -62,22 +67,27 @@ class ModelOptions:
     from_scratch: bool = False
     """Build the architecture of --model with random weights."""
     freeze_backbone: bool = False
-    """Train the classifier alone and leave the pre-trained backbone as it is."""
-    adapt: AdaptName = "all"
-    """Which weights of a pre-trained backbone are trained where it is not frozen, besides the classifier's. bitfit: all
-    biases (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199). lora: products of two small matrices, added to
-    the weights of queries and values or, without attention, of pointwise convolutions (Hu et al. 2022,
-    https://arxiv.org/abs/2106.09685). Both want a --learning-rate of about 1e-3."""
+    """The same as --adapt classifier, and --no-freeze-backbone, where a preset or a file has that, as --adapt full."""
+    adapt: AdaptName = "full"
+    """Which weights are trained. full: all. classifier: the classifier's; the pre-trained backbone is frozen. lp-ft:
+    first the classifier's, for --classifier-epochs at --head-learning-rate, then all at --learning-rate (Kumar et al.
+    2022, https://arxiv.org/abs/2202.10054). bitfit: the classifier's and all biases (Ben Zaken et al. 2022,
+    https://arxiv.org/abs/2106.10199). lora: the classifier's and products of two small matrices, added to the weights
+    of queries and values or, without attention, of pointwise convolutions (Hu et al. 2022,
+    https://arxiv.org/abs/2106.09685). The last two want a --learning-rate of about 1e-3."""
     keep_known_breeds: bool = False
     """Initialise the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its
     rows. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and
     is no fair start beside a checkpoint without a classifier."""
     average_with_start: Share = 0.0
     """Share of the start in the weights that are judged and saved at the end; the best epoch's have the rest (WiSE-FT,
-    Wortsman et al. 2022, https://arxiv.org/abs/2109.01903). For a start that knows these breeds: a run on them, or
-    --keep-known-breeds."""
+    Wortsman et al. 2022, https://arxiv.org/abs/2109.01903). For a start that knows these breeds: a run on them,
+    --keep-known-breeds, or --adapt lp-ft, where it is what the classifier's epochs give."""
     dropout: Share = 0.0
     """Share of the features dropped before the classifier in training."""
+    drop_path: Share = 0.0
+    """Stochastic depth: for this share of the photos the branch of the last residual block is left out in training, of
+    those before in proportion to their depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382)."""
     activation: ActivationName | None = None
     """Of plain CNNs built from nothing; by default the architecture's own, as for the next three."""
     batch_norm: Literal["on", "off"] | None = None
@@ -86,6 +96,13 @@ class ModelOptions:
     """Of plain CNNs: what the dense layers get, all places or their mean."""
     conv_dropout: Share | None = None
     """Of plain CNNs: share of the values dropped after each pooling."""
+
+    def __post_init__(self) -> None:
+        """Let `freeze_backbone`, which was there before `adapt` and is in every run.json, say the same as `adapt`."""
+        if self.freeze_backbone and self.adapt == "full":
+            object.__setattr__(self, "adapt", "classifier")
+        elif self.adapt == "classifier":
+            object.__setattr__(self, "freeze_backbone", True)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -186,6 +203,10 @@ class AugmentOptions:
     """Largest change of brightness either way; 0.5 for 0.5 to 1.5."""
     contrast: Probability = 0.0
     """Largest change of contrast either way; 0.1 for 0.9 to 1.1."""
+    rand_augment: Annotated[int, Field(ge=0, le=30)] = 0
+    """Magnitude of RandAugment: two changes of 14 kinds (shear, shift, rotation, colours, sharpness, ...) are drawn for
+    each view, after the others; 0 for none. 9 is the authors' for ResNet-50 (Cubuk et al. 2020,
+    https://arxiv.org/abs/1909.13719)."""
     fixed_views: Annotated[int, Field(ge=0)] = 0
     """Draw this many views of each photo once, of which each epoch shows the next; 0 for new ones in every epoch. N
     times as many --epochs show as much as one epoch of a set that is N times as large."""
@@ -197,6 +218,8 @@ class OptimOptions:
 
     epochs: Count = 5
     """Passes over the training photos."""
+    classifier_epochs: Count = 5
+    """With --adapt lp-ft, passes of the classifier alone, on features that are computed once, before the --epochs."""
     batch_size: Count = 32
     """Photos in a batch, for each process."""
     gradient_accumulation_steps: Count = 1
@@ -266,8 +289,9 @@ class RunOptions:
     checkpoint_minutes: NotNegative = 10.0
     """How often what --resume needs is saved within an epoch, besides after each: the most that a crash can cost. 0:
     only after each epoch, and when the process gets SIGTERM."""
-    tensorboard: bool = False
-    """Write TensorBoard logs to OUTPUT_DIR/logs."""
+    tracker: tuple[TrackerName, ...] = ()
+    """What shows the run while it trains, its loss and rate by step and its figures by epoch: tensorboard (in
+    OUTPUT_DIR/logs), trackio (on this machine), wandb (Weights & Biases), or several of them."""
     overwrite: bool = False
     """Replace a run that exists already, once the new one is complete."""
     resume: bool = False
@@ -283,14 +307,14 @@ AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
 """The recipes of the project's earlier systems, as the options in which each differs from a horizontal flip alone."""
 
 FREE_OPTIONS = {
-    "output_dir", "other_photos", "other_dogs", "overwrite", "resume", "num_workers", "tensorboard", "measure_peak",
+    "output_dir", "other_photos", "other_dogs", "overwrite", "resume", "num_workers", "tracker", "measure_peak",
     "cache", "cache_dir", "max_cache_gigabytes", "checkpoint_minutes",
 }  # fmt: skip
 """Options that do not change the result of a run: it may be continued with others."""
 
 WITHOUT_VIEWS: dict[str, Any] = {
     "crop_scale": 1.0, "flip": 0.0, "vertical_flip": 0.0, "turns": (0,), "rotation": 0.0, "zoom": 0.0, "shift": 0.0,
-    "shear": 0.0, "brightness": 0.0, "contrast": 0.0, "fixed_views": 0,
+    "shear": 0.0, "brightness": 0.0, "contrast": 0.0, "rand_augment": 0, "fixed_views": 0,
 }  # fmt: skip
 """The options of random views, each with the value with which it has no effect."""
 
@@ -334,7 +358,7 @@ class TrainConfig:
             )
         if self.model.from_scratch and self.model.average_with_start:
             raise UserError("--from-scratch starts from nothing worth averaging: leave --average-with-start out")
-        if self.model.from_scratch and self.model.adapt != "all":
+        if self.model.from_scratch and self.model.adapt != "full":
             raise UserError(f"--from-scratch has no weights to adapt: leave --adapt {self.model.adapt} out")
 
     @classmethod
@@ -367,14 +391,15 @@ class TrainConfig:
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """The same with other values of single options."""
-        return self.from_dict({**self.options(), **changes})
+        return self.from_dict({**self.options(), **_with_adapt(changes, self.options())})
 
     def check_options_apply(self) -> None:
         """Check that every option that is given has an effect; before training, not when a run is opened.
 
         Raises:
             UserError: An option of random views is given and there will be none; one of the backbone's training, which
-                is frozen; one of the labels, which a teacher replaces; or FTRL's rate would change.
+                is frozen; one of the labels, which a teacher replaces; a tracker's package is missing; or FTRL's rate
+                would change.
         """
         optim = self.optim
         if optim.optimizer == "ftrl" and not (optim.schedule == "constant" and optim.warmup_fraction == 0):
@@ -382,13 +407,21 @@ class TrainConfig:
                 "--optimizer ftrl computes the weights from the present rate in each step, so the rate must not "
                 "change: add --schedule constant --warmup-fraction 0"
             )
-        if self.model.freeze_backbone and self.model.adapt != "all":
+        for name in self.run.tracker:
+            if not list(importlib.metadata.distributions(name=name)):
+                raise UserError(f"{_flag('tracker', name)} needs the package {name}: pip install {name}")
+        if optim.classifier_epochs != OPTIONS["classifier_epochs"].default and self.model.adapt != "lp-ft":
             raise UserError(
-                f"{_flag('adapt', self.model.adapt)}: a frozen backbone is not trained; add --no-freeze-backbone"
+                f"{_flag('classifier_epochs', optim.classifier_epochs)}: add --adapt lp-ft, or leave it out"
             )
         if self.model.freeze_backbone and optim.layer_decay != 1:
             raise UserError(
                 f"{_flag('layer_decay', optim.layer_decay)}: a frozen backbone has no rates; add --no-freeze-backbone"
+            )
+        if self.model.freeze_backbone and self.model.drop_path:
+            raise UserError(
+                f"{_flag('drop_path', self.model.drop_path)}: a frozen backbone is not trained; add "
+                "--no-freeze-backbone"
             )
         if self.model.freeze_backbone and not self.random_views and optim.cutmix:
             raise UserError(
@@ -513,8 +546,30 @@ def resolve(*layers: Mapping[str, Any]) -> TrainConfig:
     for layer in layers:
         if values.get("augmentation") and "augmentation" in layer:
             values = {name: value for name, value in values.items() if name not in WITHOUT_VIEWS}
-        values |= _with_recipe(layer)
+        values |= _with_recipe(_with_adapt(layer, values))
     return TrainConfig.from_dict(values)
+
+
+def _with_adapt(given: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with both of `adapt` and `freeze_backbone`, where one is among them.
+
+    Args:
+        given: Of one layer.
+        before: Those of earlier layers, over which this one takes precedence.
+    """
+    adapt, frozen = given.get("adapt"), given.get("freeze_backbone")
+    if adapt is None and frozen is None:
+        return dict(given)
+    if adapt == "all":  # of an older version, in which the other option decided
+        frozen = before.get("freeze_backbone", False) if frozen is None else frozen
+        adapt = "classifier" if frozen else "full"
+    elif adapt is None:
+        trained = before.get("adapt", "full")
+        adapt = "classifier" if frozen else "full" if trained == "classifier" else trained
+    elif frozen is not None and frozen != (adapt == "classifier"):
+        flag, trains = ("--freeze-backbone", "only the classifier") if frozen else ("--no-freeze-backbone", "all")
+        raise UserError(f"{_flag('adapt', adapt)}: {flag} trains {trains}; leave one of them out")
+    return {**given, "adapt": adapt, "freeze_backbone": adapt == "classifier" if frozen is None else frozen}
 
 
 def _with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -560,8 +615,12 @@ OPTIONS: dict[str, Option] = {option.name: option for option in _options()}
 def recorded_options(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run or a study as they were written, with those that an older version did not have.
 
-    These have their defaults, but for the split: the seed decided it, and it took no notice of near duplicates.
+    These have their defaults, but for the split: the seed decided it, and it took no notice of near duplicates. `adapt`
+    has the name that it has now.
     """
     defaults = {name: option.default for name, option in OPTIONS.items() if option.default is not dataclasses.MISSING}
     then = {"split_seed": recorded.get("seed"), "near_duplicates": "ignore"}
-    return {**to_jsonable_python(defaults), **then, **recorded}
+    options = {**to_jsonable_python(defaults), **then, **recorded}
+    if options["adapt"] in ("all", "full"):  # which said nothing where the backbone was frozen
+        options["adapt"] = "classifier" if options["freeze_backbone"] else "full"
+    return options

@@ -8,7 +8,8 @@ VIT: dict[str, Any] = {"output_dir": "runs/vit", "model": "google/vit-base-patch
 CNN: dict[str, Any] = {
     "output_dir": "runs/mobilenet_v2",
     "model": "google/mobilenet_v2_1.0_224",
-    "freeze_backbone": True,
+    "adapt": "classifier",
+    "freeze_backbone": True,  # the same, which --help shows as the default of both
 }
 """Of train_cnn_baseline.py: a frozen backbone and a new classifier."""
 

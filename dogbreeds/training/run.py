@@ -37,6 +37,8 @@ class Run:
     """Floating-point operations of one forward pass of the network."""
     peak: float | None
     """Floating-point operations a second that the device reaches, if that was measured."""
+    tuning_trials: int = 0
+    """See `RunRecord.tuning_trials`."""
 
     def time_record(self) -> dict[str, Any]:
         """Where the time of the epochs went, and the speed that was reached; empty where none was trained."""
@@ -55,7 +57,7 @@ class Run:
             # A backward pass is two forward passes, one for the inputs' gradients and one for the weights', of which
             # BitFit needs none and LoRA that of some layers, which is not counted. On features that were computed
             # before, there is none through the network.
-            backward = 2 if self.config.model.adapt == "all" else 1
+            backward = 2 if self.config.model.adapt in ("full", "lp-ft") else 1
             num_passes = 0 if self.inputs.head_only else 1 if self.config.model.freeze_backbone else 1 + backward
             teacher = self.learner.teacher
             flops = num_passes * self.flops_per_photo + (teacher.flops_per_photo if teacher else 0)

@@ -130,6 +130,7 @@ def _record(run: Run, calibration: Calibration, figures: dict[str, dict[str, flo
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=_command(context.num_processes),
         config=run.config.to_dict(),
+        tuning_trials=run.tuning_trials,
         base_run=run.base.record,
         hub=from_hub(run.config),
         data=run.splits.to_record(),

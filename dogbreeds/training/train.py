@@ -6,6 +6,7 @@ finish(run)             best weights: predictions, calibration, ONNX, run folder
 """
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from dogbreeds.training.context import Context
 from dogbreeds.training.datasets.splits import Splits, load_data
 from dogbreeds.training.inputs import Features, Inputs
 from dogbreeds.training.learner import Learner
+from dogbreeds.training.linear_probing import train_classifier
 from dogbreeds.training.locks import locked
 from dogbreeds.training.loop import Loop, Row
 from dogbreeds.training.models.adapt import merge_lora
@@ -38,11 +40,12 @@ from dogbreeds.training.saved_states import SavedStates
 from dogbreeds.training.teacher import Teacher, open_teacher
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, *, tuning_trials: int = 0) -> Path:
     """Train a model and write its run folder.
 
     Args:
         config: All options.
+        tuning_trials: How many trials of a search chose them, for `RunRecord.tuning_trials`.
 
     Returns:
         The run folder.
@@ -53,7 +56,7 @@ def train(config: TrainConfig) -> Path:
         SystemExit: The process got SIGTERM; the state is saved for --resume.
     """
     with locked(config.run.output_dir):
-        run = set_up(config)
+        run = dataclasses.replace(set_up(config), tuning_trials=tuning_trials)
         fit(run)
         finish(run)
     return config.run.output_dir
@@ -68,6 +71,8 @@ def set_up(
     quiet: bool = False,
 ) -> Run:
     """Read the data, make model, optimiser and loop, and restore the state of a run that is resumed.
+
+    With `--adapt lp-ft` the classifier is trained here.
 
     Args:
         config: All options.
@@ -86,8 +91,8 @@ def set_up(
             _check_enough(folder)
     if saves:
         check_output(output_dir, overwrite=config.run.overwrite, resume=config.run.resume)
-    teacher_run = open_teacher(config)
-    context = Context(config.run, config.optim, partial_path(output_dir), quiet=quiet)
+    teacher_run, checkpoint = open_teacher(config), open_checkpoint(config.model.model)
+    context = Context(config.run, config.optim, partial_path(output_dir) / "logs", quiet=quiet)
 
     if splits is None:
         with context.timed("data"), context.accelerator.main_process_first():
@@ -96,7 +101,6 @@ def set_up(
         context.say(line)
 
     base = find_base(config, context, splits)
-    checkpoint = open_checkpoint(config.model.model)
     model = build_model(config.model, config.preprocessing.image_size, splits.names, checkpoint)
     preprocessing = model_preprocessing(config.model, config.preprocessing, checkpoint)
     teacher = Teacher(teacher_run, preprocessing, splits.names, context) if teacher_run else None
@@ -106,9 +110,15 @@ def set_up(
     flops = flops_per_photo(merge_lora(copy.deepcopy(model)), config.preprocessing.image_size)
     peak = measured_peak(context) if config.run.measure_peak else None
 
+    before, learning = None, config
+    if config.model.adapt == "lp-ft":
+        folder = saved_states.folder if saved_states else None
+        before = train_classifier(config, context, splits, model, preprocessing, features, folder)
+        # From here on the classifier is as good as the rest; the run's own features are computed for each batch
+        learning, features = config.replace(head_learning_rate=config.optim.learning_rate), Features()
     inputs = Inputs(config, context, splits, model, preprocessing, features)
-    learner = Learner(config, context, model, inputs, teacher)
-    loop = Loop(config, context, inputs, learner, saved_states)
+    learner = Learner(learning, context, model, inputs, teacher)
+    loop = Loop(config, context, inputs, learner, saved_states, before)
     return Run(config, context, splits, base, inputs, features, learner, loop, saved_states, partial, flops, peak)
 
 
@@ -154,5 +164,3 @@ def finish(run: Run, save: Callable[[Run, Logits], None] = save_run) -> None:
                 "was trained is kept"
             ) from None
     run.context.accelerator.wait_for_everyone()
-    for tracker in run.context.accelerator.trackers:
-        tracker.finish()  # `end_training` would part the processes too, which train the next run of a series

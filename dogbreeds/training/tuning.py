@@ -24,6 +24,7 @@ from dogbreeds.training.datasets.splits import Splits, load_data, with_part_of_t
 from dogbreeds.training.inputs import Features
 from dogbreeds.training.loop import Diverged, Row
 from dogbreeds.training.models.build import build_model
+from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.models.registry import ARCHITECTURES, is_plain_cnn, is_pretrained
 from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
 from dogbreeds.training.train import fit, set_up
@@ -59,7 +60,7 @@ def space_of(config: TrainConfig) -> dict[str, FloatDistribution]:
     """The options that are searched for a model, with their ranges."""
     if config.model.freeze_backbone:
         kind = "frozen backbone"
-    elif config.model.adapt != "all":
+    elif config.model.adapt in ("bitfit", "lora"):
         kind = "few weights"
     elif is_plain_cnn(config.model.model):
         kind = "plain CNN"
@@ -110,9 +111,10 @@ def tune(config: TrainConfig, num_trials: int, fraction: float = 1.0) -> bool:
     if not 0 < fraction <= 1:
         raise UserError(f"--tune-fraction {fraction:g}: must be above 0 and at most 1")
     config.check_options_apply()
+    checkpoint = open_checkpoint(config.model.model)
     splits = with_part_of_training(load_data(config), fraction, config.run.seed)
     # Before there is a study, whose options could not be changed any more
-    build_model(config.model, config.preprocessing.image_size, splits.names)
+    build_model(config.model, config.preprocessing.image_size, splits.names, checkpoint)
     splits, features = replace(splits, test=None), Features()
     print(
         f"{len(splits.names)} breeds: each trial has {len(splits.train)} training and {len(splits.validation)} "
@@ -234,7 +236,7 @@ def _run_trial(
 
     started = time.perf_counter()
     output_dir = tuning_folder(config.run.output_dir) / f"trial-{trial.number}"
-    nothing_else = {"tensorboard": False, "measure_peak": False, "checkpoint_minutes": 0.0}
+    nothing_else = {"tracker": (), "measure_peak": False, "checkpoint_minutes": 0.0}
     options: dict[str, Any] = {**trial.params, **nothing_else, "output_dir": output_dir}
     try:
         fit(set_up(config.replace(**options), splits=splits, features=features, saves=False, quiet=True), after_epoch)
@@ -288,4 +290,5 @@ def _write_best(study: optuna.Study, folder: Path, config: TrainConfig) -> None:
         )
     best = study.best_trial
     found = f"Found by --tune: trial {best.number}, validation loss {best.value:.4f}"
-    write_config_file(folder / BEST, config.replace(**best.params), best.params, found)
+    num_trials = len(study.get_trials(deepcopy=False, states=FINISHED))
+    write_config_file(folder / BEST, config.replace(**best.params), best.params, found, num_trials)

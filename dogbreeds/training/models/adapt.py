@@ -42,7 +42,7 @@ def choose_trained(model: PreTrainedModel, options: ModelOptions) -> None:
     classifier_name, classifier = classifier_of(model)
     if options.freeze_backbone:
         model.requires_grad_(False)
-    elif options.adapt != "all":
+    elif options.adapt in ("bitfit", "lora"):
         if options.adapt == "lora":
             _add_lora(model)
         else:

@@ -16,6 +16,7 @@ from dogbreeds.training.models.adapt import choose_trained
 from dogbreeds.training.models.checkpoint import Checkpoint, loading, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import ARCHITECTURES, plain_cnn_options
+from dogbreeds.training.models.stochastic_depth import add_stochastic_depth
 from dogbreeds.training.options import ModelOptions, PreprocessingOptions
 
 
@@ -40,7 +41,8 @@ def build_model(
     Raises:
         UserError: The model can't be found, is no image classifier, lacks weights besides those of the classifier, or
             knows none of the breeds that are to be kept, or not all although it is averaged with at the end; it can't
-            be run on photos of this size; or it has no weights of the kind that is to be trained.
+            be run on photos of this size; or it has no weights of the kind that is to be trained, or no residual
+            blocks that stochastic depth could leave out.
     """
     transformers_logging.set_verbosity_error()  # missing weights are checked below
     transformers_logging.disable_progress_bar()  # it is a moment's work
@@ -63,6 +65,8 @@ def build_model(
     _check_runs(model, options.model, image_size)
     if options.dropout:
         adapters.drop_features(model, options.dropout)
+    if options.drop_path:
+        add_stochastic_depth(model, options.drop_path, options.model)
     choose_trained(model, options)
     return model
 
@@ -97,7 +101,7 @@ def _check_needs_no_weights(options: ModelOptions) -> None:
         raise UserError(f"--model {options.model} is built without weights: leave --average-with-start out")
     if options.freeze_backbone:
         raise UserError(f"--model {options.model} is built without weights: add --no-freeze-backbone")
-    if options.adapt != "all":
+    if options.adapt != "full":
         raise UserError(f"--model {options.model} is built without weights: leave --adapt {options.adapt} out")
 
 
@@ -118,10 +122,11 @@ def _from_checkpoint(
     knows_all = own.id2label == architecture.id2label
     if options.keep_known_breeds:
         knows_all = _keep_known_breeds(model, checkpoint, names) == len(names)
-    if options.average_with_start and not knows_all:
+    if options.average_with_start and not knows_all and options.adapt != "lp-ft":
         raise UserError(
             f"--average-with-start {options.average_with_start}: {checkpoint.source!r} does not classify these breeds; "
-            "start from a run on them, or add --keep-known-breeds where the checkpoint knows all of them"
+            "start from a run on them, or add --keep-known-breeds where the checkpoint knows all of them, or --adapt "
+            "lp-ft"
         )
     return model
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
@@ -16,7 +17,11 @@ from dogbreeds.hub import HubId, announce, download
 from dogbreeds.run_folder import PREPROCESSOR, RECORD
 from dogbreeds.split_file import SPLITS
 from dogbreeds.training.models.adapters import without_teacher
+from dogbreeds.training.models.location import check_model_is_there
 from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS, resolve_model
+
+DEFAULT_SIZE = 224
+"""Height and width of what a network sees of which nothing else is known, pixels."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +65,63 @@ class Checkpoint:
         Raises:
             UserError: transformers does not understand the checkpoint's preprocessor_config.json.
         """
-        if not _has_file(self.source, PREPROCESSOR):
-            # Checkpoints of timm have it in their config.json.
-            facts = getattr(self.config, "pretrained_cfg", None) or {}
+        if self._processed is None:
+            facts = self._timm_facts
             return InputFormat(tuple(facts.get("mean", InputFormat.mean)), tuple(facts.get("std", InputFormat.std)))
-        photos = [np.full((224, 224, 3), colour, np.uint8) for colour in ((0, 0, 0), (255, 255, 255), (255, 0, 0))]
+        black, white, red = self._processed[:, :, self._processed.shape[2] // 2, self._processed.shape[3] // 2]
+        std = 1 / (white - black)
+        mean = -black * std
+        return InputFormat(_rounded(mean), _rounded(std), is_bgr=bool(red[2] == white[2] and red[0] == black[0]))
+
+    @cached_property
+    def image_size(self) -> int:
+        """Height and width of what the checkpoint was trained to see, pixels: what its own image processor gives.
+
+        Raises:
+            UserError: As of `input_format`.
+        """
+        if self._processed is not None:
+            return int(self._processed.shape[-1])
+        size = self._timm_facts.get("input_size") or getattr(self.config, "image_size", None) or DEFAULT_SIZE
+        size = size[-1] if isinstance(size, list | tuple) else size
+        return size if isinstance(size, int) else DEFAULT_SIZE
+
+    @property
+    def _timm_facts(self) -> dict[str, Any]:
+        """What a checkpoint of timm has in its config.json; others have nothing there."""
+        return getattr(self.config, "pretrained_cfg", None) or {}
+
+    @cached_property
+    def _processed(self) -> np.ndarray | None:
+        """What the own image processor makes of black, white and red: `(3, 3, H, W)`; None where there is none."""
+        if not _has_file(self.source, PREPROCESSOR):
+            return None
+        colours = ((0, 0, 0), (255, 255, 255), (255, 0, 0))
+        photos = [np.full((DEFAULT_SIZE, DEFAULT_SIZE, 3), colour, np.uint8) for colour in colours]
         try:
             # The file is named, because transformers would read the config.json of a run on a network of timm instead.
             processor = AutoImageProcessor.from_pretrained(
                 self.source, image_processor_filename=PREPROCESSOR, trust_remote_code=False
             )
             pixels = np.asarray(processor(photos, return_tensors="np")["pixel_values"], np.float64)
-            black, white, red = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]
+            if pixels.ndim != 4:
+                raise ValueError(f"it gives pixels of the shape {pixels.shape}")
         except Exception as error:  # each processor raises its own
             raise UserError(f"the {PREPROCESSOR} of {self.source!r} is not understood: {first_line(error)}") from None
-        std = 1 / (white - black)
-        mean = -black * std
-        return InputFormat(_rounded(mean), _rounded(std), is_bgr=bool(red[2] == white[2] and red[0] == black[0]))
+        return pixels
 
 
 def open_checkpoint(model: str) -> Checkpoint | None:
-    """The checkpoint that `--model` names; None for an architecture, which has no weights.
+    """The checkpoint that `--model` names, with its config read; None for an architecture, which has no weights.
+
+    So that a mistake is told before photos are decoded.
 
     Raises:
-        UserError: It can be no checkpoint: no folder, no id of the Hub and no known name.
+        UserError: There is no such checkpoint, or transformers can't read its config.
     """
     if model in ARCHITECTURES:
         return None
+    check_model_is_there(model)
     source = resolve_model(model)
     if not Path(source).is_dir():
         if "/" not in source:
@@ -94,7 +129,9 @@ def open_checkpoint(model: str) -> Checkpoint | None:
             hint = f"did you mean {near[0]!r}?" if near else "dogbreeds/docs/training.md lists the names"
             raise UserError(f"the model {model!r} is no folder here, and no name of this project or of timm: {hint}")
         announce(source)
-    return Checkpoint(source)
+    checkpoint = Checkpoint(source)
+    _ = checkpoint.config
+    return checkpoint
 
 
 def base_run_folder(model: str) -> Path | None:
