@@ -340,6 +340,7 @@ def test_a_checkpoint_is_shown_what_its_own_processor_shows_it(architecture, pro
 
 
 def test_a_processor_that_is_not_understood_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     for processor in ('{"image_processor_type": "NoSuchProcessor"}', "no JSON"):
         (tmp_path / "preprocessor_config.json").write_text(processor)
         with pytest.raises(UserError, match=r"the preprocessor_config.json of '.*' is not understood") as told:

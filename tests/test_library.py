@@ -102,7 +102,7 @@ def test_every_photo_gets_the_answer_of_predict(tiny_run, photos, tmp_path, smal
 def test_csv_and_parquet_say_the_same(tiny_run, photos, tmp_path, small_batches):
     (photos / "a" / "broken.jpg").write_bytes(b"no photo")
     (photos / "a" / "two\nlines, 'and' \"quotes\".png").write_bytes((photos / "a" / "00.png").read_bytes())
-    (photos / "a" / "Icon\r").write_bytes(b"")
+    (photos / "a" / "carriage\rreturn.jpg").write_bytes(b"")
     from_csv = indexed(tiny_run, photos, tmp_path / "breeds.csv")
     from_parquet = indexed(tiny_run, photos, tmp_path / "breeds.parquet")
     assert len(from_csv) == len(from_parquet) == 27
