@@ -255,6 +255,7 @@ def test_a_wrong_digit_is_found_and_its_row_named():
         check_each_digit(expected)
 
 
+@pytest.mark.slow  # the whole comparison takes a quarter of a minute
 def test_the_comparison_of_the_shipped_pair_is_that_of_their_predictions():
     for expected in comparison_sentences():
         assert not fault(expected, PAGES)
