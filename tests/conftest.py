@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # One process a core runs the tests; torch and numpy, which read this when they are imported, need no threads beside it.
@@ -181,6 +182,21 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, architecture in {"vit_nano": ARCHITECTURES["vit_nano"](image_size=32), "resnet_nano": cnn}.items():
         AutoModelForImageClassification.from_config(architecture).save_pretrained(folder / name)
     return folder
+
+
+@contextlib.contextmanager
+def interrupted_after(num_epochs: int) -> Iterator[None]:
+    """Expect the training within to be interrupted as by Ctrl-C, once it has had this many epochs."""
+    from dogbreeds.training.loop import Loop
+
+    def stop(self, started, train_epoch=Loop._train_epoch):
+        if self.progress.epoch == num_epochs:
+            raise KeyboardInterrupt
+        return train_epoch(self, started)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "_train_epoch", stop)
+        yield
 
 
 def tiny_config(data: Path, output_dir: Path, **options: object):

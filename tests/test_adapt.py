@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import make_photo, tiny_config
+from conftest import interrupted_after, make_photo, tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, ResNetConfig
 
@@ -12,7 +12,6 @@ from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.evaluation import predict_logits
-from dogbreeds.training.loop import Loop
 from dogbreeds.training.models.adapt import LORA_RANK, merge_lora
 from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.models.registry import ARCHITECTURES
@@ -149,14 +148,8 @@ def test_lp_ft_is_resumed_in_both_of_its_parts(
         fit(run)
         return run
 
-    def stop(self, started, train_epoch=Loop._train_epoch):
-        if self.progress.epoch == stop_after:
-            raise KeyboardInterrupt
-        return train_epoch(self, started)
-
     whole = trained("whole")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loop, "_train_epoch", stop)
+    with interrupted_after(stop_after):
         trained("run")
     with pytest.raises(UserError, match="can't resume with another classifier_epochs"):
         set_up(tiny_config(photo_folder, tmp_path / "run", resume=True, **{**options, "classifier_epochs": 3}))

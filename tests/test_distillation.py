@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import BREED_FOLDERS, make_photo, tiny_config
+from conftest import BREED_FOLDERS, interrupted_after, make_photo, tiny_config
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import AutoModelForImageClassification
 
@@ -17,7 +17,6 @@ from dogbreeds.training import learner as learner_module
 from dogbreeds.training.context import Context
 from dogbreeds.training.earlier.losses import LOSSES
 from dogbreeds.training.learner import mixed_up
-from dogbreeds.training.loop import Loop
 from dogbreeds.training.models.adapters import set_labels
 from dogbreeds.training.models.build import build_model
 from dogbreeds.training.models.inspection import layers_above
@@ -204,17 +203,11 @@ def test_the_saved_weights_are_averaged_with_the_start(photo_folder, tmp_path):
 
 
 def test_a_resumed_run_learns_from_the_same_answers_and_is_averaged_with_the_same_start(
-    photo_folder, tiny_run, tmp_path, monkeypatch
+    photo_folder, tiny_run, tmp_path
 ):
     options = {"model": str(tiny_run), "teacher": str(tiny_run), "mixup": 0.3, "average_with_start": 0.5}
 
-    def stop(self, started, train_epoch=Loop._train_epoch):
-        if self.progress.epoch == 1:
-            raise KeyboardInterrupt
-        return train_epoch(self, started)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loop, "_train_epoch", stop)
+    with interrupted_after(1):
         fit(set_up(tiny_config(photo_folder, tmp_path / "stopped", **options)))
     weights = []
     for name, resume in (("whole", False), ("stopped", True)):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import timm
 import torch
-from conftest import tiny_config
+from conftest import interrupted_after, tiny_config
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -18,7 +18,6 @@ from transformers import (
 
 from dogbreeds.errors import UserError
 from dogbreeds.files import read_json
-from dogbreeds.training.loop import Loop
 from dogbreeds.training.models.registry import ARCHITECTURES
 from dogbreeds.training.models.stochastic_depth import add_stochastic_depth
 from dogbreeds.training.train import finish, fit, set_up
@@ -105,20 +104,14 @@ def test_blocks_are_those_that_timm_would_leave_out():
     assert add_stochastic_depth(network("timm_mobilenet"), 0.3, "x").keys() == blocks
 
 
-def test_a_run_is_resumed_and_saved_like_any(photo_folder, checkpoints, tmp_path, monkeypatch):
+def test_a_run_is_resumed_and_saved_like_any(photo_folder, checkpoints, tmp_path):
     options = {"model": str(checkpoints / "vit_nano"), "drop_path": 0.5, "epochs": 3}
     whole = set_up(tiny_config(photo_folder, tmp_path / "whole", **options))
     fit(whole)
     without = set_up(tiny_config(photo_folder, tmp_path / "without", **{**options, "drop_path": 0.0}), saves=False)
     fit(without)
 
-    def stop(self, started, train_epoch=Loop._train_epoch):
-        if self.progress.epoch == 2:
-            raise KeyboardInterrupt
-        return train_epoch(self, started)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loop, "_train_epoch", stop)
+    with interrupted_after(2):
         fit(set_up(tiny_config(photo_folder, tmp_path / "run", **options)))
     resumed = set_up(tiny_config(photo_folder, tmp_path / "run", resume=True, **options))
     fit(resumed)

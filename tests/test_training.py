@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from conftest import ROOT, make_photo_folder, tiny_config
+from conftest import ROOT, interrupted_after, make_photo_folder, tiny_config
 from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification
 
@@ -170,19 +170,13 @@ def test_the_same_seed_gives_the_same_run_with_the_pixel_cache_or_without(photo_
     ids=str,
 )
 def test_a_resumed_run_is_the_run_that_was_never_stopped(
-    photo_folder, checkpoints, tmp_path, options, monkeypatch, tiny_runs_onnx, features_by_torch
+    photo_folder, checkpoints, tmp_path, options, tiny_runs_onnx, features_by_torch
 ):
     if options.keys() & {"freeze_backbone", "adapt"}:
         options = {**options, "model": str(checkpoints / options["model"])}
     whole = fitted(tiny_config(photo_folder, tmp_path / "whole", epochs=3, **options))
 
-    def stop(self, started, train_epoch=Loop._train_epoch):
-        if self.progress.epoch == 2:
-            raise KeyboardInterrupt
-        return train_epoch(self, started)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loop, "_train_epoch", stop)
+    with interrupted_after(2):
         fitted(tiny_config(photo_folder, tmp_path / "stopped", epochs=3, **options))
     assert not (tmp_path / "stopped").exists()
     with pytest.raises(UserError, match="--resume continues it"):
