@@ -78,7 +78,8 @@ def words_of_svg(content: bytes) -> list[str]:
 def words_of_pdf(content: bytes) -> list[str]:
     """Each text of the picture, whose letters have two bytes, those of Unicode; a ligature has a code of its own."""
     found = []
-    for stream in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL):
+    # A carriage return before the line feed is the stream's own last byte, which 1 of 256 checksums ends with
+    for stream in re.findall(rb"stream\n(.*?)\nendstream", content, re.DOTALL):
         try:
             drawn = zlib.decompress(stream)
         except zlib.error:
