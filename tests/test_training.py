@@ -38,6 +38,7 @@ from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.presets import VIT
 from dogbreeds.training.profiling import PHASES, PhaseClock, bottleneck, peak_flops
+from dogbreeds.training.save_run import judge
 from dogbreeds.training.saved_states import SavedStates
 from dogbreeds.training.train import finish, fit, set_up, train
 from dogbreeds.training_script import run_training_script
@@ -648,6 +649,18 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on_later(photo_folder, tmp_pat
     assert sum(progress.time_spent.values()) > 1000 and progress.num_photos == 3 * len(resumed.splits.train)
     assert resumed.time_record()["photos_per_second"] < progress.num_photos / 1000
     assert resumed.context.seconds["training"] == sum(row["seconds"] for row in progress.history)
+
+
+@pytest.mark.parametrize(("frozen", "num_then"), [(False, 4), (True, 0)])
+def test_no_process_that_decodes_outlives_what_it_decodes_for(photo_folder, checkpoints, tmp_path, frozen, num_then):
+    before, during = set(multiprocessing.active_children()), []
+    options = {"model": str(checkpoints / "resnet_nano"), "freeze_backbone": frozen, "cache": "off", "num_workers": 2}
+    run = set_up(tiny_config(photo_folder, tmp_path / "run", epochs=1, **options))
+    fit(run, lambda _: during.append(len(set(multiprocessing.active_children()) - before)))
+    assert during == [num_then]  # two for training and two for validation, none where features were computed before
+    assert set(multiprocessing.active_children()) <= before
+    judge(run.learner.model, run.inputs, run.context)
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_weight_average_follows_at_its_decay():

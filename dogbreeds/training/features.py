@@ -18,7 +18,7 @@ from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.augment import Normalise
 from dogbreeds.training.context import Context
 from dogbreeds.training.export import export_onnx
-from dogbreeds.training.loaders import PixelDataset, TensorDataset, data_loader
+from dogbreeds.training.loaders import PixelDataset, TensorDataset, data_loader, end_workers
 from dogbreeds.training.models.inspection import features_of
 
 BATCH_SIZE = {"cpu": 32, "cuda": 512}
@@ -68,6 +68,7 @@ def compute_features(
         bar = tqdm(loader, f"features of {name}", unit="batch", disable=not context.shows_progress)
         parts = (accelerator.gather_for_metrics((encode(batch.inputs), batch.labels)) for batch in bar)
         features[name] = TensorDataset(*_joined(parts, len(dataset)))
+        end_workers(loader)
         seconds[name] = time.perf_counter() - started
     return features, seconds
 

@@ -17,7 +17,14 @@ from dogbreeds.training.datasets.pixel_cache import open_pixel_cache
 from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.earlier.zca import fit_zca
 from dogbreeds.training.features import compute_features
-from dogbreeds.training.loaders import Batch, EpochSampler, PixelDataset, TensorDataset, data_loader
+from dogbreeds.training.loaders import (
+    Batch,
+    EpochSampler,
+    PixelDataset,
+    TensorDataset,
+    data_loader,
+    end_workers,
+)
 from dogbreeds.training.options import DataOptions, TrainConfig
 
 GPU_SHARE = 0.5
@@ -98,12 +105,14 @@ class Inputs:
         # Large batches from worker processes would not fit into the shared memory of most containers.
         self.evaluation_batch_size = EVALUATION_BATCH_SIZE.get(self._device.type, 64) if not self._num_workers else 64
         self._evaluation_loaders: dict[tuple[str, int], DataLoader] = {}
+        self._begun_loader: DataLoader | None = None
+        """Of the epoch that a resumed run goes on in."""
 
     def training_batches(self, epoch: int, num_done: int) -> Iterator[Batch]:
         """The batches of an epoch but for those that are done, in an order drawn from the seed and the epoch."""
         loader: Any = self.training_loader
         if num_done:
-            loader = self._accelerator.skip_first_batches(loader, num_done)
+            loader = self._begun_loader = self._accelerator.skip_first_batches(loader, num_done)
         self._sampler.set_epoch(epoch)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)  # accelerate counts epochs itself, from 0 after a resume
@@ -118,6 +127,12 @@ class Inputs:
             loader = data_loader(self._datasets[split], batch_size, self._num_workers)
             self._evaluation_loaders[key] = self._accelerator.prepare(loader)
         return self._evaluation_loaders[key]
+
+    def close(self) -> None:
+        """End the processes that decode photos; the next batch starts new ones."""
+        for loader in (self.training_loader, self._begun_loader, *self._evaluation_loaders.values()):
+            if loader is not None:
+                end_workers(loader)
 
     def of_training(self, batch: Batch) -> torch.Tensor:
         """What the network is given of a training batch: features, or pixels as random views or as they are."""

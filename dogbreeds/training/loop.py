@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from threading import Event, current_thread, main_thread
 from typing import NoReturn
 from uuid import uuid4
@@ -113,7 +113,7 @@ class Loop:
             SystemExit: The process got SIGTERM; the state is saved.
         """
         trackers = tracking(self._config, self._context, self.progress.run_id, self._step(self.progress.batch))
-        with photo_errors_as_user_errors(), _sigterm() as self._stop_requested, trackers:
+        with photo_errors_as_user_errors(), closing(self._inputs), _sigterm() as self._stop_requested, trackers:
             while self.progress.epoch < self._num_epochs and not self._stops_early():
                 row = self._run_epoch()
                 if after_epoch:

@@ -5,6 +5,7 @@ import csv
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,9 +51,10 @@ Logits = dict[str, tuple[np.ndarray, np.ndarray]]
 def judge(model: nn.Module, inputs: Inputs, context: Context) -> Logits:
     """The logits of the splits that are held out, in float32 whatever training used, for that is what is served."""
     logits = {}
-    for split in inputs.held_out:
-        with photo_errors_as_user_errors(), context.timed(f"evaluation of {split}"):
-            logits[split] = predict_logits(model, inputs, split, context, exact=True)
+    with photo_errors_as_user_errors(), closing(inputs):
+        for split in inputs.held_out:
+            with context.timed(f"evaluation of {split}"):
+                logits[split] = predict_logits(model, inputs, split, context, exact=True)
     return logits
 
 
