@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import io
 import os
 import shutil
 import sys
@@ -148,6 +149,28 @@ def tiny_runs_onnx(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return ServingExport(differences={"logits": 0.0}, why_no_heat_map=None)
 
     monkeypatch.setattr(save_run, "export_serving_model", copy_onnx)
+
+
+@pytest.fixture(scope="module")
+def blank_charts() -> Iterator[None]:
+    """For modules of reports that do not look at them: to draw them takes longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        _draw_nothing(patch)
+        yield
+
+
+@pytest.fixture
+def charts_are_blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For single tests of reports."""
+    _draw_nothing(monkeypatch)
+
+
+def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    from dogbreeds.research import plots
+
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    patch.setattr(plots, "in_format", lambda figure, form: picture.getvalue())
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Several runs compared: the figures against other people's code, and the report in a real browser."""
 
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -14,7 +13,6 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from conftest import ROOT, make_photo, run_cli, tiny_config
-from PIL import Image
 from report_files import check_pictures, latex_tables
 from scipy import stats
 from sklearn import metrics as reference
@@ -28,7 +26,6 @@ from dogbreeds.files import write_json
 from dogbreeds.metrics import wilson_interval
 from dogbreeds.predictions import Predictions
 from dogbreeds.research import compare as compare_module
-from dogbreeds.research import plots
 from dogbreeds.research.compare import compare, order_by_similarity
 from dogbreeds.research.evaluate import photos_of
 from dogbreeds.research.report import write_report
@@ -75,14 +72,6 @@ def few_photos_are_timed():
         for module in (latency, compare_module):
             patch.setattr(module, "NUM_PHOTOS", 4)
         yield
-
-
-@pytest.fixture
-def charts_are_blank(monkeypatch):
-    """For tests of reports that do not look at them: to draw them takes longer than all the rest."""
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(picture, "PNG")
-    monkeypatch.setattr(plots, "in_format", lambda figure, form: picture.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -274,6 +274,7 @@ def test_the_answer_can_be_kept_as_a_picture_and_on_paper(page, tmp_path):
     assert not page.locator("body > .sheet").count()
 
 
+@pytest.mark.slow
 def test_only_the_breeds_of_a_list_are_named(browser, server, tmp_path):
     make_photo(2, 77, (300, 260)).save(tmp_path / "dog.png")
     with opened(browser, server, "fr") as page:

@@ -28,7 +28,7 @@ def few_photos_in_a_batch(monkeypatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tiny_run, photo_folder, tmp_path_factory) -> Path:
+def home(tiny_run, photo_folder, tmp_path_factory, blank_charts) -> Path:
     """A folder in which a report of each kind was made, with paths that are meant from there; not to be changed."""
     folder = tmp_path_factory.mktemp("home")
     shutil.copytree(tiny_run, folder / "runs" / "tiny")

@@ -167,7 +167,7 @@ def test_signs_that_are_flipped():
     assert sign_flip(few) == pytest.approx(0.25)  # two of eight
 
 
-def test_an_ended_command_continues(tiny_run, new_photos, tmp_path, monkeypatch, capsys):
+def test_an_ended_command_continues(tiny_run, new_photos, tmp_path, monkeypatch, capsys, charts_are_blank):
     whole = robustness([tiny_run], str(new_photos), severities=[1], progress=False)
     command = ["robustness", tiny_run, "--data", new_photos, "--output", tmp_path / "report", "--severities", 1]
     unfinished = tmp_path / "report.answers"

@@ -96,6 +96,7 @@ def test_the_shipped_8_bit_model_computes_the_same_on_every_cpu():
     assert large and max(np.abs(onnx.numpy_helper.to_array(each).astype(int)).max() for each in large) <= MAX_WEIGHT
 
 
+@pytest.mark.slow
 def test_the_shipped_8_bit_model_answers_the_same_in_plain_onnx_runtime():
     """Optimised, the products are of whole numbers; without any optimisation, of the float32 that these stand for."""
     predictor = Predictor(run_folder.PRETRAINED / "vit_tiny")

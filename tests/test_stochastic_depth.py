@@ -104,7 +104,7 @@ def test_blocks_are_those_that_timm_would_leave_out():
     assert add_stochastic_depth(network("timm_mobilenet"), 0.3, "x").keys() == blocks
 
 
-def test_a_run_is_resumed_and_saved_like_any(photo_folder, checkpoints, tmp_path):
+def test_a_run_is_resumed_and_saved_like_any(photo_folder, checkpoints, tmp_path, tiny_runs_onnx):
     options = {"model": str(checkpoints / "vit_nano"), "drop_path": 0.5, "epochs": 3}
     whole = set_up(tiny_config(photo_folder, tmp_path / "whole", **options))
     fit(whole)

@@ -241,7 +241,7 @@ def test_several_processes_share_a_study_and_one_that_is_killed_loses_nothing(ph
     assert not list(study.glob("trial-*")) and (study / BEST).exists()
 
 
-def test_an_interrupted_trial_is_tried_again(photo_folder, tmp_path, monkeypatch):
+def test_an_interrupted_trial_is_tried_again(photo_folder, tmp_path, monkeypatch, charts_are_blank):
     config = tiny_config(photo_folder, tmp_path / "tiny")
     run_epoch = Loop._run_epoch
 
@@ -334,7 +334,9 @@ def test_a_config_file_holds_every_option(tmp_path):
     assert read_tuning_trials(path) == 30
 
 
-def test_a_run_keeps_how_many_trials_chose_its_options(photo_folder, tmp_path, monkeypatch, capsys, tiny_runs_onnx):
+def test_a_run_keeps_how_many_trials_chose_its_options(
+    photo_folder, tmp_path, monkeypatch, capsys, tiny_runs_onnx, charts_are_blank
+):
     config = tiny_config(photo_folder, tmp_path / "tuned", epochs=1)
     assert script(monkeypatch, config, "--tune", "2") == script(monkeypatch, config, "--tune", "3") == 0
     best = tuning_folder(config.run.output_dir) / BEST
