@@ -177,10 +177,12 @@ def test_differences_agree_with_other_code(three_runs, comparison):
             table, reference.confusion_matrix(first != labels, second != labels, labels=[False, True])
         )
         assert pair["p_value"] == pytest.approx(mcnemar(table, exact=True).pvalue)
-        assert pair["kappa"] == pytest.approx(reference.cohen_kappa_score(first, second))
         drawn = np.random.default_rng(1).integers(0, len(labels), (300, len(labels)))
-        kappas = [reference.cohen_kappa_score(first[photos], second[photos]) for photos in drawn]
-        assert pair["kappa_interval"] == pytest.approx(np.quantile(kappas, [0.025, 0.975]), abs=0.02)
+        of_errors = first == labels, second == labels
+        for name, answers_of_both in {"kappa": (first, second), "error_consistency": of_errors}.items():
+            assert pair[name] == pytest.approx(reference.cohen_kappa_score(*answers_of_both))
+            kappas = [reference.cohen_kappa_score(*(each[photos] for each in answers_of_both)) for photos in drawn]
+            assert pair[f"{name}_interval"] == pytest.approx(np.quantile(kappas, [0.025, 0.975]), abs=0.02)
         assert pair["same_answer"] == pytest.approx((first == second).mean())
         difference = (first == labels).astype(float) - (second == labels)
         assert pair["top1_difference"] == pytest.approx(difference.mean())
@@ -544,10 +546,14 @@ def test_the_page_shows_the_figures_in_the_right_places(three_runs, tmp_path, ch
     assert int(row["only the first"]) == (first & ~second).sum()
     assert int(row["only the second"]) == (~first & second).sum()
     assert int(row["both wrong"]) == (~first & ~second).sum()
-    kappa, low, _, high = row["kappa"].split()
-    assert float(kappa) == pytest.approx(reference.cohen_kappa_score(one.argmax(1), other.argmax(1)), abs=6e-4)
     pair = comparison.main.pairs[0]
-    assert (float(low[1:]), float(high[:-1])) == pytest.approx(pair.kappa_interval, abs=6e-4)
+    assert pair.kappa != pytest.approx(pair.error_consistency, abs=0.01)
+    for name, kappa, interval in (
+        ("kappa", pair.kappa, pair.kappa_interval),
+        ("error consistency", pair.error_consistency, pair.error_consistency_interval),
+    ):
+        value, low, _, high = row[name].split()
+        assert (float(value), float(low[1:]), float(high[:-1])) == pytest.approx((kappa, *interval), abs=6e-4)
 
 
 def markdown_tables(text):

@@ -106,6 +106,10 @@ class Pair:
     kappa: float
     """Cohen's kappa of their predictions: 1 where all agree, 0 where no more agree than by chance."""
     kappa_interval: tuple[float, float]
+    error_consistency: float
+    """Cohen's kappa of being right or wrong: 1 where both fail on the same photos, 0 where no more often than by chance
+    (Geirhos et al. 2020, https://arxiv.org/abs/2006.16736)."""
+    error_consistency_interval: tuple[float, float]
     top1_difference: float
     """The first's top-1 accuracy minus the second's."""
     top1_interval: tuple[float, float]
@@ -534,15 +538,13 @@ def _group(entries: Sequence[Entry]) -> Group:
 
 
 def _pair(first: Entry, second: Entry, p_value: float, p_value_adjusted: float) -> Pair:
-    from sklearn.metrics import cohen_kappa_score
-
     one, other = first.predictions, second.predictions
     assert one.digests == other.digests and np.array_equal(one.labels, other.labels)
     by_top1 = one.right.astype(float) - other.right.astype(float)
     rows = np.arange(len(one))
     mine, theirs = (given.probabilities[rows, one.labels].clip(1e-15) for given in (one, other))
     by_loss = np.log(theirs) - np.log(mine)
-    same = one.predicted == other.predicted
+    draws = PhotoDraws(len(one))
     return Pair(
         first=first.name,
         second=second.name,
@@ -551,9 +553,11 @@ def _pair(first: Entry, second: Entry, p_value: float, p_value_adjusted: float) 
         only_first_right=int((one.right & ~other.right).sum()),
         only_second_right=int((~one.right & other.right).sum()),
         both_wrong=int((~one.right & ~other.right).sum()),
-        same_answer=float(same.mean()),
-        kappa=1.0 if same.all() else float(cohen_kappa_score(one.predicted, other.predicted)),
-        kappa_interval=PhotoDraws(len(one)).of_kappa(one.predicted, other.predicted),
+        same_answer=float((one.predicted == other.predicted).mean()),
+        kappa=_kappa(one.predicted, other.predicted),
+        kappa_interval=draws.of_kappa(one.predicted, other.predicted),
+        error_consistency=_kappa(one.right, other.right),
+        error_consistency_interval=draws.of_kappa(one.right.astype(int), other.right.astype(int)),
         top1_difference=float(by_top1.mean()),
         top1_interval=interval_of_right(by_top1),
         log_loss_difference=float(by_loss.mean()),
@@ -561,6 +565,12 @@ def _pair(first: Entry, second: Entry, p_value: float, p_value_adjusted: float) 
         p_value=p_value,
         p_value_adjusted=p_value_adjusted,
     )
+
+
+def _kappa(first: np.ndarray, second: np.ndarray) -> float:
+    from sklearn.metrics import cohen_kappa_score
+
+    return 1.0 if np.array_equal(first, second) else float(cohen_kappa_score(first, second))
 
 
 def order_by_similarity(predictions: Sequence[Predictions]) -> np.ndarray:
