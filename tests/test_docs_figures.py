@@ -124,6 +124,12 @@ def answers() -> Iterator[Cell]:
         first = "top-1 of validation, one look, seen"
         yield Cell("results.md", answers_column, first, f"{percent(validation['top1'])} %", is_whole=run is not LITE)
         yield Cell("study.md", column, "everyday photos: ECE", f"{percent(everyday['ece'])} (", is_whole=False)
+        assert run.record.flops_per_photo
+        for title, text in {
+            "parameters, millions": f"{run.record.num_parameters / 1e6:.2f}",
+            "arithmetic of a photo, one look, GFLOPs": f"{run.record.flops_per_photo / 1e9:.2f}",
+        }.items():
+            yield Cell("study.md", column, title, text)
         for title, name in PROTOCOL.items():
             value, num = shares(run)[name]
             low, high = wilson_interval(round(value * num), round(num))
@@ -185,8 +191,17 @@ def sentences() -> Iterator[Sentence]:
     )
 
 
-def comparison_sentences() -> Iterator[Sentence]:
-    """What `compare` finds in the predictions that the pair keeps: command 9."""
+def comparisons() -> Iterator[Cell | Sentence]:
+    """What `compare` finds in the predictions that the runs keep: command 9 of either page."""
+    names = {run.path.name: column.partition("/")[0] for column, run in COLUMNS.items()}
+    for pair in compare(list(SHIPPED_RUNS), show_photos=False, progress=False).main.pairs:
+        row = f"{names[pair.first]} and {names[pair.second]}, validation (seen)"
+        for column, value, (low, high) in (
+            ("kappa", pair.kappa, pair.kappa_interval),
+            ("error consistency", pair.error_consistency, pair.error_consistency_interval),
+        ):
+            yield Cell("study.md", column, row, f"{value:.3f} ({low:.3f}-{high:.3f})")
+        yield Cell("study.md", "both wrong", row, f"{pair.both_wrong}")
     group = compare([MOBILE.path, VIT.path], show_photos=False, progress=False).main
     (pair,) = group.pairs
     assert pair.p_value_adjusted < 0.0001
@@ -256,8 +271,8 @@ def test_a_wrong_digit_is_found_and_its_row_named():
 
 
 @pytest.mark.slow  # the whole comparison takes a quarter of a minute
-def test_the_comparison_of_the_shipped_pair_is_that_of_their_predictions():
-    for expected in comparison_sentences():
+def test_comparisons_of_the_shipped_runs_are_those_of_their_predictions():
+    for expected in comparisons():
         assert not fault(expected, PAGES)
         check_each_digit(expected)
 
