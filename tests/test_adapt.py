@@ -1,4 +1,4 @@
-"""Training few weights of a backbone: BitFit and LoRA."""
+"""Training few weights of a backbone: BitFit, LoRA and VPT."""
 
 import copy
 
@@ -6,15 +6,17 @@ import pytest
 import torch
 from conftest import interrupted_after, make_photo, tiny_config
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification, ResNetConfig
+from transformers import AutoModelForImageClassification, Dinov2WithRegistersForImageClassification, ResNetConfig
 
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.evaluation import predict_logits
-from dogbreeds.training.models.adapt import LORA_RANK, merge_lora
+from dogbreeds.training.models import visual_prompts
+from dogbreeds.training.models.adapt import LORA_RANK, merge_parts
 from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.models.registry import ARCHITECTURES
+from dogbreeds.training.models.visual_prompts import with_prompts
 from dogbreeds.training.train import finish, fit, set_up, train
 from dogbreeds.training.tuning import space_of
 
@@ -24,7 +26,7 @@ def validation_logits(run, model):
 
 
 def copies(model):
-    return {name: tensor.clone() for name, tensor in merge_lora(copy.deepcopy(model)).state_dict().items()}
+    return {name: tensor.clone() for name, tensor in merge_parts(copy.deepcopy(model)).state_dict().items()}
 
 
 def is_adapted(name, adapt, tensor):
@@ -111,6 +113,68 @@ def test_lora_is_averaged_with_the_start_as_the_weights_that_are_saved(photo_fol
         assert torch.allclose(tensor, 0.75 * trained[name] + 0.25 * start[name], rtol=1e-4, atol=1e-6), name
 
 
+@pytest.fixture
+def few_prompts(monkeypatch):
+    monkeypatch.setattr(visual_prompts, "NUM_PROMPTS", 3)
+
+
+def test_with_prompts_a_vit_is_the_same_but_for_them(checkpoints, monkeypatch):
+    vit = AutoModelForImageClassification.from_pretrained(checkpoints / "vit_nano").eval()
+    pixels = torch.rand(2, 3, 32, 32)
+    for num_prompts, is_same in ((0, True), (3, False)):
+        monkeypatch.setattr(visual_prompts, "NUM_PROMPTS", num_prompts)
+        with torch.no_grad():
+            logits = with_prompts(vit, "vit").eval()(pixels).logits
+            assert torch.allclose(logits, vit(pixels).logits, atol=1e-6) == is_same
+
+
+def test_prompts_and_the_classifier_alone_are_trained(photo_folder, checkpoints, tmp_path, few_prompts):
+    run = set_up(tiny_config(photo_folder, tmp_path / "run", model=str(checkpoints / "vit_nano"), adapt="vpt"))
+    before = copies(run.learner.full_model)
+    fit(run)
+    trained = validation_logits(run, run.learner.trained_model)
+    model = run.learner.load_best(run.learner.trained_model.state_dict())
+    assert torch.allclose(validation_logits(run, model), trained, atol=1e-5)
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {
+        "dinov2_with_registers.embeddings.register_tokens", "classifier.weight", "classifier.bias"
+    }  # fmt: skip
+    size = model.config.hidden_size
+    assert not after["classifier.weight"][:, size:].any(), "the mean of the patches"
+    assert run.learner.num_trained_parameters == 3 * size + 4 * size + 4
+    original = AutoModelForImageClassification.from_pretrained(checkpoints / "vit_nano").state_dict()
+    assert torch.equal(after["dinov2_with_registers.embeddings.cls_token"], original["vit.embeddings.cls_token"])
+
+
+def test_a_run_with_prompts_is_resumed(photo_folder, checkpoints, tmp_path, few_prompts):
+    options = {"model": str(checkpoints / "vit_nano"), "adapt": "vpt", "epochs": 2, "drop_path": 0.2, "ema_decay": 0.5}
+    whole = set_up(tiny_config(photo_folder, tmp_path / "whole", **options))
+    fit(whole)
+    with interrupted_after(1):
+        fit(set_up(tiny_config(photo_folder, tmp_path / "run", **options)))
+    resumed = set_up(tiny_config(photo_folder, tmp_path / "run", resume=True, **options))
+    fit(resumed)
+    weights = [run.learner.full_model.state_dict() for run in (whole, resumed)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+
+@pytest.mark.slow  # an export
+def test_a_run_with_prompts_is_served_and_trained_further(photo_folder, checkpoints, tmp_path, few_prompts):
+    options = {"adapt": "vpt", "epochs": 1}
+    train(tiny_config(photo_folder, tmp_path / "run", model=str(checkpoints / "vit_nano"), **options))
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert type(model) is Dinov2WithRegistersForImageClassification
+    photo, predictor = make_photo(2, 3), Predictor(tmp_path / "run")
+    with torch.no_grad():
+        logits = model(torch.from_numpy(predictor.run.preprocessing(photo))[None]).logits.numpy()
+    assert predictor.predict(photo).breeds[0].probability == pytest.approx(softmax(logits)[0].max(), abs=1e-4)
+    assert "(VPT-Shallow)" in (tmp_path / "run" / "README.md").read_text()
+    fit(set_up(tiny_config(photo_folder, tmp_path / "further", model=str(tmp_path / "run"), epochs=1), saves=False))
+    with pytest.raises(UserError, match="has no place for prompts, which are for transformers' ViT"):
+        set_up(tiny_config(photo_folder, tmp_path / "again", model=str(tmp_path / "run"), **options))
+
+
 LP_FT = {"model": "vit_nano", "adapt": "lp-ft", "classifier_epochs": 2, "epochs": 2, "learning_rate": 1e-3}
 
 
@@ -177,7 +241,9 @@ def test_a_run_of_lp_ft_is_served_like_any_other(photo_folder, checkpoints, tmp_
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"adapt": "vpt"}, "--adapt vpt: must be one of full, classifier, lp-ft, bitfit, lora"),
+        ({"adapt": "prompts"}, "--adapt prompts: must be one of full, classifier, lp-ft, bitfit, lora, vpt"),
+        ({"adapt": "vpt", "model": "resnet_nano"}, "(ResNetForImageClassification) has no place for prompts"),
+        ({"adapt": "vpt", "model": "vit_nano"}, "vit_nano is built without weights: leave --adapt vpt out"),
         (
             {"adapt": "lora", "freeze_backbone": True},
             "--adapt lora: --freeze-backbone trains only the classifier; leave one of them out",
@@ -205,6 +271,8 @@ def test_a_run_of_lp_ft_is_served_like_any_other(photo_folder, checkpoints, tmp_
 )
 def test_what_can_not_be_is_one_line_before_training(photo_folder, checkpoints, tmp_path, options, words):
     options = {"model": str(checkpoints / "vit_nano"), **options}
+    if options["model"] == "resnet_nano":
+        options["model"] = str(checkpoints / "resnet_nano")
     if options["model"] == "plain":  # its convolutions see 3 x 3 pixels
         architecture = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
         options["model"] = str(tmp_path / "plain")

@@ -15,7 +15,7 @@ from dogbreeds.errors import UserError, first_line
 from dogbreeds.training.context import Context
 from dogbreeds.training.earlier.losses import LOSSES, target_probabilities
 from dogbreeds.training.inputs import Inputs
-from dogbreeds.training.models.adapt import merge_lora
+from dogbreeds.training.models.adapt import merge_parts
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import is_pretrained
 from dogbreeds.training.optim import Schedule, WeightAverage, build_optimizer
@@ -56,7 +56,7 @@ class Learner:
         self._start: dict[str, torch.Tensor] = {}
         """The weights and statistics before training, where the trained ones are averaged with them."""
         if config.model.average_with_start:
-            self._start = merge_lora(copy.deepcopy(self.trained_model)).state_dict()
+            self._start = merge_parts(copy.deepcopy(self.trained_model)).state_dict()
         # Not in fp16, where accelerate then can't tell whether a step was skipped.
         fused = context.device.type in ("cpu", "cuda") and self._accelerator.mixed_precision != "fp16"
         optimizer = build_optimizer(self.trained_model, config.optim, fused=fused)
@@ -167,7 +167,7 @@ class Learner:
         """The network with these weights, as it was before LoRA and accelerate; averaged with the start if asked."""
         model: nn.Module = self._accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         model.load_state_dict(weights)
-        merge_lora(model)
+        merge_parts(model)
         for name, tensor in model.state_dict().items() if self._start else ():
             if tensor.is_floating_point():  # not the number of batches that batch normalisation has seen
                 tensor.lerp_(self._start[name].to(tensor.device), self._config.model.average_with_start)

@@ -26,7 +26,7 @@ OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop", "nadam", "adadelta", 
 ActivationName = Literal["relu", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "sigmoid"]
 LossName = Literal["cross-entropy", "kl-divergence", "poisson", "hinge", "squared-hinge"]
 AdaptName = Annotated[
-    Literal["full", "classifier", "lp-ft", "bitfit", "lora"],
+    Literal["full", "classifier", "lp-ft", "bitfit", "lora", "vpt"],
     BeforeValidator(lambda name: "full" if name == "all" else name),  # as older versions called it
 ]
 AugmentationName = Literal["mild", "strong", "turns", "ninefold"]
@@ -74,7 +74,9 @@ class ModelOptions:
     2022, https://arxiv.org/abs/2202.10054). bitfit: the classifier's and all biases (Ben Zaken et al. 2022,
     https://arxiv.org/abs/2106.10199). lora: the classifier's and products of two small matrices, added to the weights
     of queries and values or, without attention, of pointwise convolutions (Hu et al. 2022,
-    https://arxiv.org/abs/2106.09685). The last two want a --learning-rate of about 1e-3."""
+    https://arxiv.org/abs/2106.09685). vpt: the classifier's and 50 prompts, tokens that a ViT of transformers sees
+    beside the patches (VPT-Shallow, Jia et al. 2022, https://arxiv.org/abs/2203.12119). The last three want a
+    --learning-rate of about 1e-3."""
     keep_known_breeds: bool = False
     """Initialise the classifier's rows of those breeds that the checkpoint's own classifier knows by name from its
     rows. A checkpoint trained on ImageNet knows all 120, from whole photos; that helps most with everyday photos, and

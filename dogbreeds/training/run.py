@@ -55,8 +55,8 @@ class Run:
         }
         if self.peak:
             # A backward pass is two forward passes, one for the inputs' gradients and one for the weights', of which
-            # BitFit needs none and LoRA that of some layers, which is not counted. On features that were computed
-            # before, there is none through the network.
+            # BitFit and VPT need none and LoRA that of some layers, which is not counted. On features that were
+            # computed before, there is none through the network.
             backward = 2 if self.config.model.adapt in ("full", "lp-ft") else 1
             num_passes = 0 if self.inputs.head_only else 1 if self.config.model.freeze_backbone else 1 + backward
             teacher = self.learner.teacher

@@ -27,7 +27,7 @@ from dogbreeds.training.learner import Learner
 from dogbreeds.training.linear_probing import train_classifier
 from dogbreeds.training.locks import locked
 from dogbreeds.training.loop import Loop, Row
-from dogbreeds.training.models.adapt import merge_lora
+from dogbreeds.training.models.adapt import merge_parts
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.models.inspection import flops_per_photo
@@ -107,7 +107,7 @@ def set_up(
 
     partial = begin_run(config, context, splits) if saves else partial_path(output_dir)
     saved_states = SavedStates(partial / STATE) if saves else None
-    flops = flops_per_photo(merge_lora(copy.deepcopy(model)), config.preprocessing.image_size)
+    flops = flops_per_photo(merge_parts(copy.deepcopy(model)), config.preprocessing.image_size)
     peak = measured_peak(context) if config.run.measure_peak else None
 
     before, learning = None, config

@@ -60,7 +60,7 @@ def space_of(config: TrainConfig) -> dict[str, FloatDistribution]:
     """The options that are searched for a model, with their ranges."""
     if config.model.freeze_backbone:
         kind = "frozen backbone"
-    elif config.model.adapt in ("bitfit", "lora"):
+    elif config.model.adapt in ("bitfit", "lora", "vpt"):
         kind = "few weights"
     elif is_plain_cnn(config.model.model):
         kind = "plain CNN"

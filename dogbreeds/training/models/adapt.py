@@ -1,4 +1,4 @@
-"""Which weights of a model are trained: all, the classifier's, or few others beside these (BitFit, LoRA)."""
+"""Which weights of a model are trained: all, the classifier's, or few others beside these (BitFit, LoRA, VPT)."""
 
 import math
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from dogbreeds.errors import UserError
 from dogbreeds.training.models.inspection import classifier_of
+from dogbreeds.training.models.visual_prompts import prompts_of
 from dogbreeds.training.options import ModelOptions
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -30,10 +31,10 @@ _NEEDED = {
 
 
 def choose_trained(model: PreTrainedModel, options: ModelOptions) -> None:
-    """Leave gradients to the weights that are trained; for LoRA these are new ones, see `merge_lora`.
+    """Leave gradients to the weights that are trained; for LoRA these are new ones, see `merge_parts`.
 
     Args:
-        model: The whole network, changed in place.
+        model: The whole network, changed in place; for VPT from `with_prompts`.
         options: `freeze_backbone` and `adapt` are used.
 
     Raises:
@@ -42,6 +43,10 @@ def choose_trained(model: PreTrainedModel, options: ModelOptions) -> None:
     classifier_name, classifier = classifier_of(model)
     if options.freeze_backbone:
         model.requires_grad_(False)
+    elif options.adapt == "vpt":
+        model.requires_grad_(False)
+        prompts_of(model).requires_grad_(True)
+        parametrize.register_parametrization(classifier, "weight", OfClassToken())
     elif options.adapt in ("bitfit", "lora"):
         if options.adapt == "lora":
             _add_lora(model)
@@ -56,15 +61,15 @@ def choose_trained(model: PreTrainedModel, options: ModelOptions) -> None:
     classifier.requires_grad_(True)
 
 
-def merge_lora(model: ModelT) -> ModelT:
-    """Make LoRA's products part of the weights that they are added to: the network, as if it never had any.
+def merge_parts(model: ModelT) -> ModelT:
+    """Make weights whole again of which parts are trained, for LoRA and VPT: the network, as if it never had any.
 
     Args:
-        model: Changed in place; one without LoRA stays as it is.
+        model: Changed in place; one without such parts stays as it is.
     """
     module: Any
     for module in model.modules():
-        if parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], LowRank):
+        if parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], PARTS):
             # PyTorch's `remove_parametrizations` takes the weight from the class too, which deep copies share.
             weight = nn.Parameter(module.weight.detach())
             module.__class__ = type(module).__bases__[0]
@@ -91,6 +96,22 @@ class LowRank(nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight that the layer uses."""
         return weight + (self.up @ self.down).view_as(weight)
+
+
+class OfClassToken(nn.Module):
+    """Leaves a classifier the class token alone, as VPT has it, where it could see the mean of the patches too."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight `(C, 2 D)` that the layer uses, of that for the class token `(C, D)`."""
+        return torch.cat([weight, torch.zeros_like(weight)], dim=1)
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        """What `forward` makes the weight of."""
+        return weight[:, : weight.shape[1] // 2].clone()
+
+
+PARTS = (LowRank, OfClassToken)
+"""The parametrisations that only training needs."""
 
 
 def _add_lora(model: PreTrainedModel) -> None:

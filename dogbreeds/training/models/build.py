@@ -17,6 +17,7 @@ from dogbreeds.training.models.checkpoint import Checkpoint, loading, open_check
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import ARCHITECTURES, plain_cnn_options
 from dogbreeds.training.models.stochastic_depth import add_stochastic_depth
+from dogbreeds.training.models.visual_prompts import with_prompts
 from dogbreeds.training.options import ModelOptions, PreprocessingOptions
 
 
@@ -57,6 +58,8 @@ def build_model(
     else:
         with loading(checkpoint.source):
             model = _from_checkpoint(checkpoint, options, image_size, names)
+        if options.adapt == "vpt":
+            model = with_prompts(model, options.model)
     if not _ends_in_linear_layer(model):
         raise UserError(f"{options.model!r} ({type(model).__name__}) has no linear layer at its end to train")
     model.to(memory_format=torch.channels_last)  # convolutions are 1.5 times as fast, on two CPU cores
