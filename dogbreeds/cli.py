@@ -459,10 +459,10 @@ def benchmark(
         raise UserError(f"--dataset-id {dataset_id!r}: must be USER/NAME")
     from dogbreeds.research.benchmark import benchmark as judge
     from dogbreeds.research.benchmark_report import in_words, write_benchmark, write_benchmark_table
-    from dogbreeds.research.document import FORMATS
+    from dogbreeds.research.document import ENDINGS
 
     check_absent(output)
-    if is_table := output.suffix.lower() in FORMATS:
+    if is_table := output.suffix.lower() in ENDINGS:
         check_parent(output)
     found = judge(
         runs,

@@ -21,7 +21,7 @@ from dogbreeds.research.latex import LONG_CELL, to_latex
 PICTURES = "pictures"
 """The folder beside a Markdown report that holds its pictures."""
 
-FORMATS = (".html", ".csv", ".md", ".tex")
+ENDINGS = (".html", ".csv", ".md", ".tex")
 """The endings of tables."""
 
 _SPECIAL = re.compile(
@@ -95,17 +95,17 @@ def check_format(path: Path | None) -> None:
     """Refuse a name that `write_table` has no format for, before any work is done.
 
     Raises:
-        UserError: It ends in none of `FORMATS`.
+        UserError: It ends in none of `ENDINGS`.
     """
-    if path and path.suffix.lower() not in FORMATS:
-        raise UserError(f"--output {str(path)!r}: the name must end in {', '.join(FORMATS)}")
+    if path and path.suffix.lower() not in ENDINGS:
+        raise UserError(f"--output {str(path)!r}: the name must end in {', '.join(ENDINGS)}")
 
 
 def write_table(path: Path, markdown: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a table as the ending of the file's name says.
 
     Args:
-        path: Its name ends in one of `FORMATS`.
+        path: Its name ends in one of `ENDINGS`.
         markdown: From `render`; for .md, for .html as a page, and of .tex the tables.
         header: Of the columns of .csv.
         rows: Below it.

@@ -26,7 +26,7 @@ NUM_COLUMNS = 5
 """Of panels beside each other."""
 
 Format = Literal["png", "svg", "pdf"]
-FORMATS: tuple[Format, ...] = ("png", "svg", "pdf")
+PICTURE_FORMATS: tuple[Format, ...] = ("png", "svg", "pdf")
 """For pages; the others for print."""
 
 PANEL = (4.4, 3.9)
@@ -321,8 +321,8 @@ def _with_legend(figure: Figure, axes: Any, columns: int = 2) -> Figure:
 
 
 def in_all_formats(figures: Mapping[str, Figure]) -> dict[str, bytes]:
-    """Figures as files of all `FORMATS`, by their names with the endings."""
-    return {f"{name}.{form}": in_format(figure, form) for name, figure in figures.items() for form in FORMATS}
+    """Figures as files of all `PICTURE_FORMATS`, by their names with the endings."""
+    return {f"{name}.{form}": in_format(figure, form) for name, figure in figures.items() for form in PICTURE_FORMATS}
 
 
 def in_format(figure: Figure, form: Format) -> bytes:
