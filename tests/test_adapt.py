@@ -242,6 +242,7 @@ def test_a_run_of_lp_ft_is_served_like_any_other(photo_folder, checkpoints, tmp_
     ("options", "words"),
     [
         ({"adapt": "prompts"}, "--adapt prompts: must be one of full, classifier, lp-ft, bitfit, lora, vpt"),
+        ({"adapt": "vpt", "layer_decay": 0.7}, "--layer-decay 0.7: prompts are before all layers"),
         ({"adapt": "vpt", "model": "resnet_nano"}, "(ResNetForImageClassification) has no place for prompts"),
         ({"adapt": "vpt", "model": "vit_nano"}, "vit_nano is built without weights: leave --adapt vpt out"),
         (

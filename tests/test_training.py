@@ -663,6 +663,25 @@ def test_no_process_that_decodes_outlives_what_it_decodes_for(photo_folder, chec
     assert set(multiprocessing.active_children()) <= before
 
 
+def test_after_a_resume_within_an_epoch_no_more_processes_decode_than_ever(photo_folder, tmp_path, monkeypatch):
+    before, during, saved = set(multiprocessing.active_children()), [], []
+    options = {"epochs": 3, "cache": "off", "num_workers": 2, "checkpoint_minutes": 1e-9}
+
+    def interrupt(self, *arguments, save=Loop._save_within_epoch):
+        save(self, *arguments)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "_save_within_epoch", interrupt)
+        fit(set_up(tiny_config(photo_folder, tmp_path / "run", **options)))
+    resumed = set_up(tiny_config(photo_folder, tmp_path / "run", resume=True, **options))
+    assert resumed.loop.progress.batch == 2
+    fit(resumed, lambda _: during.append(len(set(multiprocessing.active_children()) - before)))
+    assert during == [4, 4, 4]  # two for training, two for validation
+
+
 def test_a_weight_average_follows_at_its_decay():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.BatchNorm1d(2))
     average = WeightAverage(model, decay=0.5, device=torch.device("cpu"))

@@ -111,6 +111,9 @@ class Inputs:
     def training_batches(self, epoch: int, num_done: int) -> Iterator[Batch]:
         """The batches of an epoch but for those that are done, in an order drawn from the seed and the epoch."""
         loader: Any = self.training_loader
+        if self._begun_loader is not None:  # of the epoch before
+            end_workers(self._begun_loader)
+            self._begun_loader = None
         if num_done:
             loader = self._begun_loader = self._accelerator.skip_first_batches(loader, num_done)
         self._sampler.set_epoch(epoch)

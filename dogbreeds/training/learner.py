@@ -164,7 +164,7 @@ class Learner:
                     raise ValueError(f"{name} of shape {tuple(tensor.shape)} for weights {tuple(parameter.shape)}")
 
     def load_best(self, weights: dict[str, torch.Tensor]) -> nn.Module:
-        """The network with these weights, as it was before LoRA and accelerate; averaged with the start if asked."""
+        """The network with these weights, without LoRA, VPT and accelerate; averaged with the start if asked."""
         model: nn.Module = self._accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         model.load_state_dict(weights)
         merge_parts(model)

@@ -420,6 +420,11 @@ class TrainConfig:
             raise UserError(
                 f"{_flag('layer_decay', optim.layer_decay)}: a frozen backbone has no rates; add --no-freeze-backbone"
             )
+        if self.model.adapt == "vpt" and optim.layer_decay != 1:
+            raise UserError(
+                f"{_flag('layer_decay', optim.layer_decay)}: prompts are before all layers, so it would hardly train "
+                "them; leave it out, or --adapt vpt"
+            )
         if self.model.freeze_backbone and self.model.drop_path:
             raise UserError(
                 f"{_flag('drop_path', self.model.drop_path)}: a frozen backbone is not trained; add "
