@@ -31,8 +31,8 @@ _ADAPTED = {
     "all": "all weights",  # of older versions
     "lp-ft": "the classifier alone first, then all weights (LP-FT)",
     "bitfit": "the classifier and all biases (BitFit)",
-    "vpt": "the classifier and tokens beside the patches (VPT-Shallow)",
     "lora": "the classifier and low-rank changes of other weights, which these include now (LoRA)",
+    "vpt": "the classifier and tokens beside the patches (VPT-Shallow)",
 }
 """The values of the option `adapt`, in words."""
 

@@ -29,6 +29,16 @@ def copies(model):
     return {name: tensor.clone() for name, tensor in merge_parts(copy.deepcopy(model)).state_dict().items()}
 
 
+def before_and_after(run):
+    """The weights before the training, and the network after it, which answers as before its parts were merged."""
+    before = copies(run.learner.full_model)
+    fit(run)
+    logits = validation_logits(run, run.learner.trained_model)
+    model = run.learner.load_best(run.learner.trained_model.state_dict())
+    assert torch.allclose(validation_logits(run, model), logits, atol=1e-5)
+    return before, model
+
+
 def is_adapted(name, adapt, tensor):
     """Whether a weight of `checkpoints` is one that a way of training names, besides the classifier's."""
     if adapt == "bitfit":
@@ -59,11 +69,7 @@ def test_those_weights_alone_are_trained_and_are_the_checkpoints_own_again(
                 torch.nn.init.kaiming_normal_(module.weight)
         cnn.save_pretrained(checkpoint)
     run = set_up(tiny_config(photo_folder, tmp_path / "run", model=checkpoint, adapt=adapt))
-    before = copies(run.learner.full_model)
-    fit(run)
-    trained = validation_logits(run, run.learner.trained_model)
-    model = run.learner.load_best(run.learner.trained_model.state_dict())
-    assert torch.allclose(validation_logits(run, model), trained, atol=1e-5)
+    before, model = before_and_after(run)
 
     after = model.state_dict()
     original = AutoModelForImageClassification.from_pretrained(checkpoint)
@@ -130,11 +136,7 @@ def test_with_prompts_a_vit_is_the_same_but_for_them(checkpoints, monkeypatch):
 
 def test_prompts_and_the_classifier_alone_are_trained(photo_folder, checkpoints, tmp_path, few_prompts):
     run = set_up(tiny_config(photo_folder, tmp_path / "run", model=str(checkpoints / "vit_nano"), adapt="vpt"))
-    before = copies(run.learner.full_model)
-    fit(run)
-    trained = validation_logits(run, run.learner.trained_model)
-    model = run.learner.load_best(run.learner.trained_model.state_dict())
-    assert torch.allclose(validation_logits(run, model), trained, atol=1e-5)
+    before, model = before_and_after(run)
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {

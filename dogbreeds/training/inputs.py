@@ -17,14 +17,7 @@ from dogbreeds.training.datasets.pixel_cache import open_pixel_cache
 from dogbreeds.training.datasets.splits import Splits
 from dogbreeds.training.earlier.zca import fit_zca
 from dogbreeds.training.features import compute_features
-from dogbreeds.training.loaders import (
-    Batch,
-    EpochSampler,
-    PixelDataset,
-    TensorDataset,
-    data_loader,
-    end_workers,
-)
+from dogbreeds.training.loaders import Batch, EpochSampler, PixelDataset, TensorDataset, data_loader, end_workers
 from dogbreeds.training.options import DataOptions, TrainConfig
 
 GPU_SHARE = 0.5
