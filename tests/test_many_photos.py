@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import secrets
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from httpx import ASGITransport, AsyncClient
 
+from dogbreeds.serving import uploads
 from dogbreeds.serving.clients import Proxies
 from dogbreeds.serving.gateway import Doors
 from dogbreeds.serving.model_set import ModelSet
@@ -83,6 +85,15 @@ class Visitors:
         """Uploads that the page keeps."""
         return len(list(self._folder.iterdir())) - 1  # the lock
 
+    def grow_old(self) -> None:
+        """Let all uploads be as if they had come long ago."""
+        for place in self._folder.iterdir():
+            os.utime(place, (0, 0))
+
+    def num_new(self) -> int:
+        """Uploads that the page does not delete as old ones."""
+        return sum(place.stat().st_mtime > time.time() - 60 for place in self._folder.iterdir())
+
     async def hear(self, address: str, session: str) -> str:
         """All that the page shows in a visit until its list is answered."""
         return (await (await self.at(address)).get("/queue/data", params={"session_hash": session})).text
@@ -154,7 +165,42 @@ def test_a_list_that_waits_for_its_turn_is_shown_and_can_be_stopped(answering, t
         shown = await stopped(visitors, "10.0.0.1", "second")
         assert "0 of 2 photos answered" in shown.partition("Stopped. Photos answered: 0;")[0]
         assert "Stopped. Photos answered: 0;" in await stopped(visitors, "10.0.0.1", "first")
-        assert len(begun) == 1
+        assert len(begun) == 1 and visitors.num_kept() == 0
+
+    in_page([Predictor(tiny_run)], tmp_path, task)
+
+
+def test_the_photos_of_a_list_stay_however_long_it_waits(answering, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(uploads, "KEEP_SECONDS", 0.01)
+    begun, may_end = answering
+
+    async def task(visitors) -> None:
+        await visitors.send_first("10.0.0.1", "first", begun)
+        assert await visitors.send_many("10.0.0.1", "second") == 200
+        visitors.grow_old()
+        await asyncio.sleep(0.1)
+        assert visitors.num_new() == 4
+        may_end.set()
+        for session in ("first", "second"):
+            assert "Photos answered: 0;" in await visitors.hear("10.0.0.1", session)
+        assert visitors.num_kept() == 0
+
+    in_page([Predictor(tiny_run)], tmp_path, task)
+
+
+def test_the_photos_of_a_list_are_deleted_when_nobody_waits_for_the_rest(answering, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    begun, _ = answering
+
+    async def task(visitors) -> None:
+        await visitors.send_first("10.0.0.1", "visit", begun)
+        hearing = asyncio.create_task(visitors.hear("10.0.0.1", "visit"))
+        await asyncio.sleep(0.05)
+        assert visitors.num_kept() == 2
+        hearing.cancel()  # the browser is closed
+        while visitors.num_kept() > 0:
+            await asyncio.sleep(0.01)
 
     in_page([Predictor(tiny_run)], tmp_path, task)
 

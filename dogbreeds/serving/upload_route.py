@@ -10,11 +10,11 @@ from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
 from dogbreeds.serving.questions import Refused
 from dogbreeds.serving.turns import Turns
-from dogbreeds.serving.uploads import UploadFolder, delete_copy, keep_copies
+from dogbreeds.serving.uploads import UploadFolder, delete_copies, kept
 from dogbreeds.serving.video import MAX_BYTES, is_video
 
 MAX_FILE = 40_000_000
@@ -39,8 +39,6 @@ PAUSE_SECONDS = 15.0
 MIN_BYTES_PER_SECOND = 4_000
 """A slower request is ended, after `GRACE_SECONDS`."""
 GRACE_SECONDS = 20.0
-KEEP_SECONDS = 60.0
-"""How often the copies of a request that still comes are kept from being deleted as old ones."""
 
 _MAX_PROGRESS = 256
 """Requests whose progress is known."""
@@ -68,20 +66,6 @@ async def body_parts(receive: Receive) -> AsyncIterator[bytes]:
         if waited > GRACE_SECONDS and num_bytes < waited * MIN_BYTES_PER_SECOND:
             raise Refused(408, "This request came too slowly.")
         yield content
-
-
-def _keeping(copies: list[Path], receive: Receive) -> Receive:
-    """A `receive` that keeps the copies of a request meanwhile, which may come for an hour."""
-    kept = time.monotonic()
-
-    async def receive_and_keep() -> Message:
-        nonlocal kept
-        if time.monotonic() >= kept + KEEP_SECONDS:
-            keep_copies(copies)
-            kept = time.monotonic()
-        return await receive()
-
-    return receive_and_keep
 
 
 class UploadRoute:
@@ -124,14 +108,12 @@ class UploadRoute:
         progress = self._begin_progress(upload_id)
         copies: list[Path] = []
         try:
-            async with self._turns.turn(address):
-                async for copy in self._received(boundary, address, progress, _keeping(copies, receive)):
+            async with self._turns.turn(address), kept(copies):  # the request may come for an hour
+                async for copy in self._received(boundary, address, progress, receive):
                     copies.append(copy)
-            keep_copies(copies)
             return copies
         except BaseException:
-            for copy in copies:
-                delete_copy(copy)
+            delete_copies(copies)
             raise
         finally:
             progress.done = True

@@ -14,8 +14,8 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ MAX_STORED = 2 << 30
 """Bytes of all copies."""
 MAX_STORED_OF_ADDRESS = 1 << 30
 """Bytes of one address's copies: a thousand photos or more."""
+KEEP_SECONDS = 60.0
+"""How often copies that are in use are kept from being deleted as old ones."""
 MIN_FREE = 1 << 30
 """Bytes that stay free on the disk."""
 FULL_DISK = 4 << 30
@@ -151,13 +153,34 @@ def open_copy(path: Path) -> Image.Image:
     return open_image(path)
 
 
-def delete_copy(path: Path) -> None:
+def delete_copies(paths: Sequence[Path]) -> None:
     """Delete what `UploadFolder.add` returned, with its place."""
-    shutil.rmtree(path.parent, ignore_errors=True)
+    for path in paths:
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def keep_copies(paths: Iterable[Path]) -> None:
-    """Let what `UploadFolder.add` returned, be it hours ago, count as new for `UploadFolder.delete_older`."""
+@asynccontextmanager
+async def kept(paths: Sequence[Path]) -> AsyncIterator[None]:
+    """Let copies count as new for `UploadFolder.delete_older` meanwhile and at the end, be they hours old.
+
+    Args:
+        paths: What `UploadFolder.add` returned; more may be added meanwhile.
+    """
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            _renew(paths)
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        _renew(paths)
+
+
+def _renew(paths: Sequence[Path]) -> None:
     for path in paths:
         with suppress(FileNotFoundError):
             os.utime(path.parent)

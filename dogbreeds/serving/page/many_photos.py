@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 from PIL import Image
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool
 
 from dogbreeds.images import BadImage
 from dogbreeds.photos import batches, read_photos
@@ -20,7 +20,7 @@ from dogbreeds.serving.page.one_photo import ALL_MODELS
 from dogbreeds.serving.page.review import Review, Row
 from dogbreeds.serving.page.texts import Texts
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.serving.uploads import delete_copy, open_copy
+from dogbreeds.serving.uploads import delete_copies, kept, open_copy
 
 MAX_FILES = 500
 """Files that the page takes at a time; `python -m dogbreeds index` takes any number."""
@@ -107,7 +107,7 @@ class _Lists:
         self, files: list[tuple[str, Path]], model: str, only_breeds: list[str], request: gr.Request
     ) -> AsyncIterator[tuple[Any, ...]]:
         """What the tab shows of a list, from its arrival on: a value for each output."""
-        texts, own = texts_of(request), _List(request.session_hash)
+        texts, own, copies = texts_of(request), _List(request.session_hash), [copy for _, copy in files]
         name = self._models.names[0] if model == ALL_MODELS else model
         self._lists.append(own)
         try:
@@ -123,13 +123,13 @@ class _Lists:
             if not self._queue.has_place_for(address_of(request)):
                 yield _refusal(texts.busy_many, texts)
                 return
-            async with AsyncExitStack() as stack:
+            async with kept(copies), AsyncExitStack() as stack:
                 await own.wait_for(stack.enter_async_context(turn(self._queue, request)))
                 async for update in _in_turns(computed, self._answers, request):
                     yield update
         finally:
             self._lists.remove(own)
-            await run_in_threadpool(_delete, files)  # a thread may still be at a batch, if gradio cancelled this
+            await asyncio.to_thread(delete_copies, copies)
 
     async def stop_many(self, request: gr.Request) -> None:
         """End what is answered for a visit, or waits."""
@@ -196,7 +196,7 @@ def _ready() -> tuple[Any, Any, Any]:
 
 
 def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iterator[list[Row]]:
-    """Answer uploads in their order, `BATCH_SIZE` at a time; all are deleted, also if the caller stops early.
+    """Answer uploads in their order, `BATCH_SIZE` at a time.
 
     Args:
         predictor: The model that answers.
@@ -207,19 +207,11 @@ def answer_many(predictor: Predictor, files: Sequence[tuple[str, Path]]) -> Iter
         photo = open_copy(file[1])
         return cards.thumbnail(photo), photo
 
-    try:
-        opened = zip(files, read_photos(files, open_photo, num_ahead=2 * BATCH_SIZE), strict=True)
-        for batch in batches(opened, BATCH_SIZE):
-            photos = [("", photo) if isinstance(photo, BadImage) else photo for _, photo in batch]
-            results = predictor.answer_images([photo for _, photo in photos], top_k=review.NUM_BREEDS)
-            yield [
-                Row(name, thumbnail, result)
-                for ((name, _), _), (thumbnail, _), result in zip(batch, photos, results, strict=True)
-            ]
-    finally:
-        _delete(files)
-
-
-def _delete(files: Sequence[tuple[str, Path]]) -> None:
-    for _, path in files:
-        delete_copy(path)
+    opened = zip(files, read_photos(files, open_photo, num_ahead=2 * BATCH_SIZE), strict=True)
+    for batch in batches(opened, BATCH_SIZE):
+        photos = [("", photo) if isinstance(photo, BadImage) else photo for _, photo in batch]
+        results = predictor.answer_images([photo for _, photo in photos], top_k=review.NUM_BREEDS)
+        yield [
+            Row(name, thumbnail, result)
+            for ((name, _), _), (thumbnail, _), result in zip(batch, photos, results, strict=True)
+        ]
