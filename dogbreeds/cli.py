@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -653,7 +654,8 @@ def study(plan: Positional[Path], shard: str | None = None, report_only: bool = 
         return 1 if diverged else 0
     from dogbreeds.research.study_report import read_study, write_study_report
 
-    print(write_study_report(read_study(checked), f"python -m dogbreeds study {plan} --report-only"))
+    command = shlex.join(["python", "-m", "dogbreeds", "study", str(plan), "--report-only"])
+    print(write_study_report(read_study(checked), command))
     return 1 if diverged else 0
 
 

@@ -48,7 +48,8 @@ def temporary_path(path: Path) -> Path:
 def atomic_write(path: Place) -> Iterator[Path]:
     """Write a file under a temporary name beside it, which replaces `path` when the block ends.
 
-    The content is on the disk before the file gets its name. If the block raises, `path` stays as it was.
+    The content is on the disk before the file gets its name. If the block raises, `path` stays as it was. Processes
+    that may write the same file at once need a lock.
 
     Yields:
         The temporary path, to be written and closed within the block.

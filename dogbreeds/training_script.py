@@ -114,12 +114,12 @@ def _check_has_these_options(config: "TrainConfig") -> None:
     from dogbreeds.files import read_json
     from dogbreeds.record import RunRecord
     from dogbreeds.run_folder import RECORD
-    from dogbreeds.training.options import FREE_OPTIONS, recorded_options
+    from dogbreeds.training.options import NEUTRAL_OPTIONS, recorded_options
 
     folder = config.run.output_dir
     then = recorded_options(RunRecord.from_json(read_json(folder / RECORD), folder).config)
     for name, now in config.to_dict().items():
-        if name not in FREE_OPTIONS and then[name] != now:
+        if name not in NEUTRAL_OPTIONS and then[name] != now:
             raise UserError(
                 f"the complete run {str(folder)!r} has another {name}: it was {then[name]!r}, now it is {now!r}; give "
                 "it as it was, or another --output-dir"

@@ -398,6 +398,18 @@ def test_training_fits_it_on_other_photos(photo_folder, own_photos, tmp_path):
     assert Predictor(run).predict(noise(99999)).verdict == "not_a_dog"
 
 
+def test_a_photo_that_vanishes_before_the_calibration_is_one_line(photo_folder, own_photos, tmp_path):
+    from dogbreeds.training.train import finish, fit, set_up
+
+    copy = shutil.copytree(photo_folder, tmp_path / "photos")
+    config = tiny_config(copy, tmp_path / "run", epochs=1, other_photos=own_photos / "other-photos")
+    run = set_up(config)
+    fit(run)
+    run.splits.validation.sources[0].unlink()
+    with pytest.raises(UserError, match="the photos can't be read any more"):
+        finish(run)
+
+
 def test_training_refuses_other_photos_that_are_too_few(photo_folder, tmp_path):
     from dogbreeds.training.train import train
 

@@ -268,6 +268,13 @@ def test_what_two_recipes_differ_in_is_named(tiny_run, names, tmp_path, monkeypa
     assert capsys.readouterr().out.startswith("what differs (one | two):\n  adapt: full | classifier\n")
 
 
+def test_other_photos_that_training_fitted_the_verdicts_on_are_a_difference(tiny_run, names, tmp_path):
+    with_cats = run_like(tiny_run, tmp_path / "cats", invented(names, 1), other_photos="cats", cache="off")
+    found = what_differs([[RunFolder.open(run).record] for run in (tiny_run, with_cats)])
+    assert ("other photos", ("none", "cats")) in [(each.what, each.values) for each in found]
+    assert "cache" not in [each.what for each in found]
+
+
 def test_seeds_on_the_same_photos_are_paired_seed_by_seed(tiny_run, names, tmp_path):
     runs = [
         run_like(tiny_run, tmp_path / f"{name}{seed}", invented(names, 2, seed), seed=seed, model=name)

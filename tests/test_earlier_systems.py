@@ -6,6 +6,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -70,6 +71,16 @@ def test_another_split_and_other_options_are_told(rows, tiny_run, tmp_path):
     split, options = earlier_systems(tmp_path, None, rows).remarks
     assert "second had another split of the 4 breeds than first" in split
     assert options == "second was not trained as its command says, but with grayscale True, epochs 3."
+
+
+def test_a_run_of_an_older_version_was_trained_as_its_command_says(rows, tiny_run, tmp_path):
+    with_record(tiny_run, tmp_path / "first", config={"adapt": "all"})
+    assert not earlier_systems(tmp_path, None, rows).remarks
+
+
+def test_a_command_has_the_words_of_an_option_of_several_values(rows, tmp_path):
+    row = replace(rows[0], options={"turns": (0, 180), "breeds": ("Pug", "Beagle")})
+    assert row.command(tmp_path, None).endswith("--turns 0 180 --breeds Pug,Beagle")
 
 
 def test_the_table_is_printed_and_written(tiny_run, tmp_path, monkeypatch, capsys):

@@ -166,9 +166,11 @@ def test_a_mistake_is_one_line(photos, tmp_path, monkeypatch, capsys):
     for arguments, words in (
         ([], "no model is named"),
         (["vit_nano", "--photos", tmp_path / "none"], "is no folder"),
-        (["vit_nano", "--photos", photos], "34 photos of"),
+        (["vit_nano", "--photos", photos], "33 photos of"),
         (["vit_nano", "vit_nano", "--photos", photos], "is named twice"),
         (["vit_nono", "--photos", photos], "vit_nono"),
+        (["vit_nano", "--photos", photos, "--image-size", "16"], "--image-size 16: must be 32 or more"),
+        (["vit_nano", "--photos", photos, "--image-size", "0"], "--image-size 0: must be 32 or more"),
         (["lenet5", "--photos", photos, "--image-size", "32"], "too few"),
     ):
         photos_option = [] if "--photos" in arguments else ["--photos", photos]

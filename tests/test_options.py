@@ -33,6 +33,30 @@ def test_a_config_comes_back_from_json_and_options_of_other_versions_are_left_ou
     assert config.replace(epochs=7).optim.epochs == 7 and config.replace(epochs=7).replace(epochs=5) == config
 
 
+def test_a_replaced_option_is_as_if_it_had_been_given():
+    config = TrainConfig.from_options(**REQUIRED)
+    for recipe in ("turns", "mild", None):
+        replaced = config.replace(augmentation="strong").replace(augmentation=recipe)
+        assert replaced == TrainConfig.from_options(**REQUIRED, augmentation=recipe)
+    with pytest.raises(UserError, match="unknown option 'learning_rte'"):
+        config.replace(learning_rte=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"freeze_backbone": True, "layer_decay": 0.5}, "--layer-decay 0.5: a frozen backbone has no rates; add"),
+        ({"adapt": "vpt", "layer_decay": 0.5}, "--layer-decay 0.5: prompts are before all layers"),
+        ({"classifier_epochs": 3}, "--classifier-epochs 3: add --adapt lp-ft, or leave it out"),
+        ({"cache": "off", "cache_dir": "there"}, "--cache-dir there: --cache off keeps nothing there"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options, words):
+    with pytest.raises(UserError) as error:
+        TrainConfig.from_options(**REQUIRED, **options).check_options_apply()
+    assert words in str(error.value)
+
+
 def test_the_seed_of_older_versions_decided_the_split_too(tmp_path):
     (tmp_path / "old.toml").write_text("seed = 3\n")
     assert read_config_file(tmp_path / "old.toml") == {"seed": 3, "split_seed": 3}

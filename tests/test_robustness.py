@@ -137,6 +137,8 @@ def test_photos_that_a_run_knows_are_left_out(tiny_run, photo_folder, new_photos
     [
         (["--data", "nowhere"], "nowhere"),
         (["--severities", "6"], "--severities 6: must be from 1 to 5"),
+        (["--severities"], "--severities: name one or more, from 1 to 5"),
+        (["--num-photos", "0"], "--num-photos 0: must be 1 or more"),
         (["no/run"], "is neither a folder here"),
     ],
 )
@@ -144,6 +146,14 @@ def test_mistakes_are_one_line(arguments, words, tiny_run, new_photos, monkeypat
     data = [] if "--data" in arguments else ["--data", new_photos]
     status, out, err = run_cli(monkeypatch, capsys, "robustness", tiny_run, *arguments, *data)
     assert status == 2 and not out and words in err and err.count("\n") == 1
+
+
+def test_a_strength_that_is_named_twice_counts_once(tiny_run, new_photos):
+    once, twice = (
+        robustness([tiny_run], str(new_photos), num_photos=1, severities=severities, progress=False)
+        for severities in ([1, 3], [3, 1, 1])
+    )
+    assert once.conditions == twice.conditions and len(once.conditions) == 1 + 2 * len(CORRUPTIONS)
 
 
 def test_no_interval_is_without_width():

@@ -25,6 +25,7 @@ from dogbreeds.research.study_plan import read_plan
 from dogbreeds.research.study_report import _figure, read_study, write_study_report
 from dogbreeds.training import features
 from dogbreeds.training.locks import locked
+from dogbreeds.training.loop import Diverged
 from dogbreeds.training.save_run import save_answers
 from dogbreeds.training.train import finish, fit, set_up
 
@@ -333,6 +334,30 @@ def test_two_processes_and_shards_do_not_train_a_cell_twice(studied, places, tmp
     assert "1 cells are left to other shards" in out
     _, out, _ = run_cli(monkeypatch, capsys, "study", file, "--report-only")
     assert "**7 of 8 cells are trained so far.**" in (tmp_path / "study" / "report" / "study.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_last_process_writes_the_report_though_another_one_gave_up_a_cell(
+    studied, places, tmp_path, monkeypatch, capsys
+):
+    file = copy_of(studied, tmp_path, places)
+    plan = read_plan(file)
+    ours, theirs = (next(cell for cell in plan.cells if cell.name in Shard(number, 2)) for number in (1, 2))
+    for cell in (ours, theirs):
+        shutil.rmtree(cell.config.run.output_dir)
+
+    def diverge(run):
+        raise Diverged("the loss is nan")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "fit", diverge)
+        status, out, err = run_cli(patch, capsys, "study", file, "--shard", "1/2")
+    assert status == 1 and "the loss is nan" in err and "1 cells are left to other shards" in out
+    status, out, _ = run_cli(monkeypatch, capsys, "study", file, "--shard", "2/2")
+    assert status == 1 and "report" in out.splitlines()[-1]
+    assert "**7 of 8 cells are trained so far.**" in (tmp_path / "study" / "report" / "study.md").read_text()
+    status, out, _ = run_cli(monkeypatch, capsys, "study", file)
+    assert status == 0 and "8 cells: 7 are trained, 1 are left" in out, "it is tried again"
 
 
 NEW, KNOWN = '[ways.new]\nmodels = ["ViT"]', '[ways.known]\nmodels = ["CNN"]'

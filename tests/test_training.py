@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet
@@ -33,7 +34,7 @@ from dogbreeds.training import saved_states as saved_states_module
 from dogbreeds.training.evaluation import predict_logits
 from dogbreeds.training.loaders import EpochSampler, PixelDataset, data_loader
 from dogbreeds.training.locks import locked
-from dogbreeds.training.loop import Loop
+from dogbreeds.training.loop import AGREE_EVERY, Loop, asks_others
 from dogbreeds.training.optim import WeightAverage
 from dogbreeds.training.options import TrainConfig
 from dogbreeds.training.presets import VIT
@@ -786,3 +787,12 @@ def test_a_missing_package_is_one_line():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "error: this needs the package torch: pip install -r requirements.txt\n"
+
+
+@pytest.mark.parametrize("num_accumulated", [1, 3, 16, 20, 50])
+def test_processes_ask_each_other_again_and_again_whatever_is_accumulated(num_accumulated):
+    steps = range(num_accumulated, 1001, num_accumulated)
+    asked = [0, *(batch for batch in steps if asks_others(batch, num_accumulated)), 1000]
+    most = max(num_accumulated, AGREE_EVERY + num_accumulated - 1)
+    assert max(later - before for before, later in pairwise(asked)) <= most
+    assert len(asked) <= 2 + 1000 // AGREE_EVERY

@@ -47,12 +47,12 @@ from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.breed_metrics import compute_figures
-from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options
+from dogbreeds.training.options import NEUTRAL_OPTIONS, TrainConfig, recorded_options
 
 SIGNIFICANT = 0.05
 """A p-value below this is called a real difference."""
 
-NOT_THE_RECIPE = {*FREE_OPTIONS, "seed", "split_seed", "near_duplicates", "faults"}
+NOT_THE_RECIPE = {*NEUTRAL_OPTIONS, "seed", "split_seed", "near_duplicates", "faults"}
 """Options in which two runs of the same recipe may differ."""
 
 

@@ -390,7 +390,7 @@ def photos_of(predictor: Predictor, data: str, split: str | None = None) -> Phot
         split = next(name for name in ("test", "validation", "train") if name in given)
     elif split not in given:
         if split not in ("validation", "test"):
-            raise UserError(f"there is no split {split!r} in {data!r}: use train, validation or test")
+            raise UserError(f"there is no split {split!r} in {data!r}: it has {', '.join(given)}")
         print(f"{data!r} has no {split} split; using that of the training of {run.name!r}", file=sys.stderr)
         try:
             return splits_of(run, data, [split])[split]

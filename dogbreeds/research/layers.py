@@ -232,11 +232,10 @@ def _drawn(photos: Path, num: int) -> tuple[list[Path], tuple[tuple[str, str], .
             unreadable.append((str(file), str(opened)))
         else:
             drawn.append(file)
-    drawn = drawn[: len(drawn) // BATCH_SIZE * BATCH_SIZE]
-    if len(drawn) < MIN_BATCHES * BATCH_SIZE:
-        least = MIN_BATCHES * BATCH_SIZE
-        raise UserError(f"{min(num, len(place_of))} photos of {str(photos)!r} are too few: at least {least} are needed")
-    return drawn, tuple(unreadable)
+    if len(drawn) < (least := MIN_BATCHES * BATCH_SIZE):
+        found = num if len(drawn) == wanted else len(drawn)
+        raise UserError(f"{found} photos of {str(photos)!r} are too few: at least {least} are needed")
+    return drawn[: len(drawn) // BATCH_SIZE * BATCH_SIZE], tuple(unreadable)
 
 
 def _look_into(

@@ -247,10 +247,15 @@ def robustness(
 
     Raises:
         UserError: A run is missing or damaged, knows other breeds than the first or lacks one of the data; a severity
-            does not exist; no photo is left; answers can't be kept.
+            does not exist; no photo or severity is asked for; no photo is left; answers can't be kept.
     """
+    if num_photos < 1:
+        raise UserError(f"--num-photos {num_photos}: must be 1 or more")
+    if not severities:
+        raise UserError(f"--severities: name one or more, from 1 to {NUM_SEVERITIES}")
     if wrong := [each for each in severities if not 1 <= each <= NUM_SEVERITIES]:
         raise UserError(f"--severities {wrong[0]}: must be from 1 to {NUM_SEVERITIES}")
+    severities = sorted(set(severities))
     runs = [RunFolder.open(path) for path in run_dirs]
     if other := next((run for run in runs if run.labels != runs[0].labels), None):
         raise UserError(f"{other.name} knows other breeds than {runs[0].name}: compare runs of the same breeds")

@@ -95,7 +95,6 @@ def run_study(plan: Plan, shard: Shard | None = None) -> tuple[list[Cell], list[
     todo = [cell for cell in plan.cells if cell not in done and (shard is None or cell.name in shard)]
     mine = f" in shard {shard.number}/{shard.count}" if shard else ""
     print(f"{len(plan.cells)} cells: {len(done)} are trained, {len(todo)} are left{mine}", flush=True)
-    diverged: list[Cell] = []
     if todo:
         trainer = _Trainer(plan)
         trainer.check(done)
@@ -107,7 +106,7 @@ def run_study(plan: Plan, shard: Shard | None = None) -> tuple[list[Cell], list[
                 what = trainer.train(cell)
             except Diverged as error:
                 print(f"{cell}: {error}", file=sys.stderr)
-                diverged.append(cell)
+                _divergence(cell).write_text(str(error), encoding="utf-8")
                 continue
             except SystemExit:
                 print("stopped by SIGTERM: the same command continues", file=sys.stderr)
@@ -118,11 +117,18 @@ def run_study(plan: Plan, shard: Shard | None = None) -> tuple[list[Cell], list[
             spent.append((cell.images_per_breed, time.perf_counter() - started))
             left = [each.images_per_breed for each in todo[number:]]
             print(f"{number} of {len(todo)}: {cell}: {what}, {spent[-1][1]:.0f} s; {_left(spent, left)}", flush=True)
-    return [cell for cell in plan.cells if not _is_finished(cell) and cell not in diverged], diverged
+    unfinished = [cell for cell in plan.cells if not _is_finished(cell)]
+    diverged = [cell for cell in unfinished if _divergence(cell).is_file()]
+    return [cell for cell in unfinished if cell not in diverged], diverged
 
 
 def _is_finished(cell: Cell) -> bool:
     return (cell.config.run.output_dir / RECORD).is_file()
+
+
+def _divergence(cell: Cell) -> Path:
+    """The file that tells other processes that a cell's loss is no number any more."""
+    return partial_path(cell.config.run.output_dir) / STATE / "diverged.txt"
 
 
 def _left(spent: Sequence[tuple[int, float]], left: Sequence[int]) -> str:
@@ -172,7 +178,9 @@ class _Trainer:
                 "no" if config.model.from_scratch else seen(config.model.model, checkpoint, splits.names)
             )
         self._plan.output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(self._plan.output_dir / SEEN, seen_by)
+        path = self._plan.output_dir / SEEN
+        with FileLock(f"{path}.lock"):  # all processes write it
+            write_json(path, seen_by)
 
     def _check_photos(self, splits: Splits, done: dict[Cell, RunRecord]) -> None:
         for line in splits.in_words():

@@ -15,9 +15,10 @@ from typing import Any
 
 from dogbreeds.record import RunRecord
 from dogbreeds.research.document import render, write_table
+from dogbreeds.research.evaluate import training_seconds
 from dogbreeds.run_folder import RunFolder
 from dogbreeds.training.config_file import ABOUT, read_config_file
-from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, resolve
+from dogbreeds.training.options import FREE_OPTIONS, TrainConfig, recorded_options, resolve
 from dogbreeds.training.presets import SCRIPTS
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -49,8 +50,10 @@ class EarlierRow:
             flag = option.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
+            elif option == "breeds":
+                words += [f"--{flag}", ",".join(value)]
             else:
-                words += [f"--{flag}", ",".join(value) if isinstance(value, tuple) else str(value)]
+                words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
         return shlex.join(words)
 
 
@@ -121,7 +124,8 @@ def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierR
         run = RunFolder.open(runs / row.name)
         done.append((row, run))
         cells.append([row.system, row.name, row.options["model"], row.published, *_figures(run.record), command])
-        changed = _changed(row.config(runs).to_dict(), run.record.config)
+        trained = run.record.config
+        changed = _changed(row.config(runs).to_dict(), {name: recorded_options(trained)[name] for name in trained})
         if changed:
             listed = ", ".join(f"{name} {value!r}" for name, value in changed.items())
             remarks.append(f"{row.name} was not trained as its command says, but with {listed}.")
@@ -130,13 +134,12 @@ def earlier_systems(runs: Path, data: str | None = None, rows: Sequence[EarlierR
 
 def _figures(record: RunRecord) -> list[str]:
     """The cells of a run, from `HEADER`'s validation top-1 to its hardware."""
-    figures, seconds = record.figures, record.seconds
+    figures = record.figures
     top1 = [f"{figures[split]['top1']:.1%}" if split in figures else "–" for split in ("validation", "test")]
-    training = seconds["training"] + seconds.get("features", 0.0)
     return [
         *top1,
         str(record.num_epochs),
-        f"{training:,.0f}",
+        f"{training_seconds(record):,.0f}",
         f"{record.milliseconds_per_photo['median']:.1f}" if record.milliseconds_per_photo else "–",
         f"{record.num_parameters:,}",
         record.hardware,

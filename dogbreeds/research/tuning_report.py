@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import optuna
+from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
@@ -35,7 +36,7 @@ def write_tuning_report(folder: Path, output: Path) -> None:
         output: The HTML file; one that exists is replaced.
     """
     markdown, pictures = _content(open_study(folder))
-    with atomic_write(output) as temporary:
+    with FileLock(f"{output}.lock"), atomic_write(output) as temporary:  # processes may end their trials together
         temporary.write_text(to_html(markdown, pictures), encoding="utf-8")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from dogbreeds.errors import UserError
 from dogbreeds.looks import SPREADS
 from dogbreeds.record import RunRecord
-from dogbreeds.training.options import FREE_OPTIONS, OPTIONS, TrainConfig, recorded_options
+from dogbreeds.training.options import NEUTRAL_OPTIONS, OPTIONS, TrainConfig, recorded_options
 
-_TOLD_OTHERWISE = {*FREE_OPTIONS, "data", "seed", "split_seed", "augment", "mixed_precision", "freeze_backbone"}
+_TOLD_OTHERWISE = {*NEUTRAL_OPTIONS, "data", "seed", "split_seed", "augment", "mixed_precision", "freeze_backbone"}
 """Options that have no line of their own: they do not change the result, or a line says what came of them."""
 
 

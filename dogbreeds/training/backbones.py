@@ -27,7 +27,7 @@ from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.checkpoint import DEFAULT_SIZE, Checkpoint, base_run_folder, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of
 from dogbreeds.training.models.registry import is_pretrained
-from dogbreeds.training.options import ModelOptions, PreprocessingOptions
+from dogbreeds.training.options import ModelOptions, PreprocessingOptions, group_of
 
 Seen = Literal["yes", "no", "not known"]
 
@@ -96,7 +96,8 @@ def open_backbones(models: Sequence[str], image_size: int | None) -> dict[str, C
             raise UserError(f"the model {name!r} is named twice: name it once")
     checkpoints = {name: open_checkpoint(name) for name in models}
     for name, checkpoint in checkpoints.items():
-        load_backbone(name, checkpoint, PreprocessingOptions(image_size=image_size or own_size(checkpoint)))
+        size = own_size(checkpoint) if image_size is None else image_size
+        load_backbone(name, checkpoint, group_of(PreprocessingOptions, {"image_size": size}))
     return checkpoints
 
 

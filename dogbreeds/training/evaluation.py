@@ -41,7 +41,7 @@ def predict_logits(
     model.eval()
     # Not compiled: batches of another size would have the network compiled again, which takes longer than it saves.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        if context.device.type == "cpu":
+        if context.device.type == "cpu" or context.num_processes > 1:
             logits, labels = predict(inputs.evaluation_batch_size)
         else:  # collects garbage each time, which takes longer than a small network
             logits, labels = find_executable_batch_size(predict, inputs.evaluation_batch_size)()

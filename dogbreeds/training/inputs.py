@@ -97,6 +97,8 @@ class Inputs:
         """The splits that the network is judged on."""
         # Large batches from worker processes would not fit into the shared memory of most containers.
         self.evaluation_batch_size = EVALUATION_BATCH_SIZE.get(self._device.type, 64) if not self._num_workers else 64
+        if context.num_processes > 1:  # one could not try a smaller one alone, and those of training fit
+            self.evaluation_batch_size = min(self.evaluation_batch_size, config.optim.batch_size)
         self._evaluation_loaders: dict[tuple[str, int], DataLoader] = {}
         self._begun_loader: DataLoader | None = None
         """Of the epoch that a resumed run goes on in."""

@@ -228,7 +228,7 @@ class Loop:
         is_due = bool(minutes) and time.perf_counter() - self._saved_at >= 60 * minutes
         stop = self._stop_requested.is_set()
         if self._context.num_processes > 1:
-            if batch % AGREE_EVERY:
+            if not asks_others(batch, self._context.accelerator.gradient_accumulation_steps):
                 return
             is_due, stop = self._context.any(is_due and self._context.is_main, stop)
         if not is_due and not stop:
@@ -312,6 +312,16 @@ class Loop:
         self._context.accelerator.wait_for_everyone()
         self._context.say("stopped by SIGTERM: the state is saved, and --resume continues from here")
         sys.exit(128 + signal.SIGTERM)
+
+
+def asks_others(batch: int, num_accumulated: int) -> bool:
+    """Whether several processes ask each other whether to save, in the first step after each `AGREE_EVERY` batches.
+
+    Args:
+        batch: Batches of the epoch that are completed, with which a step of the optimiser is.
+        num_accumulated: Batches of a step.
+    """
+    return batch // AGREE_EVERY > (batch - num_accumulated) // AGREE_EVERY
 
 
 @contextmanager

@@ -7,11 +7,12 @@ docs/training.md.
 
 import dataclasses
 import difflib
+import functools
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -308,11 +309,15 @@ AUGMENTATIONS: dict[AugmentationName, dict[str, Any]] = {
 }
 """The recipes of the project's earlier systems, as the options in which each differs from a horizontal flip alone."""
 
-FREE_OPTIONS = {
-    "output_dir", "other_photos", "other_dogs", "overwrite", "resume", "num_workers", "tracker", "measure_peak",
-    "cache", "cache_dir", "max_cache_gigabytes", "checkpoint_minutes",
+NEUTRAL_OPTIONS = {
+    "output_dir", "overwrite", "resume", "num_workers", "tracker", "measure_peak", "cache", "cache_dir",
+    "max_cache_gigabytes", "checkpoint_minutes",
 }  # fmt: skip
-"""Options that do not change the result of a run: it may be continued with others."""
+"""Options that do not change the result of a run."""
+
+FREE_OPTIONS = NEUTRAL_OPTIONS | {"other_photos", "other_dogs"}
+"""Options that do not change what is trained, which may be continued with others. The two that are not neutral decide,
+when all is trained, which photos are none of a dog, or of another breed."""
 
 WITHOUT_VIEWS: dict[str, Any] = {
     "crop_scale": 1.0, "flip": 0.0, "vertical_flip": 0.0, "turns": (0,), "rotation": 0.0, "zoom": 0.0, "shift": 0.0,
@@ -373,9 +378,7 @@ class TrainConfig:
         Raises:
             UserError: An option is unknown or out of its range, or two exclude each other.
         """
-        for name in options:
-            if name not in OPTIONS:
-                raise UserError(f"unknown option {name!r}: {nearest_option(name)}")
+        _check_known(options)
         return resolve(options)
 
     @classmethod
@@ -385,15 +388,20 @@ class TrainConfig:
         Raises:
             UserError: An option is out of its range, or two exclude each other.
         """
-        return cls(**{group: _build(kind, values) for group, kind in GROUPS.items()})
+        return cls(**{group: group_of(kind, values) for group, kind in GROUPS.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """All options by their names, as plain values for JSON, with the weight decay that applies."""
         return {**to_jsonable_python(self.options()), "weight_decay": self.optim.decay}
 
     def replace(self, **changes: Any) -> "TrainConfig":
-        """The same with other values of single options."""
-        return self.from_dict({**self.options(), **_with_adapt(changes, self.options())})
+        """The same with other values of single options; `augmentation` sets the options of its recipe.
+
+        Raises:
+            UserError: As `from_options`.
+        """
+        _check_known(changes)
+        return self.from_dict(_overlaid(self.options(), changes))
 
     def check_options_apply(self) -> None:
         """Check that every option that is given has an effect; before training, not when a run is opened.
@@ -412,28 +420,9 @@ class TrainConfig:
         for name in self.run.tracker:
             if not list(importlib.metadata.distributions(name=name)):
                 raise UserError(f"{_flag('tracker', name)} needs the package {name}: pip install {name}")
-        if optim.classifier_epochs != OPTIONS["classifier_epochs"].default and self.model.adapt != "lp-ft":
-            raise UserError(
-                f"{_flag('classifier_epochs', optim.classifier_epochs)}: add --adapt lp-ft, or leave it out"
-            )
-        if self.model.freeze_backbone and optim.layer_decay != 1:
-            raise UserError(
-                f"{_flag('layer_decay', optim.layer_decay)}: a frozen backbone has no rates; add --no-freeze-backbone"
-            )
-        if self.model.adapt == "vpt" and optim.layer_decay != 1:
-            raise UserError(
-                f"{_flag('layer_decay', optim.layer_decay)}: prompts are before all layers, so it would hardly train "
-                "them; leave it out, or --adapt vpt"
-            )
-        if self.model.freeze_backbone and self.model.drop_path:
-            raise UserError(
-                f"{_flag('drop_path', self.model.drop_path)}: a frozen backbone is not trained; add "
-                "--no-freeze-backbone"
-            )
-        if self.model.freeze_backbone and not self.random_views and optim.cutmix:
-            raise UserError(
-                f"{_flag('cutmix', optim.cutmix)}: the features of a frozen backbone can't be cut; add --augment on"
-            )
+        for name, why in self._without_effect():
+            if (given := self.options()[name]) != OPTIONS[name].default:
+                raise UserError(f"{_flag(name, given)}: {why}")
         if optim.teacher is not None:
             self._check_teacher_applies()
         for option, nothing in ({} if self.random_views else WITHOUT_VIEWS).items():
@@ -441,6 +430,21 @@ class TrainConfig:
             if given not in (nothing, OPTIONS[option].default):
                 why = "--augment off" if self.augment.augment == "off" else "a frozen backbone"
                 raise UserError(f"{_flag(option, given)}: {why} leaves nothing of it; add --augment on")
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        """The options that would have no effect, or hardly one, each with why and what to do."""
+        if self.model.adapt != "lp-ft":
+            yield "classifier_epochs", "add --adapt lp-ft, or leave it out"
+        if self.model.adapt == "vpt":
+            why = "prompts are before all layers, so it would hardly train them; leave it out, or --adapt vpt"
+            yield "layer_decay", why
+        if self.model.freeze_backbone:
+            yield "layer_decay", "a frozen backbone has no rates; add --no-freeze-backbone"
+            yield "drop_path", "a frozen backbone is not trained; add --no-freeze-backbone"
+        if self.trains_on_features:
+            yield "cutmix", "the features of a frozen backbone can't be cut; add --augment on"
+        if self.data.cache == "off":
+            yield "cache_dir", "--cache off keeps nothing there; leave one of them out"
 
     def _check_teacher_applies(self) -> None:
         flag = _flag("teacher", self.optim.teacher)
@@ -470,6 +474,8 @@ class TrainConfig:
         """All options by their names, as they were given."""
         return {name: value for group in GROUPS for name, value in vars(getattr(self, group)).items()}
 
+
+Group = TypeVar("Group", ModelOptions, DataOptions, PreprocessingOptions, AugmentOptions, OptimOptions, RunOptions)
 
 GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
 """The groups of options, by their names in `TrainConfig`."""
@@ -549,12 +555,20 @@ def resolve(*layers: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UserError: An option is out of its range, excludes another, or contradicts the recipe named beside it.
     """
-    values: dict[str, Any] = {}
-    for layer in layers:
-        if values.get("augmentation") and "augmentation" in layer:
-            values = {name: value for name, value in values.items() if name not in WITHOUT_VIEWS}
-        values |= _with_recipe(_with_adapt(layer, values))
-    return TrainConfig.from_dict(values)
+    return TrainConfig.from_dict(functools.reduce(_overlaid, layers, {}))
+
+
+def _overlaid(values: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with those of a layer, which takes precedence."""
+    if values.get("augmentation") and "augmentation" in layer:
+        values = {name: value for name, value in values.items() if name not in WITHOUT_VIEWS}
+    return {**values, **_with_recipe(_with_adapt(layer, values))}
+
+
+def _check_known(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in OPTIONS:
+            raise UserError(f"unknown option {name!r}: {nearest_option(name)}")
 
 
 def _with_adapt(given: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -593,9 +607,13 @@ def _with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **recipe}
 
 
-def _build(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A group of its options among these."""
-    mine = {name: values[name] for name in kind.__pydantic_fields__ if name in values}
+def group_of(kind: type[Group], values: Mapping[str, Any]) -> Group:
+    """A group of its options among these; the others have their defaults.
+
+    Raises:
+        UserError: One is out of its range, or missing.
+    """
+    mine = {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
     try:
         return kind(**mine)
     except ValidationError as error:

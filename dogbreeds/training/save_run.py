@@ -1,7 +1,6 @@
 """The last part of a run: the best weights are judged, calibrated and exported, and the run folder is completed."""
 
 import copy
-import csv
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from dogbreeds.addresses import Place
 from dogbreeds.answers import answer_rates
 from dogbreeds.calibration import Calibration, Outputs, softmax
 from dogbreeds.calibration_photos import Use, uses, write_uses
-from dogbreeds.files import write_json
+from dogbreeds.files import write_csv, write_json
 from dogbreeds.hub import HubId
 from dogbreeds.images import BadImage, PhotoSource, open_image
 from dogbreeds.latency import NUM_PHOTOS, milliseconds_per_photo
@@ -116,10 +115,9 @@ def save_answers(run: Run, logits: Logits) -> None:
 
 
 def _save_history(run: Run) -> None:
-    with (run.partial / run_folder.HISTORY).open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(run.loop.progress.history[0]))
-        writer.writeheader()
-        writer.writerows(run.loop.progress.history)
+    history = run.loop.progress.history
+    header = list(history[0])
+    write_csv(run.partial / run_folder.HISTORY, [header, *([row[name] for name in header] for row in history)])
 
 
 def _record(run: Run, calibration: Calibration, figures: dict[str, dict[str, float]], **of_model: Any) -> RunRecord:
@@ -203,11 +201,13 @@ def _calibrate(run: Run, logits: Logits) -> tuple[Calibration, dict[str, Outputs
     used: list[Use] = []
     with photo_errors_as_user_errors(), run.context.timed("calibration"):
         if files:
-            outputs = {
-                split: replace(_outputs(run, splits[split].sources)[0], logits=logits[split][0]) for split in logits
-            }
+            if data.other_photos is not None:
+                outputs = {
+                    split: replace(_outputs(run, splits[split].sources, may_skip=False)[0], logits=found)
+                    for split, (found, _) in logits.items()
+                }
             for kind, paths in files.items():
-                others[kind], digests = _outputs(run, paths)
+                others[kind], digests = _outputs(run, paths, may_skip=True)
                 used += uses(kind.replace("_", " "), digests, [False] * len(digests))
             write_uses(run.partial / run_folder.CALIBRATION_PHOTOS, used)
     counts = {kind: len(found) for kind, found in {"validation": outputs["validation"], **others}.items()}
@@ -215,8 +215,17 @@ def _calibrate(run: Run, logits: Logits) -> tuple[Calibration, dict[str, Outputs
     return calibration, outputs
 
 
-def _outputs(run: Run, photos: Sequence[Place | bytes]) -> tuple[Outputs, list[str]]:
-    """What the exported model finds in photos, and their digests; what can't be read is reported and left out."""
+def _outputs(run: Run, photos: Sequence[Place | bytes], *, may_skip: bool) -> tuple[Outputs, list[str]]:
+    """What the exported model finds in photos, and their digests.
+
+    Args:
+        run: With its exported model.
+        photos: Paths, or what files hold.
+        may_skip: Report what can't be read, and leave it out.
+
+    Raises:
+        BadImage: A photo can't be read, and may not be left out.
+    """
     session = onnxruntime.InferenceSession(run.partial / ONNX, providers=["CPUExecutionProvider"])
     preprocessing = run.inputs.preprocessing
 
@@ -227,6 +236,8 @@ def _outputs(run: Run, photos: Sequence[Place | bytes]) -> tuple[Outputs, list[s
     found, digests = [], []
     for photo, loaded in zip(photos, read_photos(photos, load), strict=True):
         if isinstance(loaded, BadImage):
+            if not may_skip:
+                raise loaded
             run.context.say(f"left out {photo if isinstance(photo, Path) else 'a photo'}: {loaded}")
         else:
             digest, pixels = loaded

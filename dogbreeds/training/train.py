@@ -31,7 +31,7 @@ from dogbreeds.training.models.adapt import merge_parts
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.models.inspection import flops_per_photo
-from dogbreeds.training.options import TrainConfig
+from dogbreeds.training.options import OPTIONS, TrainConfig
 from dogbreeds.training.profiling import measured_peak, time_in_words
 from dogbreeds.training.resume import begin_run
 from dogbreeds.training.run import Run
@@ -99,6 +99,8 @@ def set_up(
             splits = load_data(config, progress=context.is_main)
     for line in splits.in_words():
         context.say(line)
+    if config.model.freeze_backbone and config.optim.learning_rate != OPTIONS["learning_rate"].default:
+        context.say("note: --learning-rate does nothing with a frozen backbone; --head-learning-rate is what trains")
 
     base = find_base(config, context, splits)
     model = build_model(config.model, config.preprocessing.image_size, splits.names, checkpoint)
