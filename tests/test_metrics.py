@@ -201,6 +201,29 @@ def test_every_figure_has_an_interval_that_other_photos_confirm():
     assert all(low <= figures[name] <= high for name, (low, high) in found.items())
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_no_share_of_photos_that_are_alike_has_an_interval_without_width(is_right):
+    labels = np.arange(12) % 3
+    probabilities = np.full((12, 4), 0.04)
+    probabilities[np.arange(12), labels if is_right else 3] = 0.88
+    figures, found = (compute(probabilities, labels, probabilities) for compute in (metrics.summary, figure_intervals))
+    aside = metrics.wilson_interval(0, 12)[1]
+    for name in ("macro_precision", "macro_recall", "macro_f1", "ece", "ece_uncalibrated"):
+        expected = max(0, figures[name] - aside), min(1, figures[name] + aside)
+        assert found[name] == pytest.approx(expected), name
+    right = probabilities.argmax(axis=1) == labels
+    of_photos = PhotoDraws(12).of_calibration_error(probabilities.max(axis=1)[None], right[None])
+    assert of_photos == pytest.approx(found["ece"])
+
+
+def test_macro_precision_without_a_wrong_answer_of_these_breeds_may_be_less():
+    labels = np.arange(60) % 3
+    probabilities = np.full((60, 4), 0.04)
+    probabilities[np.arange(60), np.where(np.arange(60) < 2, 3, labels)] = 0.88  # two are taken for the fourth
+    low, high = figure_intervals(probabilities, labels, probabilities)["macro_precision"]
+    assert (low, high) == (pytest.approx(1 - metrics.wilson_interval(0, 60)[1]), 1)
+
+
 def test_the_calibration_error_that_chance_makes():
     rng = np.random.default_rng(0)
     probabilities = softmax(rng.normal(0, 2, (300, 4)))

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageClassification
 
 from dogbreeds import metrics
 from dogbreeds.errors import UserError
+from dogbreeds.metrics import wilson_interval
 from dogbreeds.photo_paths import Shard
 from dogbreeds.predictions import Predictions
 from dogbreeds.research import plots, study
@@ -237,8 +238,9 @@ def test_draws_are_exact():
 
 
 def test_the_figure_of_a_recipe_that_is_always_right_can_be_drawn():
-    figure = _figure([1.0] * 3, CrossedDraws(3, 1200).of_mean(np.ones((3, 1200))))
-    assert (figure.low, figure.value, figure.high) == (1, 1, 1)
+    right = np.ones((3, 1200), dtype=bool)
+    figure = _figure([1.0] * 3, CrossedDraws(3, 1200).of_mean(right), right=right)
+    assert (figure.low, figure.value, figure.high) == (pytest.approx(wilson_interval(1200, 1200)[0]), 1, 1)
     nearly = _figure([1.0, 1.0, 0.99], CrossedDraws(3, 100).of_mean(np.arange(300).reshape(3, 100) > 0))
     assert nearly.low < nearly.value < nearly.high == 1
 

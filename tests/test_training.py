@@ -193,6 +193,12 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
         assert [row["epoch"] for row in history(tmp_path / "stopped")] == ["1", "2", "3"]
 
 
+def test_who_presses_ctrl_c_is_told_how_to_go_on(photo_folder, tmp_path, capsys):
+    with interrupted_after(1):
+        fitted(tiny_config(photo_folder, tmp_path / "run"))
+    assert capsys.readouterr().out.endswith("\nstopped: --resume continues after the last checkpoint\n")
+
+
 def test_a_run_goes_on_to_more_epochs(photo_folder, tmp_path, capsys):
     short = fitted(tiny_config(photo_folder, tmp_path / "run", epochs=2))
     capsys.readouterr()

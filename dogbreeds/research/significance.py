@@ -77,6 +77,25 @@ def interval_of_right(differences: np.ndarray) -> tuple[float, float]:
     return float(max(-1.0, differences[0] - aside)), float(min(1.0, differences[0] + aside))
 
 
+def are_alike(right: np.ndarray) -> bool:
+    """Whether all answers are right, or all wrong, so that photos drawn again say nothing of others."""
+    return bool(right.all() or not right.any())
+
+
+def interval_of_alike(value: float, interval: tuple[float, float], num_photos: int) -> tuple[float, float]:
+    """The 95 % interval of a figure from 0 to 1 of photos that are alike (`are_alike`), of which draws say nothing.
+
+    It reaches at least as far to both sides as that of a share of which no photo was seen (`wilson_interval`).
+
+    Args:
+        value: The figure.
+        interval: From draws.
+        num_photos: How many there are.
+    """
+    aside = metrics.wilson_interval(0, num_photos)[1]
+    return max(0.0, min(interval[0], value - aside)), min(1.0, max(interval[1], value + aside))
+
+
 def sign_flip(differences: np.ndarray) -> float:
     """The p-value of paired differences: could their mean be this far from 0 if either sign were as likely for each?
 
@@ -221,7 +240,10 @@ class PhotoDraws:
         """
         gaps = _gaps(confidence, right)
         errors = np.abs(self._photos @ gaps).sum(axis=1) / confidence.size
-        low, high = percentile_interval(errors, around=float(np.abs(gaps.sum(axis=0)).sum() / confidence.size))
+        error = float(np.abs(gaps.sum(axis=0)).sum() / confidence.size)
+        low, high = percentile_interval(errors, around=error)
+        if are_alike(right):
+            return interval_of_alike(error, (low, high), right.shape[1])
         return max(0.0, low), min(1.0, high)
 
     def of_kappa(self, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
@@ -311,8 +333,10 @@ def figure_intervals(
     for name, value in photos.figures(np.arange(num)).items():
         drawn = np.array([figures[name] for figures in draws])
         low, high = percentile_interval(drawn, around=value)
-        most = 1.0 if name.startswith(("macro", "ece")) else np.inf
-        intervals[name] = (max(0.0, low), min(most, high))
+        is_share = name.startswith(("macro", "ece"))
+        if is_share and (are_alike(photos.right) or not np.ptp(drawn)):
+            low, high = interval_of_alike(value, (low, high), num)
+        intervals[name] = (max(0.0, low), min(1.0 if is_share else np.inf, high))
     return intervals
 
 
@@ -354,6 +378,10 @@ class _Photos:
     """By figure, what it is the mean of."""
     calibration: dict[str, tuple[np.ndarray, np.ndarray]]
     """By figure the bins, and right (1 or 0) less confidence."""
+
+    @property
+    def right(self) -> np.ndarray:
+        return self.labels == self.predicted
 
     @classmethod
     def of(cls, probabilities: np.ndarray, labels: np.ndarray, uncalibrated: np.ndarray) -> "_Photos":

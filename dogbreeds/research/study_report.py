@@ -25,7 +25,14 @@ from dogbreeds.research.compare import SIGNIFICANT
 from dogbreeds.research.document import render, write_document
 from dogbreeds.research.evaluate import training_seconds
 from dogbreeds.research.provenance import Provenance
-from dogbreeds.research.significance import CrossedDraws, holm, interval_and_p_value
+from dogbreeds.research.significance import (
+    CrossedDraws,
+    are_alike,
+    holm,
+    interval_and_p_value,
+    interval_of_alike,
+    interval_of_right,
+)
 from dogbreeds.research.study import SEEN, finished_cells
 from dogbreeds.research.study_plan import Cell, Plan, Recipe
 from dogbreeds.research.what_differs import Difference, what_differs
@@ -225,8 +232,8 @@ def _points(
         drawn = draws(len(cells), len(rows))
         errors = [metrics.expected_calibration_error(one.probabilities, one.labels) for one in each]
         figures = {
-            "top1": _figure(right.mean(axis=1), drawn.of_mean(right)),
-            "ece": _figure(errors, drawn.of_calibration_error(confidence, right), is_biased=True),
+            "top1": _figure(right.mean(axis=1), drawn.of_mean(right), right=right),
+            "ece": _figure(errors, drawn.of_calibration_error(confidence, right), right=right, is_biased=True),
             "log_loss": _figure(losses.mean(axis=1), drawn.of_mean(losses), most=np.inf),
         }
         seconds = tuple(training_seconds(records[cell]) for cell in cells)
@@ -235,11 +242,28 @@ def _points(
     return tuple(points)
 
 
-def _figure(of_seeds: Sequence[float], draws: np.ndarray, *, is_biased: bool = False, most: float = 1.0) -> Figure:
-    """A figure, at most `most`, with its interval, laid around the figure itself where its draws lie higher."""
+def _figure(
+    of_seeds: Sequence[float],
+    draws: np.ndarray,
+    *,
+    right: np.ndarray | None = None,
+    is_biased: bool = False,
+    most: float = 1.0,
+) -> Figure:
+    """A figure with its interval.
+
+    Args:
+        of_seeds: The figure of each.
+        draws: The figure in each of `CrossedDraws`.
+        right: The answers `(seeds, photos)` of which it is a share; None where it is none.
+        is_biased: The draws lie higher than the figure: their spread is laid around it.
+        most: What it can be.
+    """
     values = tuple(map(float, of_seeds))
     mean = float(np.mean(values))
     (low, high), _ = interval_and_p_value(np.array(values), draws + (mean - draws.mean()) if is_biased else draws)
+    if right is not None and are_alike(right):
+        low, high = interval_of_alike(mean, (low, high), right.shape[1])
     return Figure(values, mean, max(0.0, min(mean, low)), min(most, max(mean, high)))
 
 
@@ -255,6 +279,8 @@ def _pairs(points: Sequence[Point], draws: Callable[[int, int], CrossedDraws]) -
         by_loss = first.losses[mine] - second.losses[theirs]
         drawn = draws(*by_top1.shape)
         interval, p_value = interval_and_p_value(by_top1.mean(axis=1), drawn.of_mean(by_top1))
+        if not np.ptp(by_top1):
+            interval = interval_of_right(by_top1[0])
         loss_interval, _ = interval_and_p_value(by_loss.mean(axis=1), drawn.of_mean(by_loss))
         found.append(
             Pair(

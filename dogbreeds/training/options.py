@@ -420,9 +420,9 @@ class TrainConfig:
         for name in self.run.tracker:
             if not list(importlib.metadata.distributions(name=name)):
                 raise UserError(f"{_flag('tracker', name)} needs the package {name}: pip install {name}")
-        for name, why in self._without_effect():
-            if (given := self.options()[name]) != OPTIONS[name].default:
-                raise UserError(f"{_flag(name, given)}: {why}")
+        for option, why in self._without_effect():
+            if (given := self.options()[option]) != OPTIONS[option].default:
+                raise UserError(f"{_flag(option, given)}: {why}")
         if optim.teacher is not None:
             self._check_teacher_applies()
         for option, nothing in ({} if self.random_views else WITHOUT_VIEWS).items():

@@ -136,7 +136,12 @@ def _check_enough(folder: Path) -> None:
 
 def fit(run: Run, after_epoch: Callable[[Row], None] | None = None) -> None:
     """Train the epochs that are left, and say what they took; see `Loop.fit`."""
-    run.loop.fit(after_epoch)
+    try:
+        run.loop.fit(after_epoch)
+    except KeyboardInterrupt:  # perhaps in the middle of a step, whose weights are none to save
+        if run.saved_states:
+            run.context.say("\nstopped: --resume continues after the last checkpoint")
+        raise
     for line in time_in_words(run.time_record()):
         run.context.say(line)
 
