@@ -22,7 +22,7 @@ from dogbreeds.run_folder import DEFAULT_RUN, RunFolder
 from dogbreeds.serving.publish import publish_model, publish_space, publish_static
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dogbreeds.answers import Answer
     from dogbreeds.serving.library import Engine
@@ -337,12 +337,13 @@ def evaluate(
             confusion matrices (CSV), and the probabilities of every photo (Parquet).
         json: Print one JSON object.
     """
+    folder = place(output) if output else None
+    check_absent(folder)
+    _check_are_there({"--data": data})
     from dogbreeds.research.evaluate import evaluate as evaluate_run
     from dogbreeds.research.evaluate import photos_of
     from dogbreeds.serving.predictor import Predictor
 
-    folder = place(output) if output else None
-    check_absent(folder)
     predictor = Predictor(run_dir)
     result = evaluate_run(predictor, photos_of(predictor, data, split), progress=sys.stderr.isatty())
     for photo in result.unreadable:
@@ -381,12 +382,13 @@ def compare(
         without_photos: Show none, for a report that can be published whatever the photos' licence.
         common: Use the photos that all runs were evaluated on, where they were not evaluated on the same ones.
     """
-    from dogbreeds.research.compare import compare as compare_runs
-    from dogbreeds.research.report import write_report
-
     check_absent(output)
     if without_photos and photos:
         raise UserError("--photos and --without-photos exclude each other: give one of them")
+    _check_are_there({"--data": data})
+    from dogbreeds.research.compare import compare as compare_runs
+    from dogbreeds.research.report import write_report
+
     comparison = compare_runs(
         runs,
         split=split,
@@ -400,6 +402,7 @@ def compare(
     print(f"what differs ({' | '.join(entry.recipe for entry in comparison.main.entries)}):")
     for each in comparison.what_differs:
         print(f"  {each}")
+    print(f"  {comparison.tuning_budget}")
     print(output / "comparison.html")
 
 
@@ -450,21 +453,24 @@ def benchmark(
         everyday: Photos of breeds that the runs know, one sub-folder a breed.
         other_photos: A folder of photos without a dog, cats above all.
         other_dogs: A folder of photos of dogs of other breeds.
-        manifest: photos.csv of an earlier benchmark: its photos of these folders are used, and no others.
-        dataset_id: The id on the Hub of the data that the runs were trained on, for .eval_results/; by default as their
-            training recorded it.
+        manifest: photos.csv of an earlier benchmark: its photos are used, and no others, those held out and those of
+            these folders.
+        dataset_id: The id on the Hub of the data that the runs were trained on, for model-index.yaml and
+            .eval_results/; by default as their training recorded it.
     """
     if not runs:
         raise UserError("no run is named: python -m dogbreeds benchmark RUN [RUN ...] --output FOLDER")
     if dataset_id and not HubId.parse(dataset_id):
         raise UserError(f"--dataset-id {dataset_id!r}: must be USER/NAME")
-    from dogbreeds.research.benchmark import benchmark as judge
-    from dogbreeds.research.benchmark_report import in_words, write_benchmark, write_benchmark_table
     from dogbreeds.research.document import ENDINGS
 
     check_absent(output)
     if is_table := output.suffix.lower() in ENDINGS:
         check_parent(output)
+    _check_are_there({"--data": data, "--everyday": everyday}, other_photos, other_dogs)
+    from dogbreeds.research.benchmark import benchmark as judge
+    from dogbreeds.research.benchmark_report import in_words, write_benchmark, write_benchmark_table
+
     found = judge(
         runs,
         data=data,
@@ -530,10 +536,12 @@ def robustness(
     """
     if not runs:
         raise UserError("no run is named: python -m dogbreeds robustness RUN [RUN ...] --data FOLDER")
-    from dogbreeds.research.robustness import robustness as answer_worse_photos
 
     check_absent(output)
     check_parent(output)
+    _check_are_there({"--data": data})
+    from dogbreeds.research.robustness import robustness as answer_worse_photos
+
     unfinished = output and output.with_name(output.name + ".answers")
     progress = sys.stderr.isatty()
     found = answer_worse_photos(
@@ -551,6 +559,7 @@ def robustness(
 def probe(
     models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL [MODEL ...]")]],
     data: str,
+    everyday: str | None = None,
     output: Path | None = None,
     features: Path | None = None,
     image_size: int | None = None,
@@ -565,6 +574,8 @@ def probe(
         models: Backbones: Hub ids, names of timm or of this project, folders, or run folders.
         data: As of training, which splits it in the same way: a folder of Parquet files, a folder with one sub-folder a
             breed, Stanford's extracted archives, or a Hub data set.
+        everyday: Other photos of breeds of the data, one sub-folder a breed: the same classifiers are tested on them
+            too. Those that look like one of the data are left out.
         output: A folder to make: probe.md, probe.tex, and probe.csv with all figures; or one file, .html, .csv, .md or
             .tex. The table is printed too.
         features: A Parquet file that keeps the features. What it has already is not computed again, so the same command
@@ -577,17 +588,22 @@ def probe(
     if features and features.suffix.lower() != ".parquet":
         raise UserError(f"--features {str(features)!r}: the name must end in .parquet")
     from dogbreeds.research.document import check_format
-    from dogbreeds.training.datasets.sources import check_is_there
+    from dogbreeds.training.models.location import ask_hub, check_model_is_there
 
     check_absent(output)
     if output and output.suffix:
         check_format(output)
-    for file in (output, features):
-        check_parent(file)
-    check_is_there(data)
+    check_parent(output)
+    check_parent(features, option="--features")
+    _check_are_there({"--data": data, "--everyday": everyday})
+    for model in models:
+        check_model_is_there(model)
+        ask_hub(model)
     from dogbreeds.research.probe import probe as probe_backbones  # imports torch
 
-    found = probe_backbones(models, data, image_size=image_size, split_seed=split_seed, features=features)
+    found = probe_backbones(
+        models, data, everyday=everyday, image_size=image_size, split_seed=split_seed, features=features
+    )
     if output:
         found.write(output)
     print(found, end="")
@@ -617,9 +633,13 @@ def layers(
     check_absent(output)
     check_parent(output)
     from dogbreeds.photos import photo_files
+    from dogbreeds.training.models.location import ask_hub, check_model_is_there
 
-    photo_files(photos)  # before the import of torch
-    from dogbreeds.research.layers import compare_layers
+    photo_files(photos)
+    for model in models:
+        check_model_is_there(model)
+        ask_hub(model)
+    from dogbreeds.research.layers import compare_layers  # imports torch
 
     found = compare_layers(models, photos, num_photos=num_photos, image_size=image_size, progress=sys.stderr.isatty())
     for file, why in found.unreadable:
@@ -752,6 +772,24 @@ def breeds() -> None:
 
     for breed in all_breeds():
         print(f"{breed.wordnet_id}  {breed.name} ({breed_groups()[breed.group].name})")
+
+
+def _check_are_there(labelled: "Mapping[str, str | None]", *others: Path | None) -> None:
+    """Refuse photos that are not there before what takes seconds to import.
+
+    Args:
+        labelled: By option the data that it names, if any.
+        others: Folders of other photos.
+    """
+    from dogbreeds.photos import photo_files
+    from dogbreeds.training.datasets.sources import check_is_there
+
+    for option, data in labelled.items():
+        if data is not None:
+            check_is_there(data, option=option)
+    for folder in others:
+        if folder is not None:
+            photo_files(folder)
 
 
 def _answers_by_name(paths: "Sequence[str]", prediction: "Prediction") -> list[tuple[str, "Answer"]]:

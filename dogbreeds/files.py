@@ -138,14 +138,18 @@ def check_absent(path: Place | None, *, option: str = "--output") -> None:
         raise UserError(f"{str(path)!r} exists already: give another {option}, or remove it")
 
 
-def check_parent(path: Path | None) -> None:
-    """Refuse an output path in a folder that does not exist; None is no output.
+def check_parent(path: Path | None, *, option: str = "--output") -> None:
+    """Refuse an output path in a folder that does not exist.
+
+    Args:
+        path: Where results will be written; None if nowhere.
+        option: The option that named it.
 
     Raises:
         UserError: There is no such folder.
     """
     if path and not (exists(path.parent) and path.parent.is_dir()):
-        raise UserError(f"there is no folder {str(path.parent)!r} for the --output: make it, or give another")
+        raise UserError(f"there is no folder {str(path.parent)!r} for the {option}: make it, or give another")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

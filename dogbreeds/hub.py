@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -44,8 +45,9 @@ class HubId:
         return self.repo.split("/")[1]
 
 
+@cache
 def announce(name: str) -> None:
-    """Report that a name is looked up, which takes half a minute without a network, and silence each retry."""
+    """Report once that a name is looked up, which takes half a minute without a network, and silence each retry."""
     _silence()
     report(f"looking for {name} in the local cache and on the Hugging Face Hub ...")
 

@@ -18,7 +18,9 @@ METRICS = {
 
 EVERYDAY = "everyday"
 """The figures of photos that are not of the data set; see `RunRecord.figures`."""
-_OF_THE_DATA = ("train", "validation", "test")
+HELD_OUT = "held-out"
+"""Photos of the data that were held out, of no split of the run's own training."""
+_OF_THE_DATA = ("train", "validation", "test", HELD_OUT)
 FITTED_ON = {
     "validation": "validation photos",
     "dogs": "photos of dogs",
@@ -67,7 +69,9 @@ def card_metadata(name: str, record: RunRecord) -> dict[str, Any]:
     ).to_dict()
 
 
-def eval_result(record: RunRecord, split: str, kind: str, shown: str, value: float, **details: Any) -> Any:
+def eval_result(
+    record: RunRecord, split: str, kind: str, shown: str, value: float, *, data: str | None = None, **details: Any
+) -> Any:
     """One figure as an `EvalResult` of the Hub's library.
 
     Args:
@@ -76,11 +80,12 @@ def eval_result(record: RunRecord, split: str, kind: str, shown: str, value: flo
         kind: The type of the figure on the Hub.
         shown: Its name there.
         value: The figure.
+        data: The id of its data on the Hub; by default as training recorded it.
         details: Other fields of `EvalResult`.
     """
     from huggingface_hub import EvalResult
 
-    data = record.hub.get("data") or Path(record.config["data"]).name
+    data = data or record.hub.get("data") or Path(record.config["data"]).name
     name = data if split in _OF_THE_DATA else "everyday photos" if split == EVERYDAY else split
     return EvalResult(
         task_type="image-classification",
@@ -298,10 +303,13 @@ def _added(breed: AddedBreed) -> str:
 def _copied(record: RunRecord) -> str:
     """How a serving copy was made."""
     text = f"- then `{record.export_command}`: the files that answer, without the weights for PyTorch"
-    if record.precision == "int8":
-        top1 = record.figures.get("validation", {}).get("top1")
-        text += f"""
-- it computes with 8-bit numbers. On the same validation photos top-1 is {_percent(top1)}, and
+    return f"{text}\n- {in_8_bit(record)}" if record.precision == "int8" else text
+
+
+def in_8_bit(record: RunRecord) -> str:
+    """What an 8-bit copy loses and saves, in the lines of its card."""
+    top1 = record.figures.get("validation", {}).get("top1")
+    text = f"""it computes with 8-bit numbers. On the same validation photos top-1 is {_percent(top1)}, and
   {_percent(record.float32_top1)} in float32"""
     times = (record.milliseconds_per_photo, record.float32_milliseconds_per_photo or {})
     fast, slow = (each.get("median") for each in times)

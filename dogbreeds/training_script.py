@@ -87,6 +87,7 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...], num_trials: int) -> No
     from dogbreeds.files import partial_path
     from dogbreeds.run_folder import RECORD, check_output
     from dogbreeds.training.locks import locked
+    from dogbreeds.training.models.location import ask_hub
 
     if seeds and config.run.resume:  # a series is continued where it was interrupted
         done = [each for each in configs if (each.run.output_dir / RECORD).is_file()]
@@ -101,6 +102,8 @@ def _train(config: "TrainConfig", seeds: tuple[str, ...], num_trials: int) -> No
     for each in configs:  # nothing is trained if one of them can't be
         with locked(each.run.output_dir):
             check_output(each.run.output_dir, overwrite=each.run.overwrite, resume=each.run.resume)
+    if configs:
+        ask_hub(config.model.model)
     from dogbreeds.training.context import part_processes  # these take seconds, which a mistake need not wait
     from dogbreeds.training.train import train
 
@@ -132,9 +135,13 @@ def _check_inputs(config: "TrainConfig") -> None:
     from dogbreeds.training.datasets.diagnosis import Diagnosis
     from dogbreeds.training.datasets.sources import check_is_there
     from dogbreeds.training.models.location import check_model_is_there
+    from dogbreeds.training.models.registry import check_has_weights
+    from dogbreeds.training.teacher_run import open_teacher
 
     config.check_options_apply()
     check_model_is_there(config.model.model)
+    check_has_weights(config.model)
+    open_teacher(config)
     check_is_there(config.data.data)
     for folder in (config.data.other_photos, config.data.other_dogs):
         if folder is not None:
@@ -151,6 +158,9 @@ def _tune(config: "TrainConfig", num_trials: int, fraction: float | None, seeds:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--tune trains in one process: instead of accelerate launch, start the command several times")
     _check_inputs(config)
+    from dogbreeds.training.models.location import ask_hub
+
+    ask_hub(config.model.model)
     from dogbreeds.training.tuning import tune
     from dogbreeds.tuning_folder import BEST, REPORT, tuning_folder
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 from conftest import interrupted_after, make_photo, tiny_config
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification, Dinov2WithRegistersForImageClassification, ResNetConfig
+from transformers import (
+    AutoModelForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    ResNetConfig,
+    ViTConfig,
+)
 
 from dogbreeds.calibration import softmax
 from dogbreeds.errors import UserError
@@ -17,6 +23,7 @@ from dogbreeds.training.models.adapt import LORA_RANK, merge_parts
 from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.models.registry import ARCHITECTURES
 from dogbreeds.training.models.visual_prompts import with_prompts
+from dogbreeds.training.options import OPTIONS
 from dogbreeds.training.train import finish, fit, set_up, train
 from dogbreeds.training.tuning import space_of
 
@@ -130,7 +137,7 @@ def test_with_prompts_a_vit_is_the_same_but_for_them(checkpoints, monkeypatch):
     for num_prompts, is_same in ((0, True), (3, False)):
         monkeypatch.setattr(visual_prompts, "NUM_PROMPTS", num_prompts)
         with torch.no_grad():
-            logits = with_prompts(vit, "vit").eval()(pixels).logits
+            logits = with_prompts(vit).eval()(pixels).logits
             assert torch.allclose(logits, vit(pixels).logits, atol=1e-6) == is_same
 
 
@@ -162,9 +169,11 @@ def test_a_run_with_prompts_is_resumed(photo_folder, checkpoints, tmp_path, few_
 
 
 @pytest.mark.slow  # an export
-def test_a_run_with_prompts_is_served_and_trained_further(photo_folder, checkpoints, tmp_path, few_prompts):
+def test_a_run_with_prompts_is_served_and_trained_further(photo_folder, checkpoints, tmp_path, few_prompts, capsys):
     options = {"adapt": "vpt", "epochs": 1}
     train(tiny_config(photo_folder, tmp_path / "run", model=str(checkpoints / "vit_nano"), **options))
+    why = "the run is served without heat maps: a ViT with prompts or registers has no exact heat map"
+    assert why in capsys.readouterr().out.splitlines()
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert type(model) is Dinov2WithRegistersForImageClassification
     photo, predictor = make_photo(2, 3), Predictor(tmp_path / "run")
@@ -173,8 +182,50 @@ def test_a_run_with_prompts_is_served_and_trained_further(photo_folder, checkpoi
     assert predictor.predict(photo).breeds[0].probability == pytest.approx(softmax(logits)[0].max(), abs=1e-4)
     assert "(VPT-Shallow)" in (tmp_path / "run" / "README.md").read_text()
     fit(set_up(tiny_config(photo_folder, tmp_path / "further", model=str(tmp_path / "run"), epochs=1), saves=False))
-    with pytest.raises(UserError, match="has no place for prompts, which are for transformers' ViT"):
-        set_up(tiny_config(photo_folder, tmp_path / "again", model=str(tmp_path / "run"), **options))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("resnet_nano", "(resnet) has no place for prompts, .* leave --adapt vpt out, or give a --model that is a ViT"),
+        ("wide", "(vit) has no place for prompts, .* MLPs a whole number of times as wide"),
+        ("prompted", "has prompts or registers already; train it further with --adapt full, lora or bitfit"),
+        ("vit_nano", "--model vit_nano is built without weights: leave --adapt vpt out"),
+    ],
+)
+def test_what_takes_no_prompts_is_refused_before_photos_are_read(checkpoints, tmp_path, monkeypatch, model, words):
+    architectures = {
+        "wide": ViTConfig(hidden_size=32, intermediate_size=72, num_attention_heads=2, image_size=32),
+        "prompted": Dinov2WithRegistersConfig(num_register_tokens=3, image_size=32),
+    }
+    folder = checkpoints / model if model == "resnet_nano" else tmp_path / model
+    if model in architectures:
+        architectures[model].save_pretrained(folder)
+    name = model if model == "vit_nano" else str(folder)
+    monkeypatch.setattr("dogbreeds.training.train.load_data", None)
+    with pytest.raises(UserError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        set_up(tiny_config(tmp_path / "photos", tmp_path / "run", model=name, adapt="vpt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "is_noted"),
+    [
+        ({"adapt": "vpt"}, True),
+        ({"adapt": "bitfit"}, True),
+        ({"adapt": "lora", "learning_rate": 1e-3}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_the_default_rate_is_noted_where_few_weights_are_trained(
+    photo_folder, checkpoints, tmp_path, few_prompts, capsys, options, is_noted
+):
+    options = {"model": str(checkpoints / "vit_nano"), "learning_rate": OPTIONS["learning_rate"].default, **options}
+    set_up(tiny_config(photo_folder, tmp_path / "run", **options), saves=False)
+    note = (
+        f"note: --adapt {options.get('adapt')} trains at 5e-05, the default for all weights; try --learning-rate 1e-3"
+    )
+    assert (note in capsys.readouterr().out.splitlines()) == is_noted
 
 
 LP_FT = {"model": "vit_nano", "adapt": "lp-ft", "classifier_epochs": 2, "epochs": 2, "learning_rate": 1e-3}
@@ -245,8 +296,6 @@ def test_a_run_of_lp_ft_is_served_like_any_other(photo_folder, checkpoints, tmp_
     [
         ({"adapt": "prompts"}, "--adapt prompts: must be one of full, classifier, lp-ft, bitfit, lora, vpt"),
         ({"adapt": "vpt", "layer_decay": 0.7}, "--layer-decay 0.7: prompts are before all layers"),
-        ({"adapt": "vpt", "model": "resnet_nano"}, "(ResNetForImageClassification) has no place for prompts"),
-        ({"adapt": "vpt", "model": "vit_nano"}, "vit_nano is built without weights: leave --adapt vpt out"),
         (
             {"adapt": "lora", "freeze_backbone": True},
             "--adapt lora: --freeze-backbone trains only the classifier; leave one of them out",
@@ -267,15 +316,13 @@ def test_a_run_of_lp_ft_is_served_like_any_other(photo_folder, checkpoints, tmp_
         ({"adapt": "lora", "model": "vit_nano"}, "vit_nano is built without weights: leave --adapt lora out"),
         (
             {"adapt": "lora", "model": "plain"},
-            "has no projections to queries and values, and no pointwise convolutions",
+            "has no projections to queries and values, and no pointwise convolutions; leave --adapt lora out, or",
         ),
     ],
     ids=str,
 )
 def test_what_can_not_be_is_one_line_before_training(photo_folder, checkpoints, tmp_path, options, words):
     options = {"model": str(checkpoints / "vit_nano"), **options}
-    if options["model"] == "resnet_nano":
-        options["model"] = str(checkpoints / "resnet_nano")
     if options["model"] == "plain":  # its convolutions see 3 x 3 pixels
         architecture = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
         options["model"] = str(tmp_path / "plain")

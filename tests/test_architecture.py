@@ -128,9 +128,15 @@ def test_evaluate_of_a_folder_never_imports_torch(photo_folder, tiny_run):
         ["--data", "dogbreeds", "--model", "runs/of/mine"],
         ["--data", "dogbreeds", "--model", "dogbreeds/docs"],
         ["--data", "dogbreeds", "--output-dir", "{another process makes it}"],
+        ["--data", "dogbreeds", "--teacher", "nowhere"],
+        ["--data", "dogbreeds", "--adapt", "vpt", "--model", "mobilenet_v2_nano"],
+        ["--data", "dogbreeds", "--model", "models/nope", "--output-dir", "{a new one}"],
+        ["--data", "dogbreeds", "--model", "models/nope", "--output-dir", "{a new one}", "--tune", "3"],
     ],
 )
-def test_nothing_heavy_is_imported_for_a_mistake(arguments, tmp_path):
+def test_nothing_heavy_is_imported_for_a_mistake(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    arguments = [str(tmp_path / "new") if argument == "{a new one}" else argument for argument in arguments]
     taken = FileLock(tmp_path / "run.lock")
     taken.acquire()
     arguments = [str(tmp_path / "run") if "another process" in argument else argument for argument in arguments]
@@ -139,6 +145,32 @@ def test_nothing_heavy_is_imported_for_a_mistake(arguments, tmp_path):
         "try: runpy.run_path('train_vit.py', run_name='__main__')\nexcept SystemExit as stop: assert stop.code == 2"
     )
     assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["evaluate", "--data", "nowhere"], "no data folder 'nowhere': check --data"),
+        (["compare", "a", "b", "--output", "none", "--data", "nowhere"], "no data folder 'nowhere': check --data"),
+        (["robustness", "run", "--data", "nowhere"], "no data folder 'nowhere': check --data"),
+        (["benchmark", "run", "--output", "none", "--data", "nowhere"], "no data folder 'nowhere': check --data"),
+        (["benchmark", "run", "--output", "none", "--everyday", "nowhere"], "folder 'nowhere': check --everyday"),
+        (["benchmark", "run", "--output", "none", "--other-dogs", "nowhere"], "'nowhere' is no folder"),
+        (["layers", "vit_tiny", "models/nope", "--photos", "tests"], "the Hugging Face Hub did not give it"),
+        (["layers", "vit_tiny", "no/such/folder", "--photos", "tests"], "'no/such/folder' is no folder here"),
+        (["probe", "vit_tiny", "models/nope", "--data", "dogbreeds"], "the Hugging Face Hub did not give it"),
+    ],
+)
+def test_nothing_slow_is_imported_for_a_mistake_of_a_command(command, words, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    loaded = modules_after(
+        "import contextlib, io, sys; from dogbreeds.cli import main\n"
+        f"sys.argv, told = ['dogbreeds', *{command!r}], io.StringIO()\n"
+        "with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    try: main()\n    except SystemExit as stop: assert stop.code == 2\n"
+        f"assert {words!r} in told.getvalue(), told.getvalue()"
+    )
+    assert not loaded & {*HEAVY, "onnxruntime", "sklearn", "scipy", "matplotlib"}
 
 
 def test_nothing_heavy_is_imported_for_help():

@@ -40,7 +40,8 @@ def test_a_leak_is_seen_though_the_data_are_others(photo_folder, tiny_run, tmp_p
 
 
 def test_a_leak_is_seen_where_features_are_probed(photo_folder, tiny_run):
-    with pytest.raises(UserError, match=LEAK):
+    remedy = "name a --data with none of its photos, or a backbone that is no run"
+    with pytest.raises(UserError, match=f"trained on photos that are held out here: {remedy}$"):
         probe(["vit_nano", str(tiny_run)], str(photo_folder), image_size=32, split_seed=5)
 
 

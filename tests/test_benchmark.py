@@ -17,13 +17,14 @@ from report_files import latex_tables
 
 from dogbreeds.calibration_photos import DIGEST_DIGITS
 from dogbreeds.cli import main
+from dogbreeds.errors import UserError
 from dogbreeds.files import read_json
 from dogbreeds.predictions import Predictions
 from dogbreeds.research.benchmark import benchmark
 from dogbreeds.research.document import to_html
 from dogbreeds.research.significance import calibration_error_by_chance
 from dogbreeds.run_folder import CALIBRATION_PHOTOS, RECORD
-from dogbreeds.split_file import SPLITS, load_splits
+from dogbreeds.split_file import SPLITS, load_splits, save_splits
 
 
 def digests_of(folder: Path) -> set[str]:
@@ -103,8 +104,8 @@ def test_every_run_is_judged_on_the_same_photos_that_none_knew(written, runs, fo
     for (_, hashed), rows in photos.items():
         lines = sorted(f"{digest} {label}".strip() for digest, label in rows)
         assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == hashed and hashed[:16] in printed
-    assert "Left out are 1 everyday photos that" in printed
-    assert "Left out are 4 photos without a dog that" in printed
+    assert "Left out is 1 everyday photo that occurs twice, or" in printed
+    assert "Left out are 4 photos without a dog that occur twice, or" in printed
 
 
 def test_the_figures_are_those_of_the_answers(written, runs):
@@ -164,6 +165,8 @@ def test_the_hub_reads_the_figures(written):
         assert result.metric_value == pytest.approx(float(row["value"]), abs=5e-5)
         assert result.metric_args["interval_95"] == pytest.approx([float(row["low"]), float(row["high"])], abs=5e-5)
         assert result.dataset_args == {"num_photos": int(row["n"]), "photos_sha256": row["photos"]}
+    own = told["someone/dogs", "accuracy"]
+    assert (own.dataset_type, own.dataset_split) == ("someone/dogs", "test"), "as --dataset-id names it"
     (entry,) = parse_eval_result_entries(yaml.safe_load((output / "tiny" / ".eval_results" / "dogs.yaml").read_text()))
     assert (entry.dataset_id, entry.task_id) == ("someone/dogs", "default")
     assert entry.value == pytest.approx(float(figures["held-out", "top1"]["value"]))
@@ -189,6 +192,48 @@ def test_a_manifest_holds_the_photos(written, runs, folders, tmp_path, monkeypat
     assert status == 2 and "1 of the 12 everyday photos of the manifest are not in the folder, such as" in err
 
 
+@pytest.fixture
+def other_run(runs, tmp_path) -> Path:
+    """A run that held out what the first was trained on, and was trained on three of those that the first held out."""
+    run = shutil.copytree(runs[0], tmp_path / "runs" / "other")
+    splits = load_splits(run / SPLITS)
+    test, train = sorted(splits["test"].items()), sorted(splits["train"].items())
+    splits = {**splits, "train": dict(test[:3]), "test": dict(train)}
+    save_splits(
+        run / SPLITS,
+        {split: list(label_of) for split, label_of in splits.items()},
+        {split: list(label_of.values()) for split, label_of in splits.items()},
+    )
+    return run
+
+
+def test_a_manifest_holds_the_photos_that_were_held_out(written, runs, other_run, tmp_path, monkeypatch, capsys):
+    arguments = ["benchmark", other_run, "--manifest", written[0] / "photos.csv", "--output", tmp_path / "output"]
+    status, printed, _ = run_cli(monkeypatch, capsys, *arguments)
+    assert status == 0
+    of_first = [row for row in rows_of(written[0] / "photos.csv") if row["set"] == "held-out"]
+    assert rows_of(tmp_path / "output" / "photos.csv") == of_first, "and not those that it held out itself"
+    assert "other is judged on the held-out photos of the manifest, which are not those that its own" in printed
+    assert "other was trained on 3 of these 8 photos, which flatters it" in printed
+    index = yaml.safe_load((tmp_path / "output" / "other" / "model-index.yaml").read_text())
+    assert {each["dataset"]["split"] for each in index["model-index"][0]["results"]} == {"held-out"}
+    again = benchmark([runs[0]], manifest=written[0] / "photos.csv", progress=False)
+    assert again.rows[0].split == "test"
+
+
+def test_photos_of_a_manifest_that_are_not_in_the_data_are_no_others(written, runs, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("dogbreeds.research.benchmark.evaluate", None)
+    words = (
+        "does not hold the photos of the manifest, 8 of 8 held-out photos are not in it: name the data .* with --data"
+    )
+    with pytest.raises(UserError, match=words):
+        benchmark([runs[0]], data=str(folders / "everyday"), manifest=written[0] / "photos.csv", progress=False)
+    rows = (written[0] / "photos.csv").read_text()
+    (tmp_path / "photos.csv").write_text(f"{rows}held-out,{'0' * 64},{'0' * 64},Pug\n")
+    with pytest.raises(UserError, match=r"has 2 different sets of held-out photos, .*: keep the rows of one set, such"):
+        benchmark([runs[0]], manifest=tmp_path / "photos.csv", progress=False)
+
+
 def test_a_photo_that_can_not_be_read_is_named(runs, folders, tmp_path, monkeypatch, capsys):
     cats = shutil.copytree(folders / "cats", tmp_path / "cats")
     (cats / "text.png").write_text("no photo")
@@ -203,8 +248,8 @@ def test_a_photo_that_can_not_be_read_is_named(runs, folders, tmp_path, monkeypa
     [
         (["RUN", "RUN"], "is named twice"),
         (["nowhere"], "there is no run folder"),
-        (["RUN", "--data", "nowhere"], "there is no data folder 'nowhere'"),
-        (["RUN", "--everyday", "nowhere"], "there is no data folder 'nowhere'"),
+        (["RUN", "--data", "nowhere"], "there is no data folder 'nowhere': check --data"),
+        (["RUN", "--everyday", "nowhere"], "there is no data folder 'nowhere': check --everyday"),
         (["RUN", "--everyday", "CATS"], "holds no labelled photos"),
         (["RUN", "--other-dogs", "nowhere"], "'nowhere' is no folder"),
         (
@@ -224,6 +269,11 @@ def test_a_mistake_is_one_line_before_anything_is_judged(
     status, _, err = run_cli(monkeypatch, capsys, "benchmark", *named, "--output", tmp_path / "output")
     assert status == 2 and words in err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_that_is_gone_is_named_by_its_own_option(tiny_run):
+    with pytest.raises(UserError, match="there is no data folder 'nowhere': check --everyday"):
+        benchmark([tiny_run], everyday="nowhere", progress=False)
 
 
 def test_a_run_without_the_breeds_is_named(tiny_run, tmp_path):

@@ -8,11 +8,12 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
 import pytest
-from conftest import ROOT, make_photo, run_cli, tiny_config
+from conftest import ROOT, copy_without_outputs, make_photo, run_cli, tiny_config
 from report_files import check_pictures, latex_tables
 from scipy import stats
 from sklearn import metrics as reference
@@ -26,10 +27,11 @@ from dogbreeds.files import write_json
 from dogbreeds.metrics import wilson_interval
 from dogbreeds.predictions import Predictions
 from dogbreeds.research import compare as compare_module
+from dogbreeds.research import plots
 from dogbreeds.research.compare import compare, order_by_similarity
 from dogbreeds.research.evaluate import photos_of
 from dogbreeds.research.report import write_report
-from dogbreeds.research.what_differs import what_differs
+from dogbreeds.research.what_differs import tuning_budget, what_differs
 from dogbreeds.run_folder import SHIPPED_RUNS, RunFolder
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.split_file import SPLITS, load_splits, save_splits
@@ -260,12 +262,19 @@ def test_what_two_recipes_differ_in_is_named(tiny_run, names, tmp_path, monkeypa
     (older / "run.json").write_text(json.dumps(record))
     found = what_differs([[RunFolder.open(run).record] for run in (one, older)])
     assert ("tuning trials", ("none", "not recorded")) in [(each.what, each.values) for each in found]
+    records = [RunFolder.open(run).record for run in (one, older)]
+    assert tuning_budget([records]) == tuning_budget([records[:1], records[:1]]) == "None of them was tuned (`--tune`)."
+    assert tuning_budget([records[:1], records[1:]]) == "They were not tuned alike: see the tuning trials."
+    assert tuning_budget([[replace(records[0], tuning_trials=30)]] * 2) == "Each was tuned by 30 trials."
+    assert tuning_budget([records[1:]]) == "How many trials tuned them is not recorded."
     arguments = ["compare", str(one), str(two), "--output", str(tmp_path / "report"), "--without-photos"]
     monkeypatch.setattr(sys, "argv", ["dogbreeds", *arguments])
     monkeypatch.setattr("dogbreeds.research.report.write_report", lambda comparison, folder: None)
     with pytest.raises(SystemExit):
         cli.main()
-    assert capsys.readouterr().out.startswith("what differs (one | two):\n  adapt: full | classifier\n")
+    said = capsys.readouterr().out
+    assert said.startswith("what differs (one | two):\n  adapt: full | classifier\n")
+    assert "\n  None of them was tuned (`--tune`).\n" in said
 
 
 def test_other_photos_that_training_fitted_the_verdicts_on_are_a_difference(tiny_run, names, tmp_path):
@@ -583,6 +592,19 @@ class Pictures(HTMLParser):
             self.found.append(dict(attrs))
 
 
+@pytest.mark.parametrize(
+    ("megabytes", "labels"), [((7.9, 9.5), ["8", "9", "10"]), ((2, 900), ["1", "10", "100", "1000"])]
+)
+def test_a_cost_can_be_read_from_its_axis(megabytes, labels):
+    figures = {"top1_low": 0.8, "top1": 0.81, "top1_high": 0.82}
+    entries = [SimpleNamespace(name=f"run {cost}", cost={"cost": cost}, figures=figures) for cost in megabytes]
+    figure = plots.accuracy_against_cost(entries, "cost", "model, MB")
+    low, high = figure.axes[0].get_xlim()
+    shown = figure.axes[0].get_xticklabels(which="both")
+    texts = [text.get_text() for text in shown if low <= text.get_position()[0] <= high]
+    assert [text for text in texts if text] == labels
+
+
 def test_every_picture_is_in_the_page_and_described(report):
     parser = Pictures()
     parser.feed((report / "comparison.html").read_text())
@@ -624,6 +646,20 @@ def test_the_report_works_without_photos(tiny_run, second_run, tmp_path, capsys,
     with pytest.raises(SystemExit) as stop:  # nothing is ever overwritten
         cli.main()
     assert stop.value.code == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_a_run_without_heat_maps_is_named(tiny_run, second_run, photo_folder, tmp_path, charts_are_blank):
+    older = [
+        copy_without_outputs(run, tmp_path / name, "heat_map") for run, name in ((tiny_run, "a"), (second_run, "b"))
+    ]
+    for number, (runs, without) in enumerate(
+        [([tiny_run, second_run], ""), ([tiny_run, older[1]], "b"), (older, "a, b")]
+    ):
+        write_report(compare(runs, photos=str(photo_folder), progress=False), tmp_path / f"report{number}")
+        page = (tmp_path / f"report{number}" / "comparison.md").read_text()
+        assert ("Each heat map shows the evidence" in page) == (without != "a, b")
+        assert ("Without heat maps, so that the photo alone is shown:" in page) == bool(without)
+        assert not without or f"is shown: {without}.\n" in page
 
 
 def test_photos_that_were_replaced_are_not_shown(tiny_run, second_run, photo_folder, tmp_path, charts_are_blank):

@@ -1,13 +1,16 @@
 """The figures of the shipped runs in the docs, README.md and their cards are those of the files that are shipped.
 
 Predictions of the validation photos are kept, so their figures are computed anew. Of the everyday photos run.json has
-the shares, and calibration-photos.csv says which photos they are of; intervals are computed from both.
+the shares, and calibration-photos.csv says which photos they are of; intervals are computed from both. Tables of
+study.md are those of the reports in docs/reports.
 """
 
+import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from conftest import ROOT
@@ -191,6 +194,49 @@ def sentences() -> Iterator[Sentence]:
     )
 
 
+def report_rows(name: str) -> list[dict[str, str]]:
+    with (ROOT / "dogbreeds/docs/reports" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+BACKBONES = {
+    "models/efficientnet_lite2": "EfficientNet-Lite2",
+    "models/mobilenet_v2_1.0_224": "MobileNetV2",
+    "models/vit_tiny_patch16_224": "ViT-Ti/16",
+}
+
+CORRUPTED = {
+    "as it is": "as it is",
+    "noise": "noise",
+    "blur": "blurred",
+    "brightness": "too bright",
+    "contrast": "little contrast",
+    "JPEG": "JPEG of low quality",
+    "pixels": "large pixels",
+    "grey": "little or no colour",
+    "small": "smaller, on a plain ground",
+    "covered": "a part covered",
+    "shuffled": "parts change places",
+}
+"""The rows of "Photos made worse" in study.md, by the names in the report."""
+
+
+def reports() -> Iterator[Cell]:
+    """Commands 5 to 7 of study.md."""
+    for name, photos in (("probe-pets", "pets"), ("probe-dogs", "dogs, seen")):
+        for row in report_rows(name):
+            top1, low, high = (100 * float(row[column]) for column in ("top-1", "low", "high"))
+            title = f"{photos}: {BACKBONES[row['backbone']]}"
+            yield Cell("study.md", row["classifier"], title, f"{top1:.1f} % ({low:.1f}-{high:.1f})")
+    rows = report_rows("robustness")
+    for column, run in COLUMNS.items():
+        for corruption, title in CORRUPTED.items():
+            mine = [row for row in rows if (row["run"], row["corruption"]) == (run.path.name, corruption)]
+            assert [row["severity"] for row in mine] == (["0"] if corruption == "as it is" else ["1", "3", "5"])
+            top1 = fmean(100 * float(row["top1"]) for row in mine)
+            yield Cell("study.md", column, title, f"{top1:.1f} (", is_whole=False)
+
+
 def comparisons() -> Iterator[Cell | Sentence]:
     """What `compare` finds in the predictions that the runs keep: command 9 of either page."""
     names = {run.path.name: column.partition("/")[0] for column, run in COLUMNS.items()}
@@ -257,11 +303,11 @@ def check_each_digit(expected: Cell | Sentence) -> None:
         assert told.startswith(str(expected)), other
 
 
-FROM_FILES = [*answers(), *other_cells(), *sentences()]
+FROM_FILES = [*answers(), *other_cells(), *sentences(), *reports()]
 
 
 @pytest.mark.parametrize("expected", FROM_FILES, ids=str)
-def test_a_figure_of_a_shipped_run_is_that_of_its_files(expected):
+def test_a_figure_of_the_docs_is_that_of_the_files(expected):
     assert not fault(expected, PAGES)
 
 

@@ -128,6 +128,7 @@ def test_every_command_is_one_that_its_script_understands(row, tmp_path, monkeyp
     program, name, *arguments = shlex.split(row.command(tmp_path, str(data)))
     configs = []
     monkeypatch.setattr("dogbreeds.training.train.train", lambda config, **_: configs.append(config))
+    monkeypatch.setattr("dogbreeds.training.models.location.ask_hub", lambda model: None)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(ROOT / name), run_name="__main__")
     config = configs[0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import BREED_FOLDERS, make_photo, make_photo_folder, run_cli
+from PIL import Image
 
 from dogbreeds.files import read_json
 from dogbreeds.training.doctor import examine
@@ -100,10 +101,22 @@ def test_a_breed_of_one_photo_is_not_suspected():
     assert 600 not in [index for index, _ in found] and "g" not in [likely for _, likely in found]
 
 
+def test_photos_that_show_nothing_are_not_suspected_and_nothing_is_learned_from_them():
+    features, _, labels = mislabelled(share=0.1)
+    photos = LabelledFeatures(
+        ["train"] * 600, list(map(str, range(600))), [b""] * 600, list("abcdef"), labels, np.arange(600), features
+    )
+    suspected = [index for index, _ in find_suspects(photos)]
+    clear = np.ones(600, dtype=bool)
+    clear[suspected[:5]] = False
+    assert suspected and not set(suspected[:5]) & {index for index, _ in find_suspects(photos, clear)}
+
+
 @pytest.mark.slow
 def test_the_doctor_names_them(tmp_path, monkeypatch, capsys):
     data = make_photo_folder(tmp_path / "data", num_photos=12)
     make_photo(1, 77).save(data / BREED_FOLDERS[0] / "wrong.png")
+    Image.new("RGB", (40, 40), (90, 90, 90)).save(data / BREED_FOLDERS[2] / "blank.png")
     arguments = ["doctor", "--data", data, "--image-size", 32, "--labels-by", "vit_nano"]
     status, printed, _ = run_cli(monkeypatch, capsys, *arguments, "--output", tmp_path / "report.json")
     assert status == 1 and "1 labels are probably wrong, the surest first: look at these photos" in printed

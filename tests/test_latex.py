@@ -93,6 +93,7 @@ def test_bibtex_says_what_the_citation_file_says():
     assert fields == {
         "author": " and ".join(f"{{{author['name']}}}" for author in about["authors"]),
         "title": about["title"],
+        "year": str(about["date-released"].year),
         "version": about["version"],
         "license": about["license"],
     }

@@ -9,12 +9,15 @@ import torch
 from conftest import run_cli, scene
 from PIL import Image
 from report_files import check_pictures, latex_tables
+from transformers import AutoModelForImageClassification
 
 from dogbreeds.images import open_image
 from dogbreeds.photos import photo_digest
 from dogbreeds.research import cka, layers
-from dogbreeds.research.layers import compare_layers, is_of_patches, mean_distance
+from dogbreeds.research.layers import compare_layers, is_of_patches, mean_distance, without_registers
 from dogbreeds.training.backbones import load_backbone
+from dogbreeds.training.models.registry import ARCHITECTURES
+from dogbreeds.training.models.visual_prompts import with_prompts
 from dogbreeds.training.options import PreprocessingOptions
 
 NAMES = ["mobilenet_v2_nano", "vit_nano"]
@@ -58,6 +61,23 @@ def test_a_head_looks_as_far_as_what_it_attends_to():
     of_pairs = [np.hypot(a - c, b - d) * 56 for a, b in places for c, d in places]
     assert is_of_patches(attention) and not is_of_patches(attention[..., 1:, 1:-3])
     assert mean_distance(attention, 224)[0] == pytest.approx([0, np.mean(of_pairs), 56 * 12 / 16])
+
+
+def test_what_heads_attend_to_besides_patches_does_not_count():
+    attention = np.random.default_rng(0).random((2, 3, 17, 17))
+    with_registers = np.insert(attention, [1, 1], 0.7, axis=-1)
+    with_registers = np.insert(with_registers, [1, 1], 0.7, axis=-2)
+    assert not is_of_patches(with_registers)
+    assert np.array_equal(without_registers(with_registers, 2), attention)
+    assert np.array_equal(without_registers(attention, 0), attention)
+
+
+def test_a_vit_with_prompts_shows_how_far_it_looks(photos, tmp_path, monkeypatch):
+    model = AutoModelForImageClassification.from_config(ARCHITECTURES["vit_nano"](image_size=32))
+    with_prompts(model).save_pretrained(tmp_path / "prompted")
+    monkeypatch.setattr(layers, "BATCH_SIZE", 8)
+    found = compare_layers([str(tmp_path / "prompted")], photos, num_photos=32, image_size=32, progress=False)
+    assert found.networks[0].distances.shape == (32, 2, 2) and "How far the heads of" in str(found)
 
 
 @pytest.fixture(scope="module")

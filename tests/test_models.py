@@ -25,7 +25,8 @@ from dogbreeds.training.models.adapters import known_breeds
 from dogbreeds.training.models.build import build_model, model_preprocessing
 from dogbreeds.training.models.checkpoint import Checkpoint, base_run_folder, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of, features_of
-from dogbreeds.training.models.registry import ARCHITECTURES, resolve_model
+from dogbreeds.training.models.location import ask_hub
+from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS, resolve_model
 from dogbreeds.training.optim import Schedule, parameter_groups
 
 NAMES = tuple(f"breed {index}" for index in range(13))
@@ -215,6 +216,26 @@ def test_the_run_that_training_starts_from_is_found_on_the_hub_too(tmp_path, mon
     # Without a network, what is in the cache counts.
     assert base_run_folder("me/run") == downloaded
     assert base_run_folder("me/plain") is None
+
+
+def test_the_hub_is_asked_for_what_is_neither_here_nor_known(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "net"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    monkeypatch.setitem(CHECKPOINTS, "short", "me/none")
+    with StandInHub() as hub:
+        use_hub(hub.address, tmp_path / "cache", monkeypatch)
+        upload(folder, "me/net", "model", private=False, mark="config.json")
+        capsys.readouterr()
+        for model in ("me/net", "me/net", "vit_nano", "resnet18", str(folder), "a name of timm"):
+            ask_hub(model)
+        assert hub.downloads == ["config.json"]
+        assert capsys.readouterr().err.count("looking for me/net in the local cache") == 1
+        for model in ("me/none", "short"):
+            with pytest.raises(UserError, match="'me/none' is no folder here, and the Hugging Face Hub did"):
+                ask_hub(model)
+    ask_hub("me/net")  # in the cache
 
 
 def test_a_name_or_a_folder_without_a_run_is_no_run(tmp_path, monkeypatch):

@@ -47,6 +47,7 @@ def test_a_replaced_option_is_as_if_it_had_been_given():
     [
         ({"freeze_backbone": True, "layer_decay": 0.5}, "--layer-decay 0.5: a frozen backbone has no rates; add"),
         ({"adapt": "vpt", "layer_decay": 0.5}, "--layer-decay 0.5: prompts are before all layers"),
+        ({"adapt": "vpt", "average_with_start": 0.5}, "--average-with-start 0.5: prompts start at random"),
         ({"classifier_epochs": 3}, "--classifier-epochs 3: add --adapt lp-ft, or leave it out"),
         ({"cache": "off", "cache_dir": "there"}, "--cache-dir there: --cache off keeps nothing there"),
     ],

@@ -8,13 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pyarrow.parquet
 import pytest
 import torch
 from conftest import make_photo_folder, run_cli
+from PIL import Image
 from report_files import latex_tables
 from safetensors.torch import load_file, save_file
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from transformers import AutoModelForImageClassification
 
 from dogbreeds.errors import UserError
@@ -23,6 +25,7 @@ from dogbreeds.metrics import wilson_interval
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.research.document import to_html
 from dogbreeds.research.probe import NEIGHBOURS, WAYS, Probe, Score, probe, score_of
+from dogbreeds.research.reproduce import reproduce
 from dogbreeds.research.significance import holm, mcnemar
 from dogbreeds.training import backbones
 from dogbreeds.training.models.checkpoint import Checkpoint, open_checkpoint
@@ -89,9 +92,9 @@ def test_the_table_says_which_backbones_may_have_seen_the_photos(probed, models,
     low, high = wilson_interval(sum(score.right), 4)
     assert rows[3][5] == f"{score.top1:.1%} ({100 * low:.1f}-{100 * high:.1f})"
     (lead, *_) = leads = result.leads()
-    assert len(leads) == len(WAYS) * (len(models) - 1) and lead.best != lead.other
-    right = {name: np.array(result.scores[name][0].right) for name in (lead.best, lead.other)}
-    assert lead.difference == right[lead.best].mean() - right[lead.other].mean() >= 0
+    assert len(leads) == len(WAYS) * (len(models) - 1) and lead.first != lead.second
+    right = {name: np.array(result.scores[name][0].right) for name in (lead.first, lead.second)}
+    assert lead.difference == right[lead.first].mean() - right[lead.second].mean() >= 0
     result.write(tmp_path / "table.csv")
     result.write(tmp_path / "table.md")
     result.write(tmp_path / "table.tex")
@@ -104,14 +107,61 @@ def test_the_table_says_which_backbones_may_have_seen_the_photos(probed, models,
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(models) * len(WAYS)
 
 
-def test_the_correction_is_for_all_pairs_that_the_best_was_chosen_from():
+def test_all_pairs_are_compared_and_corrected_for_together_on_each_set_of_photos():
     rng = np.random.default_rng(0)
     right = {name: tuple((rng.random(200) < share).tolist()) for name, share in (("a", 0.7), ("b", 0.9), ("c", 0.8))}
     scores = {name: [Score(None, 0.0, each)] * len(WAYS) for name, each in right.items()}
     leads = Probe((), scores, None, None).leads()
-    assert [(lead.best, lead.other) for lead in leads[:2]] == [("b", "c"), ("b", "a")] and len(leads) == 2 * len(WAYS)
+    assert [lead.first + lead.second for lead in leads] == ["bc", "ba", "ca"] * len(WAYS)
     pairs = [mcnemar(np.array(right[first]), np.array(right[second])) for first, second in ("bc", "ba", "ca")]
-    assert [lead.p_value for lead in leads[:2]] == pytest.approx(holm(pairs * len(WAYS))[:2])
+    assert [lead.p_value for lead in leads] == pytest.approx(holm(pairs * len(WAYS)))
+    everyday = {name: [replace(each[0], everyday=right[name][:100])] * len(WAYS) for name, each in scores.items()}
+    both = Probe((), everyday, None, None).leads()
+    assert both[: len(leads)] == leads and {lead.photos for lead in both[len(leads) :]} == {"everyday"}
+    few = {name: np.array(each[:100]) for name, each in right.items()}
+    expected = holm([mcnemar(few[lead.first], few[lead.second]) for lead in both[len(leads) :]])
+    assert [lead.p_value for lead in both[len(leads) :]] == expected and len(expected) == 3 * len(WAYS)
+
+
+def test_everyday_photos_are_answered_by_what_was_fitted_on_the_data(models, photo_folder, tmp_path):
+    breed = sorted(each.name for each in photo_folder.iterdir() if each.is_dir())[1]
+    everyday, rng = tmp_path / "everyday", np.random.default_rng(7)
+    (everyday / breed).mkdir(parents=True)
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)).save(everyday / breed / f"{number}.png")
+    seen = next((photo_folder / breed).iterdir())
+    shutil.copy(seen, everyday / breed / f"seen{seen.suffix}")  # left out, as it is in the data
+    file = tmp_path / "features.parquet"
+    result = probe(models, str(photo_folder), everyday=str(everyday), image_size=32, features=file)
+    assert len(result.splits.everyday) == 5
+    for name in models:
+        photos, truth = features_in(file, name, "everyday")
+        assert set(truth) == {result.splits.names[1]}
+        score = result.scores[name][WAYS.index(CLASS_MEAN)]
+        fitted = clone(CLASS_MEAN.classifier).fit(*features_in(file, name, "train"))
+        assert list(score.everyday) == (fitted.predict(photos) == truth).tolist() and len(score.everyday) == 5
+        score = result.scores[name][WAYS.index(NEAREST)]
+        fitted = clone(NEAREST.classifier).set_params(**{NEIGHBOURS: int(score.setting)})
+        fitted.fit(*features_in(file, name, "train"))
+        assert list(score.everyday) == (fitted.predict(photos) == truth).tolist()
+    without = probe(models, str(photo_folder), image_size=32)
+    for name in models:
+        assert [replace(score, everyday=None) for score in result.scores[name]] == without.scores[name]
+    result.write(tmp_path / "report")
+    rows = pandas.read_csv(tmp_path / "report" / "probe.csv")
+    counts = [sum(score.everyday) for name in models for score in result.scores[name]]
+    assert rows["everyday top-1"].tolist() == [count / 5 for count in counts] and set(rows["everyday n"]) == {5}
+    assert rows["everyday low"].tolist() == pytest.approx([wilson_interval(count, 5)[0] for count in counts])
+    assert len(latex_tables((tmp_path / "report" / "probe.tex").read_text())) == 3
+    assert "on 5 everyday photos of 1 breeds" in str(result) and str(result).count("| everyday |") == len(WAYS)
+    assert not reproduce(tmp_path / "report", progress=False).changes
+
+
+def test_everyday_photos_of_a_breed_that_the_data_lacks_are_named(photo_folder, tmp_path):
+    everyday = make_photo_folder(tmp_path / "everyday", num_breeds=1)
+    next(each for each in everyday.iterdir() if each.is_dir()).rename(everyday / "n02116738-African_hunting_dog")
+    with pytest.raises(UserError, match=r"1 breeds that .* does not have, such as 'African hunting dog': leave these"):
+        probe(["vit_nano"], str(photo_folder), everyday=str(everyday), image_size=32)
 
 
 def split_of(rng, sizes: dict[str, int], wrong: float):
@@ -225,7 +275,9 @@ def test_data_that_can_not_be_probed(make, words, tmp_path, monkeypatch, capsys)
         (["vit_nano", "--image-size", "16"], "--image-size 16: must be 32 or more"),
         (["vit_nano", "--output", "table.txt"], "the name must end in .html, .csv, .md"),
         (["vit_nano", "--output", "README.md"], "'README.md' exists already"),
-        (["vit_nano", "--features", "nowhere/features.parquet"], "there is no folder 'nowhere'"),
+        (["vit_nano", "--features", "nowhere/features.parquet"], "there is no folder 'nowhere' for the --features"),
+        (["vit_nano", "--output", "nowhere/probe.csv"], "there is no folder 'nowhere' for the --output"),
+        (["vit_nano", "--everyday", "nowhere"], "there is no data folder 'nowhere': check --everyday"),
         (["vit_nano", "--features", "features.csv"], "--features 'features.csv': the name must end in .parquet"),
     ],
 )

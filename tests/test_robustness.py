@@ -124,6 +124,8 @@ def test_photos_that_a_run_knows_are_left_out(tiny_run, photo_folder, new_photos
     found = robustness([tiny_run], str(mixed), severities=[1], progress=False)
     known = known_photos(RunFolder.open(tiny_run))
     assert found.num_known >= 24 and len(found.labels) == 46 - found.num_known
+    assert f"Left out are {found.num_known} photos that one of the runs" in str(found)
+    assert "Left out is 1 photo that one of the runs" in str(replace(found, num_known=1))
     assert not [digest for digest in found.digests if digest[:DIGEST_DIGITS] in known]
     for path in mixed.rglob("*.png"):
         if photo_digest(path.read_bytes())[:DIGEST_DIGITS] not in known:

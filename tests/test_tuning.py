@@ -370,11 +370,14 @@ def test_the_command_line_goes_before_the_file(form, photo_folder, tmp_path, mon
         ("optimizer = 'rmsprop'\nweight_decay = 0.1", ["--optimizer", "adamw"], {"weight_decay": 0.1}),
     ],
 )
-def test_options_need_to_go_together_only_with_the_command_line(lines, arguments, expected, tmp_path, monkeypatch):
+def test_options_need_to_go_together_only_with_the_command_line(
+    lines, arguments, expected, checkpoints, tmp_path, monkeypatch
+):
     trained = []
     monkeypatch.setattr("dogbreeds.training.train.train", lambda config, **_: trained.append(config.to_dict()))
     (tmp_path / "options.toml").write_text(lines)
-    preset = TrainConfig.from_options(output_dir=tmp_path / "run", model="vit_tiny", freeze_backbone=True)
+    model = str(checkpoints / "vit_nano")
+    preset = TrainConfig.from_options(output_dir=tmp_path / "run", model=model, freeze_backbone=True)
     assert script(monkeypatch, preset, "--config", str(tmp_path / "options.toml"), *arguments) == 0
     assert {name: trained[0][name] for name in expected} == expected
 

@@ -17,19 +17,26 @@ import numpy as np
 from dogbreeds.calibration_photos import DIGEST_DIGITS, fitted_on, num_fitted_on
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.metrics import wilson_interval
-from dogbreeds.model_card import EVERYDAY, FITTED_ON
+from dogbreeds.model_card import EVERYDAY, FITTED_ON, HELD_OUT
 from dogbreeds.photos import photo_files, places_by_digest
-from dogbreeds.research.evaluate import Evaluation, check_known, evaluate, latencies, photos_of
+from dogbreeds.research.evaluate import (
+    Evaluation,
+    OtherData,
+    check_known,
+    evaluate,
+    latencies,
+    photos_of,
+    recorded_photos,
+)
 from dogbreeds.research.provenance import Provenance, pinned
 from dogbreeds.research.what_differs import Difference, what_differs
 from dogbreeds.run_folder import RunFolder, unique_names
 from dogbreeds.serving.calibrate import find_outputs, verdict_shares
 from dogbreeds.serving.predictor import Predictor
-from dogbreeds.split_file import SPLITS, load_trained_on
+from dogbreeds.split_file import SPLITS, load_splits, load_trained_on
 from dogbreeds.training.datasets.checks import LeftOut, concatenated
 from dogbreeds.training.datasets.sources import Photos, PhotoSources, read_dataset
 
-HELD_OUT = "held-out"
 OTHERS = ("other_photos", "other_dogs")
 WORDS = {
     HELD_OUT: "held out in training",
@@ -107,8 +114,8 @@ class Row:
 
     name: str
     run: RunFolder
-    split: Literal["validation", "test"]
-    """That of its training, whose photos it is judged on."""
+    split: Literal["validation", "test", "held-out"]
+    """That of its training, whose photos it is judged on; `HELD_OUT` if those of a manifest are none of its own."""
     judged: dict[str, Judged]
     """By set of photos: `HELD_OUT`, and of `EVERYDAY` and `OTHERS` those that there are."""
     milliseconds: float
@@ -170,8 +177,8 @@ def benchmark(
         everyday: Photos of breeds that they know, as for `dogbreeds.training.datasets.sources.read_dataset`.
         other_photos: Photos without a dog.
         other_dogs: Dogs of breeds that they do not know.
-        manifest: photos.csv of an earlier benchmark, whose photos are used, and no others. Without it, those photos are
-            left out that one of the runs was trained or calibrated on.
+        manifest: photos.csv of an earlier benchmark, whose photos are used, and no others, those held out too. Without
+            it, those photos of the folders are left out that one of the runs was trained or calibrated on.
         progress: Show progress bars.
 
     Raises:
@@ -186,16 +193,16 @@ def benchmark(
     read = [*run_dirs, *held_out_in, everyday, other_photos, other_dogs, manifest]
     provenance = Provenance.of("benchmark", arguments, read)
     folders = {kind: path for kind, path in zip(OTHERS, (other_photos, other_dogs), strict=True) if path}
-    given = {EVERYDAY: concatenated(list(read_dataset(everyday).values()))} if everyday else {}
+    given = {EVERYDAY: concatenated(list(read_dataset(everyday, option="--everyday").values()))} if everyday else {}
     given |= {kind: _unlabelled(folder) for kind, folder in folders.items()}
-    for run in runs:
-        if everyday:
-            check_known(run, given[EVERYDAY])
     wanted = read_manifest(manifest) if manifest else None
+    if everyday:
+        for run in runs:
+            check_known(run, given[EVERYDAY])
     used: set[str] = set().union(*map(known_photos, runs))
     chosen = {kind: _choose(kind, photos, used, wanted) for kind, photos in given.items()}
     predictors = [Predictor(run) for run in runs]
-    held_out = [_held_out(predictor, data) for predictor in predictors]
+    held_out = [_held_out(*each, wanted) for each in zip(predictors, held_out_in, strict=True)]
     milliseconds = latencies(predictors, held_out[0][1])
     rows = []
     for name, predictor, (split, photos), speed in zip(names, predictors, held_out, milliseconds, strict=True):
@@ -212,21 +219,29 @@ def benchmark(
     return Benchmark(tuple(rows), places, provenance, num_left_out)
 
 
-def read_manifest(path: Path) -> dict[str, set[str]]:
-    """The digests of the photos of each set, from the photos.csv of an earlier benchmark.
+def read_manifest(path: Path) -> dict[str, dict[str, str]]:
+    """The digests and breeds of the photos of each set, from the photos.csv of an earlier benchmark.
 
     Raises:
-        UserError: The file is missing or damaged.
+        UserError: The file is missing or damaged, or its runs held out different photos.
     """
-    found: dict[str, set[str]] = {}
+    found: dict[str, dict[str, str]] = {}
+    held_out = set()
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                found.setdefault(row["set"], set()).add(row["sha256"])
+                found.setdefault(row["set"], {})[row["sha256"]] = row["label"]
+                if row["set"] == HELD_OUT:
+                    held_out.add(row["photos"])
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"--manifest {str(path)!r} can't be read as the {MANIFEST} of a benchmark ({first_line(error)})"
         ) from None
+    if len(held_out) > 1:
+        raise UserError(
+            f"--manifest {str(path)!r} has {len(held_out)} different sets of {HELD_OUT} photos, as its runs held out "
+            f"different ones: keep the rows of one set, such as {min(held_out)[:DIGEST_DIGITS]}..."
+        )
     return found
 
 
@@ -241,7 +256,7 @@ def known_photos(run: RunFolder) -> set[str]:
     return fitted_on(run) | {digest[:DIGEST_DIGITS] for digest in trained_on}
 
 
-def _choose(kind: str, photos: Photos, used: set[str], wanted: dict[str, set[str]] | None) -> Photos:
+def _choose(kind: str, photos: Photos, used: set[str], wanted: dict[str, dict[str, str]] | None) -> Photos:
     """Of these photos, each once, those that are wanted, or that no run knew before."""
     place_of, unreadable = places_by_digest(photos.sources)
     if wanted is None:
@@ -253,7 +268,7 @@ def _choose(kind: str, photos: Photos, used: set[str], wanted: dict[str, set[str
                 f"all {len(photos):,} {WORDS[kind]} were used to train or to calibrate one of the runs: give others"
             )
         return photos.select(chosen)
-    if missing := wanted.get(kind, set()) - place_of.keys():
+    if missing := wanted.get(kind, {}).keys() - place_of.keys():
         raise UserError(
             f"{len(missing):,} of the {len(wanted[kind]):,} {WORDS[kind]} of the manifest are not in the folder, such "
             f"as {min(missing)[:DIGEST_DIGITS]}...: give the folder of the earlier benchmark"
@@ -263,8 +278,23 @@ def _choose(kind: str, photos: Photos, used: set[str], wanted: dict[str, set[str
     return photos.select(sorted(place_of[digest] for digest in wanted[kind]))
 
 
-def _held_out(predictor: Predictor, data: str | None) -> tuple[Literal["validation", "test"], Photos]:
-    """The split on which nothing was chosen, if training had one, else that of validation."""
-    record = predictor.run.record
-    split: Literal["validation", "test"] = "test" if record.data.num_test else "validation"
-    return split, photos_of(predictor, data or record.config["data"], split)
+def _held_out(
+    predictor: Predictor, data: str, wanted: dict[str, dict[str, str]] | None
+) -> tuple[Literal["validation", "test", "held-out"], Photos]:
+    """The manifest's photos, else the split on which nothing was chosen, if training had one, else validation."""
+    run = predictor.run
+    if wanted is None or HELD_OUT not in wanted:
+        split: Literal["validation", "test"] = "test" if run.record.data.num_test else "validation"
+        return split, photos_of(predictor, data, split)
+    try:
+        photos = recorded_photos(data, {HELD_OUT: wanted[HELD_OUT]})[HELD_OUT]
+    except OtherData as error:
+        raise UserError(
+            f"{data!r} does not hold the photos of the manifest, {error}: name the data of the earlier benchmark with "
+            "--data"
+        ) from None
+    check_known(run, photos)
+    own = load_splits(run.path / SPLITS) or {}
+    of_own: list[Literal["validation", "test"]] = ["test", "validation"]
+    found = (name for name in of_own if wanted[HELD_OUT].items() <= own.get(name, {}).items())
+    return next(found, "held-out"), photos

@@ -125,7 +125,7 @@ def _write_for_hub(row: Row, folder: Path, dataset_id: str | None) -> None:
     from huggingface_hub import EvalResultEntry, ModelCardData, eval_result_entries_to_yaml  # takes a second
     from huggingface_hub.utils import yaml_dump
 
-    metadata = ModelCardData(model_name=row.name, eval_results=list(_eval_results(row))).to_dict()
+    metadata = ModelCardData(model_name=row.name, eval_results=list(_eval_results(row, dataset_id))).to_dict()
     (folder / MODEL_INDEX).write_text(yaml_dump(metadata, sort_keys=False), encoding="utf-8")
     if not dataset_id:
         return
@@ -143,7 +143,7 @@ def _write_for_hub(row: Row, folder: Path, dataset_id: str | None) -> None:
     file.write_text(yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
 
 
-def _eval_results(row: Row) -> Iterator[Any]:
+def _eval_results(row: Row, dataset_id: str | None) -> Iterator[Any]:
     """Every figure as an `EvalResult`, with the number and hash of the photos, and the interval, as arguments."""
     for kind, judged in row.judged.items():
         split = row.split if kind == HELD_OUT else FITTED_ON.get(kind, kind)
@@ -153,6 +153,7 @@ def _eval_results(row: Row) -> Iterator[Any]:
                 split,
                 *metric,
                 judged.figures[figure],
+                data=dataset_id,
                 dataset_args={"num_photos": judged.n, "photos_sha256": judged.photos_hash},
                 metric_args={"interval_95": [round(bound, 4) for bound in judged.intervals[figure]]},
             )

@@ -23,6 +23,7 @@ from dogbreeds import metrics
 from dogbreeds.errors import UserError
 from dogbreeds.latency import NUM_PHOTOS
 from dogbreeds.predictions import Predictions
+from dogbreeds.record import RunRecord
 from dogbreeds.research.evaluate import (
     answer_milliseconds,
     classify,
@@ -35,6 +36,7 @@ from dogbreeds.research.evaluate import (
 from dogbreeds.research.photo_finder import PhotoFinder
 from dogbreeds.research.provenance import Provenance, pinned
 from dogbreeds.research.significance import (
+    SIGNIFICANCE_LEVEL,
     PhotoDraws,
     bootstrap_interval,
     calibration_error_by_chance,
@@ -43,14 +45,11 @@ from dogbreeds.research.significance import (
     interval_of_right,
     mcnemar,
 )
-from dogbreeds.research.what_differs import Difference, what_differs
+from dogbreeds.research.what_differs import Difference, tuning_budget, what_differs
 from dogbreeds.run_folder import HISTORY, RunFolder, predictions_file, unique_names
 from dogbreeds.serving.predictor import Predictor
 from dogbreeds.training.breed_metrics import compute_figures
 from dogbreeds.training.options import NEUTRAL_OPTIONS, TrainConfig, recorded_options
-
-SIGNIFICANT = 0.05
-"""A p-value below this is called a real difference."""
 
 NOT_THE_RECIPE = {*NEUTRAL_OPTIONS, "seed", "split_seed", "near_duplicates", "faults"}
 """Options in which two runs of the same recipe may differ."""
@@ -121,9 +120,9 @@ class Pair:
     """The same after Holm's correction for the number of pairs on these photos."""
 
     @property
-    def is_real(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether chance is an unlikely reason for the difference in top-1."""
-        return self.p_value_adjusted < SIGNIFICANT
+        return self.p_value_adjusted < SIGNIFICANCE_LEVEL
 
 
 @dataclass(frozen=True)
@@ -205,9 +204,17 @@ class Comparison:
     @property
     def what_differs(self) -> list[Difference]:
         """What the recipes differ in, before anyone reads which is better."""
+        return what_differs(self._records_of_recipes())
+
+    @property
+    def tuning_budget(self) -> str:
+        """How many trials chose the options of each recipe, in a sentence."""
+        return tuning_budget(self._records_of_recipes())
+
+    def _records_of_recipes(self) -> list[list[RunRecord]]:
         entries = [entry for group in self.groups for entry in group.entries]
         recipes = [entry.recipe for entry in self.main.entries]
-        return what_differs([[entry.run.record for entry in entries if entry.recipe == recipe] for recipe in recipes])
+        return [[entry.run.record for entry in entries if entry.recipe == recipe] for recipe in recipes]
 
     def over_seeds(self, recipe: str) -> dict[str, tuple[float, float]]:
         """The mean and standard deviation (n - 1) of a recipe's figures over its seeds."""

@@ -145,8 +145,8 @@ class Evaluation:
         if absent := self.absent_breeds:
             more = f" and {len(absent) - NUM_CONFUSED:,} more" if len(absent) > NUM_CONFUSED else ""
             lines.append(
-                f"\nwithout photos here, so left out of the macro figures, and never the wrong label: "
-                f"{', '.join(absent[:NUM_CONFUSED])}{more}"
+                "\nwithout photos here, so left out of the macro figures, and never the wrong label, which flatters "
+                f"precision and F1: {', '.join(absent[:NUM_CONFUSED])}{more}"
             )
         lines.append("\nin brackets: 95 % intervals, for other photos of this kind")
         return "\n".join(lines)
@@ -433,7 +433,11 @@ def splits_of(run: RunFolder, data: str, names: Sequence[str]) -> dict[str, Phot
     if recorded is None:
         found = _split_again(run, data)
     else:
-        found = _recorded_photos(run, data, {name: recorded[name] for name in names if name in recorded})
+        wanted = {name: recorded[name] for name in names if name in recorded}
+        try:
+            found = recorded_photos(data, wanted)
+        except OtherData as error:
+            raise OtherData(f"it is not the data that the run {run.name!r} was trained on: {error}") from None
     if missing := set(names) - found.keys():
         raise UserError(f"the run {run.name!r} was trained without a {missing.pop()} split (--test-fraction 0)")
     return {name: found[name] for name in names}
@@ -448,13 +452,16 @@ def _split_again(run: RunFolder, data: str) -> dict[str, Photos]:
     return {name: splits[name] for name in ["train", *splits.held_out]}
 
 
-def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]]) -> dict[str, Photos]:
-    """The photos of a run's splits, each in the order of the digests, as training has them.
+def recorded_photos(data: str, splits: dict[str, dict[str, str]]) -> dict[str, Photos]:
+    """The photos of splits by their digests, each in the order of the digests, as training has them.
 
     Args:
-        run: The run.
-        data: Where its data is now.
-        splits: From `load_splits`.
+        data: Where they are now, as for `dogbreeds.training.datasets.sources.read_dataset`.
+        splits: As from `load_splits`: the breed of each digest.
+
+    Raises:
+        OtherData: Some are not there.
+        UserError: The data can't be read.
     """
     photos = concatenated(list(read_dataset(data).values()))
     index_of: dict[tuple[str, str], int] = {}  # by digest and label
@@ -464,10 +471,7 @@ def _recorded_photos(run: RunFolder, data: str, splits: dict[str, dict[str, str]
     found = {}
     for split, label_of in splits.items():
         if missing := label_of.items() - index_of.keys():
-            raise OtherData(
-                f"it is not the data that the run {run.name!r} was trained on: {len(missing):,} of {len(label_of):,} "
-                f"{split} photos are not in it"
-            )
+            raise OtherData(f"{len(missing):,} of {len(label_of):,} {split} photos are not in it")
         indices = [index_of[photo] for photo in sorted(label_of.items())]
         found[split] = _without_unused_names(photos.select(indices))
     return found

@@ -29,6 +29,7 @@ from dogbreeds.training.activations import activations
 from dogbreeds.training.backbones import load_backbone, open_backbones
 from dogbreeds.training.models.checkpoint import Checkpoint
 from dogbreeds.training.models.inspection import blocks_of
+from dogbreeds.training.models.visual_prompts import num_registers
 from dogbreeds.training.options import PreprocessingOptions
 
 BATCH_SIZE = 32
@@ -52,7 +53,7 @@ class Network:
     """Its layers, from the photo to the classifier, as its weights name them."""
     distances: np.ndarray | None
     """How far the heads look, `(photos, layers, heads)`: the mean distance in pixels between a patch and those that it
-    attends to, weighted by the attention. None where the network has no attention, or other than a plain ViT's."""
+    attends to, weighted by the attention. None where the network has no attention, or other than a ViT's."""
     channel_shares: tuple[float, ...]
     """Of each layer: the share of its variance between photos that its most varying channel has. ViTs may have one with
     values a thousand times as large as the others' (Sun et al. 2024, "Massive Activations in Large Language Models",
@@ -253,8 +254,9 @@ def _look_into(
     for found in activations(model, preprocessing, batched):
         kernels.append(np.stack([cka.kernel(values) for values in found.layers]))
         variances.append([_variance_of_channels(values) for values in found.layers])
-        if found.attentions and all(map(is_of_patches, found.attentions)):
-            distances.append(np.stack([mean_distance(each, image_size) for each in found.attentions], axis=1))
+        attentions = [without_registers(each, num_registers(model.config)) for each in found.attentions]
+        if attentions and all(map(is_of_patches, attentions)):
+            distances.append(np.stack([mean_distance(each, image_size) for each in attentions], axis=1))
     of_layers = [np.sum(parts, axis=0) for parts in zip(*variances, strict=True)]
     least = np.finfo(np.float32).tiny  # of a layer that is 0 for all photos
     shares = tuple(float(channels.max() / max(channels.sum(), least)) for channels in of_layers)
@@ -265,6 +267,17 @@ def _variance_of_channels(values: np.ndarray) -> np.ndarray:
     """Between photos, summed over the places: of maps `(B, C, H, W)`, or of tokens `(B, N, C)`."""
     variance = values.var(axis=0)
     return variance.sum(axis=(1, 2)) if variance.ndim == 3 else variance.reshape(-1, variance.shape[-1]).sum(axis=0)
+
+
+def without_registers(attention: np.ndarray, num: int) -> np.ndarray:
+    """Attention among the class token and the patches alone.
+
+    Args:
+        attention: `(B, heads, 1 + num + N, 1 + num + N)`, with registers or prompts after the class token.
+        num: Of these.
+    """
+    registers = slice(1, 1 + num)
+    return np.delete(np.delete(attention, registers, axis=-1), registers, axis=-2)
 
 
 def is_of_patches(attention: np.ndarray) -> bool:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from dogbreeds import metrics
 from dogbreeds.research.compare import Entry, Group
@@ -51,8 +52,7 @@ def accuracy_against_cost(entries: Sequence[Entry], cost: str, words: str) -> Fi
     axes.set_xlabel(words)
     axes.set_ylabel("top-1, %")
     axes.margins(x=0.3)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    _label_logarithmic(axes.xaxis)
     return _with_legend(figure, axes)
 
 
@@ -272,13 +272,22 @@ def curves(lines: Sequence[Curve], x_words: str, y_words: str, *, against_time: 
         axes.scatter(runs[:, 0] * beside, runs[:, 1], s=9, color=look["color"], alpha=0.6, linewidths=0)
     axes.set_xlabel(x_words)
     axes.set_ylabel(y_words)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if against_time:
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+        _label_logarithmic(axes.xaxis)
     else:
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xticks(sorted({x for line in lines for x in line.x}))
         axes.xaxis.set_minor_locator(NullLocator())
     return _with_legend(figure, axes)
+
+
+def _label_logarithmic(axis: Axis) -> None:
+    """Label 1, 2 and 5 of each decade; of many decades 1 alone, which has room; of a part of one even steps."""
+    low, high = axis.get_view_interval()
+    decades = LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,))
+    axis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)) if high < 5 * low else decades)
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _literal(name: str) -> str:

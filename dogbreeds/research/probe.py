@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dogbreeds import metrics
 from dogbreeds.files import whole_or_absent
+from dogbreeds.model_card import EVERYDAY
 from dogbreeds.research.document import render, write_table
 from dogbreeds.research.provenance import NETWORKS, Provenance
 from dogbreeds.research.significance import holm, interval_of_right, mcnemar
@@ -76,11 +77,16 @@ WAYS = (
 PATIENCE = 3
 """After so many values in a row that are not better, the more flexible ones are not tried, which take the longest."""
 
+REMEDY = "name a --data with none of its photos, or a backbone that is no run"
+"""For a run that was trained on photos that are held out here."""
+
 HEADER = (
     "backbone", "seen", "parameters", "pixels", "features", "classifier", "setting", "validation top-1", "n", "top-1",
     "low", "high",
 )  # fmt: skip
 """Of the CSV file, which has a row for each backbone and way."""
+EVERYDAY_HEADER = tuple(f"{EVERYDAY} {column}" for column in HEADER[-4:])
+"""Of its further columns, where there are everyday photos."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ class Score:
     validation_top1: float
     right: tuple[bool, ...]
     """Whether it is, on each of the test photos, on which nothing was chosen."""
+    everyday: tuple[bool, ...] | None = None
+    """... and on each of the everyday photos, if there are any."""
 
     @property
     def top1(self) -> float:
@@ -99,23 +107,30 @@ class Score:
         return sum(self.right) / len(self.right)
 
     def __str__(self) -> str:
-        return metrics.share_with_interval(self.top1, len(self.right))
+        return in_words(self.right)
+
+
+def in_words(right: Sequence[bool]) -> str:
+    """The share of photos on which a way is right, with its interval."""
+    return metrics.share_with_interval(sum(right) / len(right), len(right))
 
 
 @dataclass(frozen=True)
 class Lead:
-    """The best backbone by one way, and another."""
+    """Two backbones by one way, on the same photos."""
 
+    photos: str
+    """"test" or "everyday"."""
     way: str
-    best: str
-    other: str
+    first: str
+    """The one that is right more often, or as often."""
+    second: str
     difference: float
-    """In top-1, on the same photos."""
+    """In top-1."""
     interval: tuple[float, float]
     """95 %, see `dogbreeds.research.significance.interval_of_right`."""
     p_value: float
-    """Of McNemar's exact test, after Holm's correction for all pairs of backbones, by all ways: the best is chosen on
-    these photos too."""
+    """Of McNemar's exact test, after Holm's correction for all pairs of backbones, by all ways, on these photos."""
 
 
 @dataclass(frozen=True)
@@ -129,22 +144,20 @@ class Probe:
     provenance: Provenance
 
     def __str__(self) -> str:
-        return render("probe.md.jinja", probe=self, ways=WAYS)
+        return render("probe.md.jinja", probe=self, ways=WAYS, in_words=in_words)
 
     def leads(self) -> list[Lead]:
-        """How far the best backbone is ahead of each other one, by each way."""
-        found: list[Lead] = []
-        p_values: list[float] = []
-        for index, way in enumerate(WAYS):
-            right = {name: np.array(scores[index].right) for name, scores in self.scores.items()}
-            best_first = sorted(right, key=lambda name: right[name].mean(), reverse=True)
-            for first, second in combinations(best_first, 2):
-                gaps = right[first].astype(float) - right[second]
-                p_values.append(mcnemar(right[first], right[second]))
-                found.append(Lead(way.name, first, second, gaps.mean(), interval_of_right(gaps), p_values[-1]))
-        adjusted = zip(found, holm(p_values), strict=True)
-        best = {lead.way: lead.best for lead in reversed(found)}
-        return [replace(lead, p_value=p_value) for lead, p_value in adjusted if lead.best == best[lead.way]]
+        """How far each backbone is ahead of each that is behind it, by each way; the best first."""
+        answers = {"test": {name: [score.right for score in scores] for name, scores in self.scores.items()}}
+        if self._has_everyday:
+            answers[EVERYDAY] = {
+                name: [score.everyday or () for score in scores] for name, scores in self.scores.items()
+            }
+        return [lead for photos, right in answers.items() for lead in _leads(photos, right)]
+
+    @property
+    def _has_everyday(self) -> bool:
+        return all(score.everyday is not None for scores in self.scores.values() for score in scores)
 
     def write(self, path: Path) -> None:
         """Write the table as the ending of the name says; CSV has all figures.
@@ -155,7 +168,8 @@ class Probe:
             UserError: The file can't be written, or the folder can't be made.
         """
         if path.suffix:
-            write_table(path, str(self), HEADER, list(self._rows()))
+            header = HEADER + EVERYDAY_HEADER if self._has_everyday else HEADER
+            write_table(path, str(self), header, list(self._rows()))
             return
         with whole_or_absent(path) as unfinished:
             for name in ("probe.md", "probe.csv", "probe.tex"):
@@ -169,15 +183,35 @@ class Probe:
                 yield (
                     backbone.name, backbone.seen, backbone.num_parameters, backbone.image_size, backbone.num_features,
                     way.name, setting,
-                    score.validation_top1, len(score.right), score.top1,
-                    *metrics.wilson_interval(sum(score.right), len(score.right)),
+                    score.validation_top1,
+                    *(figure for right in (score.right, score.everyday) if right for figure in _figures(right)),
                 )  # fmt: skip
+
+
+def _figures(right: Sequence[bool]) -> tuple[float, ...]:
+    """The columns n, top-1, low and high."""
+    return len(right), sum(right) / len(right), *metrics.wilson_interval(sum(right), len(right))
+
+
+def _leads(photos: str, answers: dict[str, list[tuple[bool, ...]]]) -> list[Lead]:
+    """Of all pairs of backbones on one set of photos, where `answers` has by backbone whether each way is right."""
+    found: list[Lead] = []
+    for index, way in enumerate(WAYS):
+        right = {name: np.array(of_ways[index]) for name, of_ways in answers.items()}
+        best_first = sorted(right, key=lambda name: right[name].mean(), reverse=True)
+        for first, second in combinations(best_first, 2):
+            gaps = right[first].astype(float) - right[second]
+            p_value = mcnemar(right[first], right[second])
+            found.append(Lead(photos, way.name, first, second, gaps.mean(), interval_of_right(gaps), p_value))
+    adjusted = holm([lead.p_value for lead in found])
+    return [replace(lead, p_value=p_value) for lead, p_value in zip(found, adjusted, strict=True)]
 
 
 def probe(
     models: Sequence[str],
     data: str,
     *,
+    everyday: str | None = None,
     image_size: int | None = None,
     split_seed: int = 0,
     features: Path | None = None,
@@ -187,6 +221,7 @@ def probe(
     Args:
         models: As `--model` of training.
         data: As `--data` of training, which splits it alike.
+        everyday: Other photos of breeds of the data, to test on too; see `load_data`. Nothing is chosen on them.
         image_size: Of what all backbones see, pixels; by default each sees what it was trained to see, see
             `dogbreeds.training.backbones.own_size`.
         split_seed: As of training.
@@ -194,11 +229,15 @@ def probe(
 
     Raises:
         UserError: A model is unknown, or was trained on photos that are held out here; the data is missing, or has no
-            labels, one breed only, or too few photos of a breed; the file of features is of other photos.
+            labels, one breed only, or too few photos of a breed; the everyday photos are missing or of other
+            breeds; the file of features is of other photos.
     """
     options = {"data": data, "split_seed": split_seed}
     provenance = Provenance.of(
-        "probe", {"models": models, "image_size": image_size, **options}, [*models, data], *NETWORKS
+        "probe",
+        {"models": models, "everyday": everyday, "image_size": image_size, **options},
+        [*models, data, everyday],
+        *NETWORKS,
     )
     # Without random views, so that photos are stored as a model sees them.
     config = TrainConfig.from_options(model=models[0], output_dir="probe", augment="off", **options)
@@ -206,11 +245,12 @@ def probe(
         config = config.replace(image_size=image_size)
     checkpoints = open_backbones(models, image_size)
     context = Context(config.run, config.optim, Path())
-    splits = load_data(config)
+    splits = load_data(config, everyday=everyday)
     for line in splits.in_words():
         context.say(line)
     for name in models:
-        find_base(config.replace(model=name), context, splits)  # refuses a run that was trained on what is held out
+        # Refuses a run that was trained on what is held out.
+        find_base(config.replace(model=name), context, splits, remedy=REMEDY)
     file = FeatureFile(features, splits) if features else None
     backbones = []
     for number, (name, checkpoint) in enumerate(checkpoints.items(), 1):
@@ -229,7 +269,11 @@ def probe(
 def score_of(way: Way, backbone: Backbone, splits: Splits) -> Score:
     """Fit a way on the training photos, with the setting that is right on most of the validation photos."""
     assert splits.test is not None, "--test-fraction has a default"
-    train, validation, test = (backbone.features[split] for split in ("train", "validation", "test"))
+    train, validation = backbone.features["train"], backbone.features["validation"]
+    judged = {"right": ("test", splits.test)}
+    if EVERYDAY in backbone.features:
+        assert splits.everyday is not None, "features are of all splits"
+        judged["everyday"] = (EVERYDAY, splits.everyday)
     classifier = clone(way.classifier)
     # NearestCentroid says so of features that are 0 for a whole breed, though it only needs their deviation to shrink.
     warnings.filterwarnings("ignore", message="self.within_class_std_dev_ has at least 1 zero", category=UserWarning)
@@ -243,8 +287,11 @@ def score_of(way: Way, backbone: Backbone, splits: Splits) -> Score:
         top1 = float(classifier.score(validation, splits.validation.labels))
         num_worse += best is not None and top1 < best.validation_top1
         if best is None or top1 > best.validation_top1:
-            right = classifier.predict(test) == splits.test.labels
-            best, num_worse = Score(value, top1, tuple(right.tolist())), 0
+            right = {
+                field: tuple((classifier.predict(backbone.features[split]) == photos.labels).tolist())
+                for field, (split, photos) in judged.items()
+            }
+            best, num_worse = Score(value, top1, **right), 0
         if num_worse == PATIENCE:
             break
     assert best is not None, "there is always one neighbour"

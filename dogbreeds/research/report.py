@@ -103,6 +103,9 @@ class _Report:
             "confused": confused,
             "mistakes": mistakes,
             "disagreements": list(self._disagreements()) if comparison.photos else [],
+            "without_heat_map": [
+                entry.name for entry in group.entries if "heat_map" not in entry.predictor.output_names
+            ],
             "today": f"{datetime.now(UTC):%Y-%m-%d}",
         }
 

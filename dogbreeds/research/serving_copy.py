@@ -16,7 +16,7 @@ from dogbreeds.errors import UserError
 from dogbreeds.files import read_json, whole_or_absent, write_json
 from dogbreeds.images import open_image
 from dogbreeds.machine import processor
-from dogbreeds.model_card import model_card
+from dogbreeds.model_card import in_8_bit, model_card
 from dogbreeds.record import RunRecord
 from dogbreeds.research.evaluate import classify, latencies, splits_of
 from dogbreeds.run_folder import RunFolder, predictions_file
@@ -43,7 +43,7 @@ def export_serving_copy(
     makes it less than a third of the size and on most CPUs faster; it is measured on the run's validation photos, and
     has no figures of other splits. It is calibrated again on these photos, but if other photos had a part in the run's
     calibration, which are not at hand, it keeps that. "auto" is "int8" where that is faster here and costs no more
-    than `MAX_TOP1_LOSS`, otherwise "float32", which is reported.
+    than `MAX_TOP1_LOSS`, otherwise "float32". Which it is, and why, is printed.
 
     Args:
         run_dir: The run.
@@ -81,6 +81,7 @@ def export_serving_copy(
                 (partial / run_folder.ONNX_8BIT).unlink()
         if record:
             _name_8bit(partial / run_folder.CONFIG)
+            print(f"{output.name}: {' '.join(in_8_bit(record).split())}", file=sys.stderr)
         record = record or _copy_float32(run, partial)
         divide_logits(partial / record.serving_model, record.calibration.temperature / record.logit_scale)
         record = replace(

@@ -164,7 +164,7 @@ class _Trainer:
         """
         seen_by = {}
         for recipe in self._plan.recipes:  # before photos are decoded
-            with _impossible(recipe):
+            with _impossible(recipe, in_all_ways=True):
                 self._checkpoint(recipe.config.model.model)
         for recipe in self._plan.recipes:
             splits, config = self._photos(recipe), recipe.config
@@ -189,7 +189,7 @@ class _Trainer:
         if most > counts.max():
             raise UserError(
                 f"the plan asks for {most} training images per breed, and no breed has more than {counts.max()}: give "
-                f"at most {counts.max()}, or hold out fewer photos (validation_fraction, test_fraction)"
+                f"at most {counts.max()}{self._or_more_images(splits)}"
             )
         if num_fewer := int((counts < most).sum()):
             print(f"note: {num_fewer} of {len(counts)} breeds have fewer than {most} training photos: all are used")
@@ -199,6 +199,15 @@ class _Trainer:
                     f"the cell {str(cell.config.run.output_dir)!r} was trained on another split or other photos: give "
                     "the plan another output_dir, or remove the cell"
                 )
+
+    def _or_more_images(self, splits: Splits) -> str:
+        """The other remedy for too few training photos, if the plan itself leaves photos out."""
+        limit = self._plan.recipes[0].config.data.images_per_breed
+        own = (splits.train, splits.validation, splits.test)
+        num_used = np.bincount(np.concatenate([photos.labels for photos in own if photos]))
+        if limit is None or num_used.max() < limit:
+            return ""
+        return f", or raise images_per_breed ({limit}), which counts the photos that are held out too"
 
     def prepare(self, cell: Cell) -> None:
         """Compute the features that a cell shares with others, unless they are there."""
@@ -256,14 +265,14 @@ class _Trainer:
 
 
 @contextmanager
-def _impossible(recipe: Recipe) -> Iterator[None]:
-    """Say of which recipe of the plan a mistake is."""
+def _impossible(recipe: Recipe, *, in_all_ways: bool = False) -> Iterator[None]:
+    """Say of which recipe of the plan a mistake is, and how to leave it out, unless the model can't be had at all."""
     try:
         yield
     except UserError as error:
+        remedy = "" if in_all_ways else "; or name the models that the way is for, in a line such as models = [...]"
         raise UserError(
-            f"the model {recipe.model!r} can't be trained in the way {recipe.way!r}: {error}; or name the models that "
-            "the way is for, in a line such as models = [...]"
+            f"the model {recipe.model!r} can't be trained in the way {recipe.way!r}: {error}{remedy}"
         ) from None
 
 

@@ -188,9 +188,9 @@ def read_plan(path: Path, *, trains: bool = True) -> Plan:
     if trains:
         for recipe in recipes:
             check_model_is_there(recipe.config.model.model)
-        check_is_there(recipes[0].config.data.data)
+        check_is_there(recipes[0].config.data.data, option=f"data in {where}")
         if checked.everyday is not None:
-            check_is_there(checked.everyday)
+            check_is_there(checked.everyday, option=f"everyday in {where}")
     return Plan(
         recipes,
         tuple(checked.train_images_per_breed),

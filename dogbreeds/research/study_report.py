@@ -21,21 +21,24 @@ from dogbreeds.model_card import EVERYDAY
 from dogbreeds.predictions import Predictions
 from dogbreeds.record import RunRecord
 from dogbreeds.research import plots
-from dogbreeds.research.compare import SIGNIFICANT
 from dogbreeds.research.document import render, write_document
 from dogbreeds.research.evaluate import training_seconds
 from dogbreeds.research.provenance import Provenance
 from dogbreeds.research.significance import (
+    SIGNIFICANCE_LEVEL,
     CrossedDraws,
+    SeedVariance,
     are_alike,
     holm,
     interval_and_p_value,
     interval_of_alike,
     interval_of_right,
+    interval_over_seeds,
+    sign_flip,
 )
 from dogbreeds.research.study import SEEN, finished_cells
 from dogbreeds.research.study_plan import Cell, Plan, Recipe
-from dogbreeds.research.what_differs import Difference, what_differs
+from dogbreeds.research.what_differs import Difference, tuning_budget, what_differs
 from dogbreeds.run_folder import predictions_file
 
 REPORT = "report"
@@ -91,9 +94,9 @@ class Pair:
     """After Holm's correction for all pairs on these photos."""
 
     @property
-    def is_real(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether chance in seeds and photos is an unlikely reason for the difference in top-1."""
-        return self.p_value_adjusted < SIGNIFICANT
+        return self.p_value_adjusted < SIGNIFICANCE_LEVEL
 
     @property
     def start(self) -> str:
@@ -134,7 +137,9 @@ class Judged:
         worse = {
             pair.second if pair.difference > 0 else pair.first
             for pair in self.pairs
-            if pair.images_per_breed == images_per_breed and best.recipe in (pair.first, pair.second) and pair.is_real
+            if pair.images_per_breed == images_per_breed
+            and best.recipe in (pair.first, pair.second)
+            and pair.is_significant
         }
         # Not only those that make a pair with the best: without a seed in common there is none.
         even = [point.recipe.name for point in points if point is not best and point.recipe not in worse]
@@ -157,13 +162,22 @@ class Study:
 
     @property
     def what_differs(self) -> list[Difference]:
-        """What the recipes differ in, by one cell of each: with as many images and the same seed, if there are such."""
+        """What the recipes differ in."""
+        return what_differs(self._records_of_recipes())
+
+    @property
+    def tuning_budget(self) -> str:
+        """How many trials chose the options of each recipe, in a sentence."""
+        return tuning_budget(self._records_of_recipes())
+
+    def _records_of_recipes(self) -> list[list[RunRecord]]:
+        """Of each recipe one cell: with as many images and the same seed, if there are such."""
         of_recipe: dict[Recipe, dict[tuple[int, int], RunRecord]] = {}
         for cell, record in self.records.items():
             of_recipe.setdefault(cell.recipe, {})[cell.images_per_breed, cell.seed] = record
         found = [of_recipe[recipe] for recipe in self.recipes]
         common = next((key for key in found[0] if all(key in each for each in found)), None)
-        return what_differs([[each[common] if common else next(iter(each.values()))] for each in found])
+        return [[each[common] if common else next(iter(each.values()))] for each in found]
 
 
 def read_study(plan: Plan) -> Study:
@@ -190,7 +204,7 @@ def read_study(plan: Plan) -> Study:
             recipe.name: plan.everyday_seen if split == EVERYDAY else str(seen.get(recipe.name, "not known"))
             for recipe in plan.recipes
         }
-        judged.append(Judged(split, len(first), first.photos_hash, marks, points, _pairs(points, draws)))
+        judged.append(Judged(split, len(first), first.photos_hash, marks, points, _pairs(points)))
     return Study(plan, records, tuple(judged))
 
 
@@ -261,43 +275,54 @@ def _figure(
     """
     values = tuple(map(float, of_seeds))
     mean = float(np.mean(values))
-    (low, high), _ = interval_and_p_value(np.array(values), draws + (mean - draws.mean()) if is_biased else draws)
+    low, high = interval_over_seeds(np.array(values), draws + (mean - draws.mean()) if is_biased else draws)
     if right is not None and are_alike(right):
         low, high = interval_of_alike(mean, (low, high), right.shape[1])
     return Figure(values, mean, max(0.0, min(mean, low)), min(most, max(mean, high)))
 
 
-def _pairs(points: Sequence[Point], draws: Callable[[int, int], CrossedDraws]) -> tuple[Pair, ...]:
-    """All pairs of recipes with as many images; of the seeds that both have."""
+def _pairs(points: Sequence[Point]) -> tuple[Pair, ...]:
+    """All pairs of recipes with as many images, in the order of the images; of the seeds that both have."""
     found = []
+    for _, of_size in itertools.groupby(sorted(points, key=_images), key=_images):
+        found += _pairs_of_a_size(list(of_size))
+    adjusted = holm([pair.p_value for pair in found])
+    return tuple(replace(pair, p_value_adjusted=p_value) for pair, p_value in zip(found, adjusted, strict=True))
+
+
+def _images(point: Point) -> int:
+    return point.images_per_breed
+
+
+def _pairs_of_a_size(points: Sequence[Point]) -> list[Pair]:
+    """The pairs, whose p-values are not corrected yet."""
+    pairs, by_top1, by_loss = [], [], []
     for first, second in itertools.combinations(points, 2):
-        seeds = [seed for seed in first.seeds if seed in second.seeds]
-        if first.images_per_breed != second.images_per_breed or not seeds:
-            continue
-        mine, theirs = ([point.seeds.index(seed) for seed in seeds] for point in (first, second))
-        by_top1 = first.right[mine].astype(float) - second.right[theirs]
-        by_loss = first.losses[mine] - second.losses[theirs]
-        drawn = draws(*by_top1.shape)
-        interval, p_value = interval_and_p_value(by_top1.mean(axis=1), drawn.of_mean(by_top1))
-        if not np.ptp(by_top1):
-            interval = interval_of_right(by_top1[0])
-        loss_interval, _ = interval_and_p_value(by_loss.mean(axis=1), drawn.of_mean(by_loss))
+        if seeds := [seed for seed in first.seeds if seed in second.seeds]:
+            mine, theirs = ([point.seeds.index(seed) for seed in seeds] for point in (first, second))
+            pairs.append((first, second))
+            by_top1.append(first.right[mine].astype(float) - second.right[theirs])
+            by_loss.append(first.losses[mine] - second.losses[theirs])
+    of_top1, of_loss = (SeedVariance.of(differences, len(points)) for differences in (by_top1, by_loss))
+    found = []
+    for (first, second), top1, loss in zip(pairs, by_top1, by_loss, strict=True):
+        interval, p_value = interval_and_p_value(top1, of_top1)
+        if not np.ptp(top1):  # no photo and no seed tells another from it
+            interval, p_value = interval_of_right(top1[0]), sign_flip(top1[0])
         found.append(
             Pair(
                 first=first.recipe,
                 second=second.recipe,
                 images_per_breed=first.images_per_breed,
-                difference=float(by_top1.mean()),
+                difference=float(top1.mean()),
                 interval=interval,
-                log_loss_difference=float(by_loss.mean()),
-                log_loss_interval=loss_interval,
+                log_loss_difference=float(loss.mean()),
+                log_loss_interval=interval_and_p_value(loss, of_loss)[0],
                 p_value=p_value,
                 p_value_adjusted=1.0,
             )
         )
-    adjusted = holm([pair.p_value for pair in found])
-    pairs = [replace(pair, p_value_adjusted=p_value) for pair, p_value in zip(found, adjusted, strict=True)]
-    return tuple(sorted(pairs, key=lambda pair: pair.images_per_breed))
+    return found
 
 
 # What is written

@@ -36,7 +36,7 @@ def write_tuning_report(folder: Path, output: Path) -> None:
         output: The HTML file; one that exists is replaced.
     """
     markdown, pictures = _content(open_study(folder))
-    with FileLock(f"{output}.lock"), atomic_write(output) as temporary:  # processes may end their trials together
+    with FileLock(folder / "study.lock"), atomic_write(output) as temporary:  # processes may end their trials together
         temporary.write_text(to_html(markdown, pictures), encoding="utf-8")
 
 

@@ -38,6 +38,21 @@ def what_differs(recipes: Sequence[Sequence[RunRecord]]) -> list[Difference]:
     return [row for row in rows if len(set(row.values)) > 1]
 
 
+def tuning_budget(recipes: Sequence[Sequence[RunRecord]]) -> str:
+    """How many trials chose the options of each recipe, in a sentence; the one with more has more chances to look good.
+
+    Args:
+        recipes: As for `what_differs`.
+    """
+    budgets = {_facts(runs)["tuning trials"] for runs in recipes}
+    if len(budgets) > 1:
+        return "They were not tuned alike: see the tuning trials."
+    (trials,) = budgets
+    if trials == "not recorded":
+        return "How many trials tuned them is not recorded."
+    return "None of them was tuned (`--tune`)." if trials == "none" else f"Each was tuned by {trials} trials."
+
+
 def _facts(runs: Sequence[RunRecord]) -> dict[str, str]:
     """Everything about a recipe that may explain its figures, in words."""
     record = runs[0]

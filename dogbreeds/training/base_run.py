@@ -24,10 +24,16 @@ class Base:
     """By digest, the breed of each photo that the weights, or the teacher's, were trained on; as far as is known."""
 
 
-def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
+def find_base(config: TrainConfig, context: Context, splits: Splits, *, remedy: str | None = None) -> Base:
     """The run whose folder, here or on the Hub, `--model` names.
 
     Differences in what the two runs see of a photo are printed.
+
+    Args:
+        config: All options.
+        context: The process.
+        splits: The photos.
+        remedy: What to do about a leak; by default which options of training to give.
 
     Raises:
         UserError: It, or the teacher, was trained on photos that are held out here.
@@ -35,11 +41,11 @@ def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
     name, teacher = config.model.model, config.optim.teacher
     before: dict[str, str] = {}
     if teacher is not None:
-        _, before = _without_held_out(str(teacher), teacher, context, splits)
+        _, before = _without_held_out(str(teacher), teacher, context, splits, remedy)
     folder = None if config.model.from_scratch else base_run_folder(name)
     if folder is None:
         return Base(trained_on=before)
-    record, trained_on = _without_held_out(name, folder, context, splits)
+    record, trained_on = _without_held_out(name, folder, context, splits, remedy)
     mine = config.to_dict()
     for option in vars(config.preprocessing):
         if (theirs := record.config.get(option, mine[option])) != mine[option]:
@@ -47,7 +53,9 @@ def find_base(config: TrainConfig, context: Context, splits: Splits) -> Base:
     return Base(BaseRun(record.command, record.seconds, record.data.split_hash), {**before, **trained_on})
 
 
-def _without_held_out(name: str, folder: Path, context: Context, splits: Splits) -> tuple[RunRecord, dict[str, str]]:
+def _without_held_out(
+    name: str, folder: Path, context: Context, splits: Splits, remedy: str | None
+) -> tuple[RunRecord, dict[str, str]]:
     """The record of a run, and the photos that it was trained on, of which none is held out here."""
     record = RunRecord.from_json(read_json(folder / RECORD), folder)
     stored = load_trained_on(folder / SPLITS)
@@ -56,14 +64,14 @@ def _without_held_out(name: str, folder: Path, context: Context, splits: Splits)
     held_out = {digest for split in splits.held_out for digest in splits[split].digests.tolist()}
     # A run of a version that did not store its split has the hashes alone.
     another_split = not stored and same_data and record.data.split_hash != splits.split_hash
-    then = recorded_options(record.config)
     if another_split or not held_out.isdisjoint(trained_on):
-        raise UserError(
-            f"the run {name!r} was trained on photos that are held out here: give the --split-seed "
-            f"({then['split_seed']}), --near-duplicates ({then['near_duplicates']}), --faults "
+        then = recorded_options(record.config)
+        options = (
+            f"give the --split-seed ({then['split_seed']}), --near-duplicates ({then['near_duplicates']}), --faults "
             f"({then['faults'] or 'none'}), --validation-fraction and --test-fraction that it was trained with"
             + ("" if same_data else ", and the same --data and --breeds")
         )
+        raise UserError(f"the run {name!r} was trained on photos that are held out here: {remedy or options}")
     if not stored and not same_data:
         context.say(f"note: {name!r} does not say which photos it was trained on; some may be held out here")
     return record, trained_on

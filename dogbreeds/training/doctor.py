@@ -41,6 +41,11 @@ class _PhotoFacts:
     sketch: np.ndarray | None = None
     """Of `dogbreeds.training.datasets.near_duplicates`; None if the photo can't be decoded."""
 
+    @property
+    def shows_nothing(self) -> bool:
+        """It can't be decoded, or is blank: there is no dog that its label could be wrong of."""
+        return self.sketch is None or "blank" in self.faults
+
 
 def examine(data: str, *, image_size: int = 224, labels_by: str | None = None, progress: bool = False) -> Diagnosis:
     """Find the faults of a data set, in each photo and between photos.
@@ -85,7 +90,8 @@ def examine(data: str, *, image_size: int = 224, labels_by: str | None = None, p
     duplicates = list(_duplicates(named, facts))
     findings += duplicates
     if features:
-        findings += _found_by(features, named, duplicates, progress)
+        clear = {photo for photo, each in zip(named, facts, strict=True) if not each.shows_nothing}
+        findings += _found_by(features, named, clear, duplicates, progress)
     readable = [each for each in facts if each.sketch is not None]
     return Diagnosis(
         num_photos={split: len(photos) for split, photos in splits.items()},
@@ -102,9 +108,9 @@ def _features(data: str, model: str, image_size: int, progress: bool) -> "Labell
 
 
 def _found_by(
-    features: "LabelledFeatures", named: list[Photo], duplicates: list[Finding], progress: bool
+    features: "LabelledFeatures", named: list[Photo], clear: set[Photo], duplicates: list[Finding], progress: bool
 ) -> Iterator[Finding]:
-    """The faults that a backbone's features tell of."""
+    """The faults that a backbone's features tell of; labels are learned from clear photos, and suspected of them."""
     from dogbreeds.training.label_suspects import find_suspects  # imports scikit-learn
 
     named_of = {(photo.split, photo.id): photo for photo in named}
@@ -117,7 +123,8 @@ def _found_by(
             group = _group("cropped", photos)
             how = "the second is a part of the first"
             yield replace(group, detail=f"{group.detail}; {how}" if group.detail else how)
-    for index, likely in find_suspects(replace(features, groups=join_groups(features.groups, pairs))):
+    features = replace(features, groups=join_groups(features.groups, pairs))
+    for index, likely in find_suspects(features, [photo in clear for photo in photo_of]):
         yield Finding("suspect_label", (photo_of[index],), f"it looks like {likely}")
 
 

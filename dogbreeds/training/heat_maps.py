@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from dogbreeds.errors import first_line
 from dogbreeds.training.earlier.convnet import ConvNet
 from dogbreeds.training.models.inspection import classifier_of
+from dogbreeds.training.models.visual_prompts import num_registers
 
 MAX_SIDE = 14
 """Positions on a side of the heat map of a network with dense layers, whose feature maps can be large; at most as many
@@ -55,6 +56,8 @@ class ServingModel(nn.Module):
                 self.explain = explain
                 return
         self.why_no_heat_map = f"none of the ways to compute one fits {type(model).__name__} ({'; '.join(reasons)})"
+        if num_registers(model.config):
+            self.why_no_heat_map = "a ViT with prompts or registers has no exact heat map"
 
     def omit_heat_map(self, why: str) -> None:
         """Give logits alone from here on."""

@@ -4,6 +4,8 @@ Confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068), on
 linear classifier on the features of a frozen backbone.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -17,14 +19,21 @@ INVERSE_PENALTY = 3.0
 """`C` of the logistic regression, on features of variance 1, times the number of photos."""
 
 
-def find_suspects(photos: LabelledFeatures) -> list[tuple[int, str]]:
+def find_suspects(photos: LabelledFeatures, clear: Sequence[bool] | None = None) -> list[tuple[int, str]]:
     """The index of each photo whose label is probably wrong, and the class that is probably right, the surest first.
 
     A class is learned from other photos than the one that is looked at: where all photos of a class are one group,
     none of them is suspected, nor to be of it.
+
+    Args:
+        photos: Those to look at.
+        clear: `(N,)`: of which of them a label can be right or wrong at all; others are left out. By default of all.
     """
-    num_groups = np.bincount(np.unique(np.stack([photos.labels, photos.groups]), axis=1)[0])
-    learned = np.flatnonzero(num_groups[photos.labels] > 1)
+    among = np.ones(len(photos.labels), dtype=bool) if clear is None else np.array(clear, dtype=bool)
+    num_groups = np.bincount(
+        np.unique(np.stack([photos.labels, photos.groups])[:, among], axis=1)[0], minlength=len(photos.names)
+    )
+    learned = np.flatnonzero(among & (num_groups[photos.labels] > 1))
     if len(np.unique(photos.labels[learned])) < 2:
         return []
     labels = photos.labels[learned]

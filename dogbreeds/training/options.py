@@ -432,12 +432,13 @@ class TrainConfig:
                 raise UserError(f"{_flag(option, given)}: {why} leaves nothing of it; add --augment on")
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
-        """The options that would have no effect, or hardly one, each with why and what to do."""
+        """The options that would have no effect, hardly one, or none that helps, each with why and what to do."""
         if self.model.adapt != "lp-ft":
             yield "classifier_epochs", "add --adapt lp-ft, or leave it out"
         if self.model.adapt == "vpt":
             why = "prompts are before all layers, so it would hardly train them; leave it out, or --adapt vpt"
             yield "layer_decay", why
+            yield "average_with_start", "prompts start at random, not worth averaging; leave it out, or --adapt vpt"
         if self.model.freeze_backbone:
             yield "layer_decay", "a frozen backbone has no rates; add --no-freeze-backbone"
             yield "drop_path", "a frozen backbone is not trained; add --no-freeze-backbone"

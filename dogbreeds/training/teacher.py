@@ -8,36 +8,10 @@ from transformers import AutoModelForImageClassification
 
 from dogbreeds.errors import UserError
 from dogbreeds.preprocessing import Preprocessing
-from dogbreeds.run_folder import RECORD, WEIGHTS, RunFolder
+from dogbreeds.run_folder import RunFolder
 from dogbreeds.training.context import Context
-from dogbreeds.training.models.checkpoint import loading
 from dogbreeds.training.models.inspection import flops_per_photo
-from dogbreeds.training.options import TrainConfig
-
-
-def open_teacher(config: TrainConfig) -> RunFolder | None:
-    """The run that `--teacher` names, checked as far as that can be done without the photos.
-
-    Raises:
-        UserError: It is no run folder, has no weights for PyTorch, or has another view of a photo.
-    """
-    folder = config.optim.teacher
-    if folder is None:
-        return None
-    if not (folder / RECORD).is_file():
-        raise UserError(f"--teacher {folder}: no run folder, {RECORD} is missing; name the folder of a finished run")
-    run, mine = RunFolder.open(folder), config.preprocessing.build()
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(
-            f"--teacher {folder}: {WEIGHTS} is missing, the weights for PyTorch; copy it too or train it again"
-        )
-    for step in ("fit", "grayscale", "equalize", "blur", "zca"):
-        if getattr(mine, step) != getattr(run.preprocessing, step):
-            raise UserError(
-                f"--teacher {folder}: it has another view of a photo ({step}); give its --fit, --grayscale, --equalize "
-                "and --whitening, which can't be zca"
-            )
-    return run
+from dogbreeds.training.models.location import loading
 
 
 class Teacher:
@@ -47,7 +21,7 @@ class Teacher:
         """Load the network.
 
         Args:
-            run: From `open_teacher`.
+            run: From `dogbreeds.training.teacher_run.open_teacher`.
             view: How the pixels are normalised that it will be given.
             names: The name of each class of the other run, in order.
             context: The process of the other run.

@@ -7,7 +7,7 @@ finish(run)             best weights: predictions, calibration, ONNX, run folder
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -28,7 +28,7 @@ from dogbreeds.training.linear_probing import train_classifier
 from dogbreeds.training.locks import locked
 from dogbreeds.training.loop import Loop, Row
 from dogbreeds.training.models.adapt import merge_parts
-from dogbreeds.training.models.build import build_model, model_preprocessing
+from dogbreeds.training.models.build import build_model, check_start, model_preprocessing
 from dogbreeds.training.models.checkpoint import open_checkpoint
 from dogbreeds.training.models.inspection import flops_per_photo
 from dogbreeds.training.options import OPTIONS, TrainConfig
@@ -37,7 +37,8 @@ from dogbreeds.training.resume import begin_run
 from dogbreeds.training.run import Run
 from dogbreeds.training.save_run import Logits, judge, save_run
 from dogbreeds.training.saved_states import SavedStates
-from dogbreeds.training.teacher import Teacher, open_teacher
+from dogbreeds.training.teacher import Teacher
+from dogbreeds.training.teacher_run import open_teacher
 
 
 def train(config: TrainConfig, *, tuning_trials: int = 0) -> Path:
@@ -92,15 +93,14 @@ def set_up(
     if saves:
         check_output(output_dir, overwrite=config.run.overwrite, resume=config.run.resume)
     teacher_run, checkpoint = open_teacher(config), open_checkpoint(config.model.model)
+    check_start(config.model, checkpoint)
     context = Context(config.run, config.optim, partial_path(output_dir) / "logs", quiet=quiet)
 
     if splits is None:
         with context.timed("data"), context.accelerator.main_process_first():
             splits = load_data(config, progress=context.is_main)
-    for line in splits.in_words():
+    for line in (*splits.in_words(), *_notes(config)):
         context.say(line)
-    if config.model.freeze_backbone and config.optim.learning_rate != OPTIONS["learning_rate"].default:
-        context.say("note: --learning-rate does nothing with a frozen backbone; --head-learning-rate is what trains")
 
     base = find_base(config, context, splits)
     model = build_model(config.model, config.preprocessing.image_size, splits.names, checkpoint)
@@ -122,6 +122,15 @@ def set_up(
     learner = Learner(learning, context, model, inputs, teacher)
     loop = Loop(config, context, inputs, learner, saved_states, before)
     return Run(config, context, splits, base, inputs, features, learner, loop, saved_states, partial, flops, peak)
+
+
+def _notes(config: TrainConfig) -> Iterator[str]:
+    """What may not be meant by the learning rate."""
+    rate, default, adapt = config.optim.learning_rate, OPTIONS["learning_rate"].default, config.model.adapt
+    if config.model.freeze_backbone and rate != default:
+        yield "note: --learning-rate does nothing with a frozen backbone; --head-learning-rate is what trains"
+    if adapt in ("bitfit", "lora", "vpt") and rate == default:
+        yield f"note: --adapt {adapt} trains at {rate:g}, the default for all weights; try --learning-rate 1e-3"
 
 
 def _check_enough(folder: Path) -> None:

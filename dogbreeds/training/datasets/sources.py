@@ -86,7 +86,7 @@ class Photos:
         return replace(photos, labels=new_label[photos.labels], names=tuple(names))
 
 
-def read_dataset(data: str) -> dict[str, Photos]:
+def read_dataset(data: str, *, option: str = "--data") -> dict[str, Photos]:
     """Find the photos and labels of a data set.
 
     Args:
@@ -94,6 +94,7 @@ def read_dataset(data: str) -> dict[str, Photos]:
             hold them; or Stanford's extracted Images/ and lists/); an fsspec address of a folder with such sub-folders;
             a text, CSV or Parquet file of paths (`dogbreeds.photo_paths`), where a photo's folder or the column "label"
             is its breed; else the id of a data set on the Hugging Face Hub.
+        option: What named it, for the person to check.
 
     Returns:
         The splits of the data: of "train", "validation" and "test" those that it has; data without splits is "train".
@@ -103,7 +104,7 @@ def read_dataset(data: str) -> dict[str, Photos]:
     Raises:
         UserError: There is no such data, or it holds no labelled photos.
     """
-    check_is_there(data)
+    check_is_there(data, option=option)
     where, folder = place(data), Path(data)
     if isinstance(where, Address) or where.is_file():
         labelled = _read_paths(data)
@@ -111,20 +112,24 @@ def read_dataset(data: str) -> dict[str, Photos]:
         if (folder / "Images").is_dir():
             labelled = _read_stanford(folder)
         elif any(folder.rglob("*.parquet")):
-            labelled = _read_with_datasets(data)
+            labelled = _read_with_datasets(data, option)
         else:
             labelled = _read_folders(folder)
     else:
         announce(data)
-        labelled = _read_with_datasets(data)
+        labelled = _read_with_datasets(data, option)
     labelled = {split: photos for split, photos in labelled.items() if photos.ids}
     if not labelled:
         raise UserError(f"{data!r} holds no labelled photos: it needs one sub-folder of photos for each breed")
     return _with_common_classes(labelled, data)
 
 
-def check_is_there(data: str) -> None:
+def check_is_there(data: str, *, option: str = "--data") -> None:
     """Refuse data that can be on no machine; what is elsewhere is not asked for.
+
+    Args:
+        data: As for `read_dataset`.
+        option: What named it, for the person to check.
 
     Raises:
         UserError: There is no such folder or list, and the name is none of a data set on the Hugging Face Hub.
@@ -133,7 +138,7 @@ def check_is_there(data: str) -> None:
     if isinstance(where, Address) or where.is_dir() or is_list(where):
         return
     if where.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", data):
-        raise UserError(f"there is no data folder {data!r}: check --data")
+        raise UserError(f"there is no data folder {data!r}: check {option}")
 
 
 class _Labelled(NamedTuple):
@@ -256,7 +261,7 @@ def _read_stanford(folder: Path) -> dict[str, _Labelled]:
     return splits or {"train": _read_breed_folders(folder / "Images", folder / "Images")}
 
 
-def _read_with_datasets(data: str) -> dict[str, _Labelled]:
+def _read_with_datasets(data: str, option: str) -> dict[str, _Labelled]:
     """Read a data set of the Hub or a folder of Parquet files."""
     import datasets  # takes a second to import, and a folder of photos does not need it
 
@@ -267,7 +272,7 @@ def _read_with_datasets(data: str) -> dict[str, _Labelled]:
             raise UserError(f"the Parquet files in {data!r} can't be read: {first_line(error)}") from None
         raise UserError(
             f"{data!r} is no folder here, and the Hugging Face Hub did not give a data set of that name "
-            f"({first_line(error)}): connect to the network, or give a folder of photos with --data"
+            f"({first_line(error)}): connect to the network, or give a folder of photos with {option}"
         ) from None
     splits: dict[str, _Labelled] = {}
     for given, dataset in loaded.items():

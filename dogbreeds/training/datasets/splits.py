@@ -169,7 +169,7 @@ def _of_breeds(splits: dict[str, Photos], options: DataOptions) -> dict[str, Pho
 
 def _everyday(everyday: str, data: str, names: Sequence[str]) -> Photos:
     """Everyday photos, with the labels of the data."""
-    photos = concatenated(list(read_dataset(everyday).values()))
+    photos = concatenated(list(read_dataset(everyday, option="everyday").values()))
     if unknown := [name for name in photos.names if name not in names]:
         raise UserError(
             f"{everyday!r} holds photos of {len(unknown)} breeds that {data!r} does not have, such as {unknown[0]!r}: "

@@ -55,8 +55,8 @@ def choose_trained(model: PreTrainedModel, options: ModelOptions) -> None:
                 parameter.requires_grad_(name.endswith("bias"))  # also q_bias and v_bias of timm
         if all(name.startswith(classifier_name) for name, each in model.named_parameters() if each.requires_grad):
             raise UserError(
-                f"--adapt {options.adapt}: {options.model!r} has no {_NEEDED[options.adapt]}; leave it out, or give "
-                "another one"
+                f"--adapt {options.adapt}: {options.model!r} has no {_NEEDED[options.adapt]}; leave --adapt "
+                f"{options.adapt} out, or give another --model"
             )
     classifier.requires_grad_(True)
 

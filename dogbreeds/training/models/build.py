@@ -13,11 +13,12 @@ from dogbreeds.errors import UserError, first_line, report
 from dogbreeds.preprocessing import Preprocessing
 from dogbreeds.training.models import adapters
 from dogbreeds.training.models.adapt import choose_trained
-from dogbreeds.training.models.checkpoint import Checkpoint, loading, open_checkpoint
+from dogbreeds.training.models.checkpoint import Checkpoint, open_checkpoint
 from dogbreeds.training.models.inspection import classifier_of
-from dogbreeds.training.models.registry import ARCHITECTURES, plain_cnn_options
+from dogbreeds.training.models.location import loading
+from dogbreeds.training.models.registry import ARCHITECTURES, check_has_weights, plain_cnn_options
 from dogbreeds.training.models.stochastic_depth import add_stochastic_depth
-from dogbreeds.training.models.visual_prompts import with_prompts
+from dogbreeds.training.models.visual_prompts import check_takes_prompts, with_prompts
 from dogbreeds.training.options import ModelOptions, PreprocessingOptions
 
 
@@ -49,8 +50,8 @@ def build_model(
     transformers_logging.disable_progress_bar()  # it is a moment's work
     architecture_options = plain_cnn_options(options)
     checkpoint = checkpoint or open_checkpoint(options.model)
+    check_start(options, checkpoint)
     if checkpoint is None:
-        _check_needs_no_weights(options)
         architecture = ARCHITECTURES[options.model](image_size=image_size)
         architecture.update(architecture_options)
         adapters.set_labels(architecture, names)
@@ -59,7 +60,7 @@ def build_model(
         with loading(checkpoint.source):
             model = _from_checkpoint(checkpoint, options, image_size, names)
         if options.adapt == "vpt":
-            model = with_prompts(model, options.model)
+            model = with_prompts(model)
     if not _ends_in_linear_layer(model):
         raise UserError(f"{options.model!r} ({type(model).__name__}) has no linear layer at its end to train")
     model.to(memory_format=torch.channels_last)  # convolutions are 1.5 times as fast, on two CPU cores
@@ -72,6 +73,22 @@ def build_model(
         add_stochastic_depth(model, options.drop_path, options.model)
     choose_trained(model, options)
     return model
+
+
+def check_start(options: ModelOptions, checkpoint: Checkpoint | None) -> None:
+    """Refuse what a run can't start from, as far as its config tells: before photos are decoded.
+
+    Args:
+        options: Which model, and what of it is trained.
+        checkpoint: That of `open_checkpoint(options.model)`.
+
+    Raises:
+        UserError: Options need weights and there are none, or a place for prompts.
+    """
+    if checkpoint is None:
+        check_has_weights(options)
+    elif options.adapt == "vpt":
+        check_takes_prompts(checkpoint.config, options.model)
 
 
 def model_preprocessing(
@@ -95,17 +112,6 @@ def model_preprocessing(
         return preprocessing.build()
     input_format = checkpoint.input_format
     return replace(preprocessing.build(), mean=input_format.mean, std=input_format.std)
-
-
-def _check_needs_no_weights(options: ModelOptions) -> None:
-    if options.keep_known_breeds:
-        raise UserError(f"--model {options.model} is built without weights: leave --keep-known-breeds out")
-    if options.average_with_start:
-        raise UserError(f"--model {options.model} is built without weights: leave --average-with-start out")
-    if options.freeze_backbone:
-        raise UserError(f"--model {options.model} is built without weights: add --no-freeze-backbone")
-    if options.adapt != "full":
-        raise UserError(f"--model {options.model} is built without weights: leave --adapt {options.adapt} out")
 
 
 def _from_checkpoint(

@@ -1,8 +1,6 @@
 """A pre-trained checkpoint: its config, its labels, and the pixel format that it was trained on."""
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +10,13 @@ import numpy as np
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers.utils import cached_file
 
+import dogbreeds.training.earlier.convnet  # noqa: F401  # makes transformers know it
 from dogbreeds.errors import UserError, first_line
 from dogbreeds.hub import HubId, announce, download
 from dogbreeds.run_folder import PREPROCESSOR, RECORD
 from dogbreeds.split_file import SPLITS
 from dogbreeds.training.models.adapters import without_teacher
-from dogbreeds.training.models.location import check_model_is_there
+from dogbreeds.training.models.location import check_model_is_there, loading
 from dogbreeds.training.models.registry import ARCHITECTURES, CHECKPOINTS, resolve_model
 
 DEFAULT_SIZE = 224
@@ -151,24 +150,6 @@ def base_run_folder(model: str) -> Path | None:
     if not folder.is_dir() and hub_id and model not in ARCHITECTURES and model not in CHECKPOINTS:
         folder, _ = download(hub_id, (RECORD, SPLITS))
     return folder if (folder / RECORD).is_file() else None
-
-
-@contextmanager
-def loading(source: str) -> Iterator[None]:
-    """Turn what loading a checkpoint raises into a `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # transformers, safetensors and the Hub's client each raise their own
-        if Path(source).is_dir():
-            problem = f"the folder {source!r} holds no image classifier that transformers can load: {first_line(error)}"
-        else:
-            problem = (
-                f"the model {source!r} is no folder here, and the Hugging Face Hub did not give it: connect to the "
-                "network and run again, or give a folder with its config.json and model.safetensors with --model"
-            )
-        raise UserError(problem) from None
 
 
 def _rounded(values: np.ndarray) -> tuple[float, float, float]:

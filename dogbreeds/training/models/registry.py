@@ -1,15 +1,20 @@
-"""The names that `--model` knows: pre-trained checkpoints, and architectures that are built with random weights."""
+"""The names that `--model` knows: pre-trained checkpoints, and architectures that are built with random weights.
+
+PyTorch is imported by what builds one, so that a mistake need not wait for it.
+"""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from transformers import MobileNetV2Config, PreTrainedConfig, TimmWrapperConfig, ViTConfig
+from typing import TYPE_CHECKING, Any
 
 from dogbreeds.errors import UserError
-from dogbreeds.training.earlier.convnet import ConvNetConfig
 from dogbreeds.training.options import ModelOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from dogbreeds.training.earlier.convnet import ConvNetConfig
 
 CHECKPOINTS = {
     "mobilenet_v1": "google/mobilenet_v1_1.0_224",
@@ -30,8 +35,22 @@ The last two are hybrids of ViT and CNN. xception and inception_resnet_v2 were t
 efficientnet_lite2 on 260; here the size of the input is always --image-size. resnet50v2 is the ResNet-50 of Big
 Transfer, which has its layers in the order of ResNet v2; xception is DeepLab's, with 41 layers."""
 
+
+def _plain_cnn(**options: Any) -> "ConvNetConfig":
+    from dogbreeds.training.earlier.convnet import ConvNetConfig
+
+    return ConvNetConfig(**options)
+
+
+def _of_transformers(config: str, **options: Any) -> "PreTrainedConfig":
+    """An architecture of transformers, by the name of its config."""
+    import transformers
+
+    return getattr(transformers, config)(**options)
+
+
 _CNN3V2 = partial(
-    ConvNetConfig,
+    _plain_cnn,
     padding="same",
     pool_sizes=(4, 2, 1),
     conv_dropout=0.2,
@@ -39,10 +58,11 @@ _CNN3V2 = partial(
     pooling="average",
     hidden_sizes=(128,),
 )
+_VIT = partial(_of_transformers, "ViTConfig")
 
-ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
+ARCHITECTURES: dict[str, "Callable[..., PreTrainedConfig]"] = {
     "lenet5": partial(
-        ConvNetConfig,
+        _plain_cnn,
         num_channels=1,
         filters=(6, 16),
         kernel_size=5,
@@ -50,21 +70,21 @@ ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
         activation="tanh",
         hidden_sizes=(120, 100),
     ),
-    "cnn1": partial(ConvNetConfig, filters=(32,), pool_sizes=(2,), conv_dropout=0.2, hidden_sizes=(128,)),
-    "cnn3": partial(ConvNetConfig, filters=(32, 64, 128), pool_sizes=(2, 2, 1), conv_dropout=0.2, hidden_sizes=(128,)),
+    "cnn1": partial(_plain_cnn, filters=(32,), pool_sizes=(2,), conv_dropout=0.2, hidden_sizes=(128,)),
+    "cnn3": partial(_plain_cnn, filters=(32, 64, 128), pool_sizes=(2, 2, 1), conv_dropout=0.2, hidden_sizes=(128,)),
     "cnn3v2": partial(_CNN3V2, filters=(16, 32, 64)),
     "cnn3v2_tuned": partial(_CNN3V2, filters=(64, 64, 64)),
     "cnn_32_64_64_64": partial(
-        ConvNetConfig, filters=(32, 64, 64, 64), padding="same", pool_sizes=(2, 2, 2, 2), batch_norm=True
+        _plain_cnn, filters=(32, 64, 64, 64), padding="same", pool_sizes=(2, 2, 2, 2), batch_norm=True
     ),
-    "my_vgg16": partial(TimmWrapperConfig, architecture="vgg16"),
-    "my_xception": partial(TimmWrapperConfig, architecture="legacy_xception"),
-    "vit": ViTConfig,
-    "vit_tiny": partial(ViTConfig, hidden_size=192, intermediate_size=768, num_hidden_layers=12, num_attention_heads=3),
+    "my_vgg16": partial(_of_transformers, "TimmWrapperConfig", architecture="vgg16"),
+    "my_xception": partial(_of_transformers, "TimmWrapperConfig", architecture="legacy_xception"),
+    "vit": _VIT,
+    "vit_tiny": partial(_VIT, hidden_size=192, intermediate_size=768, num_hidden_layers=12, num_attention_heads=3),
     "vit_nano": partial(
-        ViTConfig, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+        _VIT, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
     ),
-    "mobilenet_v2_nano": partial(MobileNetV2Config, depth_multiplier=0.1, min_depth=4),
+    "mobilenet_v2_nano": partial(_of_transformers, "MobileNetV2Config", depth_multiplier=0.1, min_depth=4),
 }
 """Functions from `image_size`, pixels, to an architecture, which is built with random weights.
 
@@ -104,7 +124,25 @@ def is_pretrained(model: str, from_scratch: bool) -> bool:
 
 def is_plain_cnn(model: str) -> bool:
     """Whether a model is the name of a `ConvNet` in `ARCHITECTURES`."""
-    return model in ARCHITECTURES and isinstance(ARCHITECTURES[model](image_size=224), ConvNetConfig)
+    return model in ARCHITECTURES and ARCHITECTURES[model](image_size=224).model_type == "convnet"
+
+
+def check_has_weights(options: ModelOptions) -> None:
+    """Refuse options that need pre-trained weights, where the model is built without.
+
+    Raises:
+        UserError: One of them is given.
+    """
+    if options.model not in ARCHITECTURES:
+        return
+    if options.keep_known_breeds:
+        raise UserError(f"--model {options.model} is built without weights: leave --keep-known-breeds out")
+    if options.average_with_start:
+        raise UserError(f"--model {options.model} is built without weights: leave --average-with-start out")
+    if options.freeze_backbone:
+        raise UserError(f"--model {options.model} is built without weights: add --no-freeze-backbone")
+    if options.adapt != "full":
+        raise UserError(f"--model {options.model} is built without weights: leave --adapt {options.adapt} out")
 
 
 def plain_cnn_options(options: ModelOptions) -> dict[str, Any]:

@@ -8,17 +8,46 @@ from torch import nn
 from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
+    PreTrainedConfig,
     PreTrainedModel,
-    ViTForImageClassification,
 )
 
 from dogbreeds.errors import UserError
+from dogbreeds.training.models.inspection import classifier_of
 
 NUM_PROMPTS = 50
 """In the middle of the 1 to 200 that Jia et al. (https://arxiv.org/abs/2203.12119) try."""
 
 
-def with_prompts(model: PreTrainedModel, name: str) -> PreTrainedModel:
+def num_registers(config: PreTrainedConfig) -> int:
+    """How many prompts or registers a ViT has, between the class token and the patches."""
+    return getattr(config, "num_register_tokens", 0)
+
+
+def check_takes_prompts(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a model that `with_prompts` can't give a place for prompts.
+
+    Args:
+        config: Of the model.
+        name: As `--model`, for messages.
+
+    Raises:
+        UserError: It has prompts already, is no ViT of transformers, or one whose MLPs DINOv2's config can't describe.
+    """
+    if num_registers(config):
+        raise UserError(
+            f"--adapt vpt: {name!r} has prompts or registers already; train it further with --adapt full, lora or "
+            "bitfit"
+        )
+    if config.model_type != "vit" or config.intermediate_size % config.hidden_size:
+        raise UserError(
+            f"--adapt vpt: {name!r} ({config.model_type}) has no place for prompts, which are for transformers' ViT, "
+            "with MLPs a whole number of times as wide as itself; leave --adapt vpt out, or give a --model that is a "
+            "ViT of transformers, such as google/vit-base-patch16-224-in21k"
+        )
+
+
+def with_prompts(model: PreTrainedModel) -> PreTrainedModel:
     """The same ViT with a place for prompts: VPT-Shallow, whose prompts go into the first layer.
 
     transformers' ViT has none. A ViT of DINOv2 with registers (Darcet et al. 2024, https://arxiv.org/abs/2309.16588)
@@ -26,21 +55,13 @@ def with_prompts(model: PreTrainedModel, name: str) -> PreTrainedModel:
     are 1, and its classifier's weights for the mean of the patches 0. So the run folder is a plain checkpoint.
 
     Args:
-        model: A ViT with its classifier.
-        name: Of the model, for messages.
+        model: A ViT with its classifier, whose config `check_takes_prompts` accepts.
 
     Returns:
         It gives the logits of `model` but for the prompts, which are drawn as the authors do.
-
-    Raises:
-        UserError: It is no ViT of transformers, or one whose MLPs DINOv2's config can't describe.
     """
-    if not isinstance(model, ViTForImageClassification) or model.config.intermediate_size % model.config.hidden_size:
-        raise UserError(
-            f"--adapt vpt: {name!r} ({type(model).__name__}) has no place for prompts, which are for transformers' "
-            "ViT, with MLPs a whole number of times as wide as itself; leave it out, or give another one"
-        )
     vit: Any = model.base_model
+    own = classifier_of(model)[1]
     its, size = model.config, model.config.hidden_size
     config = Dinov2WithRegistersConfig(
         num_register_tokens=NUM_PROMPTS,
@@ -60,8 +81,8 @@ def with_prompts(model: PreTrainedModel, name: str) -> PreTrainedModel:
         embeddings.cls_token.copy_(vit.embeddings.cls_token)
         embeddings.position_embeddings.copy_(vit.embeddings.position_embeddings)
         embeddings.register_tokens.uniform_(-bound, bound)
-        classifier.weight.zero_()[:, :size] = model.classifier.weight
-        classifier.bias.copy_(model.classifier.bias)
+        classifier.weight.zero_()[:, :size] = own.weight
+        classifier.bias.copy_(own.bias)
     return prompted
 
 
