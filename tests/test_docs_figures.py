@@ -223,9 +223,13 @@ CORRUPTED = {
 
 def reports() -> Iterator[Cell]:
     """Commands 5 to 7 of study.md."""
-    for name, photos in (("probe-pets", "pets"), ("probe-dogs", "dogs, seen")):
+    for name, photos, of in (
+        ("probe-pets", "pets", ""),
+        ("probe-dogs", "dogs, seen", ""),
+        ("probe-dogs", "everyday", "everyday "),
+    ):
         for row in report_rows(name):
-            top1, low, high = (100 * float(row[column]) for column in ("top-1", "low", "high"))
+            top1, low, high = (100 * float(row[of + column]) for column in ("top-1", "low", "high"))
             title = f"{photos}: {BACKBONES[row['backbone']]}"
             yield Cell("study.md", row["classifier"], title, f"{top1:.1f} % ({low:.1f}-{high:.1f})")
     rows = report_rows("robustness")
