@@ -263,7 +263,7 @@ def test_what_two_recipes_differ_in_is_named(tiny_run, names, tmp_path, monkeypa
     found = what_differs([[RunFolder.open(run).record] for run in (one, older)])
     assert ("tuning trials", ("none", "not recorded")) in [(each.what, each.values) for each in found]
     records = [RunFolder.open(run).record for run in (one, older)]
-    assert tuning_budget([records]) == tuning_budget([records[:1], records[:1]]) == "None of them was tuned (`--tune`)."
+    assert tuning_budget([records]) == tuning_budget([records[:1], records[:1]]) == "None of them was tuned."
     assert tuning_budget([records[:1], records[1:]]) == "They were not tuned alike: see the tuning trials."
     assert tuning_budget([[replace(records[0], tuning_trials=30)]] * 2) == "Each was tuned by 30 trials."
     assert tuning_budget([records[1:]]) == "How many trials tuned them is not recorded."
@@ -274,7 +274,7 @@ def test_what_two_recipes_differ_in_is_named(tiny_run, names, tmp_path, monkeypa
         cli.main()
     said = capsys.readouterr().out
     assert said.startswith("what differs (one | two):\n  adapt: full | classifier\n")
-    assert "\n  None of them was tuned (`--tune`).\n" in said
+    assert "\n  None of them was tuned.\n" in said
 
 
 def test_other_photos_that_training_fitted_the_verdicts_on_are_a_difference(tiny_run, names, tmp_path):

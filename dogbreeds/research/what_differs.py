@@ -50,7 +50,7 @@ def tuning_budget(recipes: Sequence[Sequence[RunRecord]]) -> str:
     (trials,) = budgets
     if trials == "not recorded":
         return "How many trials tuned them is not recorded."
-    return "None of them was tuned (`--tune`)." if trials == "none" else f"Each was tuned by {trials} trials."
+    return "None of them was tuned." if trials == "none" else f"Each was tuned by {trials} trials."
 
 
 def _facts(runs: Sequence[RunRecord]) -> dict[str, str]:
