@@ -221,8 +221,17 @@ CORRUPTED = {
 """The rows of "Photos made worse" in study.md, by the names in the report."""
 
 
+WAYS = {
+    "classifier": "classifier",
+    "LP-FT": "LP-FT",
+    "and LoRA": "classifier and LoRA",
+    "and prompts": "classifier and prompts",
+    "and all weights": "all weights",
+}
+
+
 def reports() -> Iterator[Cell]:
-    """Commands 5 to 7 of study.md."""
+    """Commands 4 to 7 of study.md."""
     for name, photos, of in (
         ("probe-pets", "pets", ""),
         ("probe-dogs", "dogs, seen", ""),
@@ -232,6 +241,11 @@ def reports() -> Iterator[Cell]:
             top1, low, high = (100 * float(row[of + column]) for column in ("top-1", "low", "high"))
             title = f"{photos}: {BACKBONES[row['backbone']]}"
             yield Cell("study.md", row["classifier"], title, f"{top1:.1f} % ({low:.1f}-{high:.1f})")
+    for row in report_rows("adapting-figures"):
+        if row["figure"] == "top1":
+            title = f"{'everyday' if row['photos'] == 'everyday' else 'test, seen'}: {WAYS[row['way']]}"
+            top1, low, high = (100 * float(row[column]) for column in ("value", "low", "high"))
+            yield Cell("study.md", row["model"], title, f"{top1:.1f} ({low:.1f}-{high:.1f})")
     rows = report_rows("robustness")
     for column, run in COLUMNS.items():
         for corruption, title in CORRUPTED.items():
