@@ -648,6 +648,7 @@ def test_the_report_works_without_photos(tiny_run, second_run, tmp_path, capsys,
     assert stop.value.code == 2 and "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_without_heat_maps_is_named(tiny_run, second_run, photo_folder, tmp_path, charts_are_blank):
     older = [
         copy_without_outputs(run, tmp_path / name, "heat_map") for run, name in ((tiny_run, "a"), (second_run, "b"))

@@ -123,6 +123,7 @@ def test_all_pairs_are_compared_and_corrected_for_together_on_each_set_of_photos
     assert [lead.p_value for lead in both[len(leads) :]] == expected and len(expected) == 3 * len(WAYS)
 
 
+@pytest.mark.slow  # all classifiers are fitted twice
 def test_everyday_photos_are_answered_by_what_was_fitted_on_the_data(models, photo_folder, tmp_path):
     breed = sorted(each.name for each in photo_folder.iterdir() if each.is_dir())[1]
     everyday, rng = tmp_path / "everyday", np.random.default_rng(7)

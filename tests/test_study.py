@@ -276,6 +276,7 @@ def test_no_difference_is_seldom_called_one(num_seeds, of_seeds, of_each, most):
     assert 0.02 <= found / num <= most  # 0.05, of 400 with a standard deviation of 0.011
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_seeds", [0, 0.5, 2], ids=["seeds are alike", "both matter", "seeds matter most"])
 def test_of_many_equal_recipes_none_is_often_called_better(of_seeds):
     """The share of studies with a false alarm; by each pair's own seeds it is up to 0.31."""
