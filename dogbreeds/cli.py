@@ -588,7 +588,6 @@ def probe(
     if features and features.suffix.lower() != ".parquet":
         raise UserError(f"--features {str(features)!r}: the name must end in .parquet")
     from dogbreeds.research.document import check_format
-    from dogbreeds.training.models.location import ask_hub, check_model_is_there
 
     check_absent(output)
     if output and output.suffix:
@@ -596,9 +595,7 @@ def probe(
     check_parent(output)
     check_parent(features, option="--features")
     _check_are_there({"--data": data, "--everyday": everyday})
-    for model in models:
-        check_model_is_there(model)
-        ask_hub(model)
+    _check_models_are_there(models)
     from dogbreeds.research.probe import probe as probe_backbones  # imports torch
 
     found = probe_backbones(
@@ -633,12 +630,9 @@ def layers(
     check_absent(output)
     check_parent(output)
     from dogbreeds.photos import photo_files
-    from dogbreeds.training.models.location import ask_hub, check_model_is_there
 
     photo_files(photos)
-    for model in models:
-        check_model_is_there(model)
-        ask_hub(model)
+    _check_models_are_there(models)
     from dogbreeds.research.layers import compare_layers  # imports torch
 
     found = compare_layers(models, photos, num_photos=num_photos, image_size=image_size, progress=sys.stderr.isatty())
@@ -790,6 +784,15 @@ def _check_are_there(labelled: "Mapping[str, str | None]", *others: Path | None)
     for folder in others:
         if folder is not None:
             photo_files(folder)
+
+
+def _check_models_are_there(models: "Sequence[str]") -> None:
+    """Refuse models that are neither here nor on the Hub before torch is imported."""
+    from dogbreeds.training.models.location import ask_hub, check_model_is_there
+
+    for model in models:
+        check_model_is_there(model)
+        ask_hub(model)
 
 
 def _answers_by_name(paths: "Sequence[str]", prediction: "Prediction") -> list[tuple[str, "Answer"]]:
